@@ -1,0 +1,29 @@
+"""kvgen: a compiler from linear-attention recurrences in YAML to importable Triton modules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kvgen.compiler import compile, load
+    from kvgen.diagnostics import SpecError
+
+__version__ = "0.1.0"
+__all__ = ["SpecError", "__version__", "compile", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # on first use: `kvgen list` must not wait for sympy
+    if name in ("compile", "load"):
+        from kvgen import compiler
+
+        return getattr(compiler, name)
+    if name == "SpecError":
+        from kvgen.diagnostics import SpecError
+
+        return SpecError
+    raise AttributeError(f"module 'kvgen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,126 @@
+"""From a spec to a module: analyse, emit, write, import."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from kvgen import shipped, spec
+from kvgen.diagnostics import SpecError
+from kvgen.form import Form, derive
+from kvgen.records import Records, plan_records
+from kvgen.spec import Spec
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A spec, its derived form, and what its tokens leave in the buffer."""
+
+    spec: Spec
+    form: Form
+    records: Records
+
+
+def analyse(path_or_text: str | Path, overrides: dict[str, str] | None = None) -> Analysis:
+    """Read and derive a spec.
+
+    path_or_text: a path, or the text itself. overrides: values by dotted path, as in
+    {"storage.state": "split"}. Raises SpecError with everything that is wrong with the spec.
+    """
+    read, diagnostics = spec.read(path_or_text, overrides or {})
+    form = None
+    if read is not None:
+        form, found = derive(read)
+        diagnostics = [*diagnostics, *found]
+    if diagnostics or read is None or form is None:
+        text = read.original if read is not None else _text(path_or_text)
+        raise SpecError(diagnostics, _path(path_or_text), text)
+    return Analysis(read, form, plan_records(form))
+
+
+def emit(analysis: Analysis) -> str:
+    """The module's text."""
+    from kvgen.explain import form_text
+    from kvgen.render import render
+
+    return render(analysis.form, analysis.records, form_text(analysis))
+
+
+def write(analysis: Analysis, out: Path | None = None) -> Path:
+    """Write the module to a file, or into a directory as NAME.py (default: here).
+
+    The file appears whole or not at all, and is left alone where it holds the same text already.
+    """
+    name = f"{analysis.spec.name}.py"
+    path = Path(name) if out is None else Path(out)
+    if path.is_dir():
+        path = path / name
+    text = emit(analysis)
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return path
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def compile(
+    path_or_text: str | Path, out: str | Path | None = None, **overrides: object
+) -> ModuleType:
+    """Compile a spec and import the module.
+
+    path_or_text: a path, or the spec's text. out: the file or directory to write to; a temporary
+    directory where it is None. overrides: values by dotted path, `**{"storage.state": "split"}`.
+    Raises SpecError.
+    """
+    analysis = analyse(path_or_text, {key: str(value) for key, value in overrides.items()})
+    if out is None:
+        out = Path(tempfile.mkdtemp(prefix="kvgen-"))
+    return imported(write(analysis, Path(out)))
+
+
+def load(name: str) -> ModuleType:
+    """Compile and import a shipped spec by name. Raises LookupError for a name that is none."""
+    return compile(shipped.resolve(name))
+
+
+def imported(path: Path) -> ModuleType:
+    """Import a generated module from its file, under a name of its own for each text."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    name = f"kvgen_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    found.loader.exec_module(module)
+    return module
+
+
+def _path(path_or_text: str | Path) -> str:
+    is_text = isinstance(path_or_text, str) and "\n" in path_or_text
+    return "<text>" if is_text else str(path_or_text)
+
+
+def _text(path_or_text: str | Path) -> str:
+    if isinstance(path_or_text, str) and "\n" in path_or_text:
+        return path_or_text
+    try:
+        return Path(path_or_text).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

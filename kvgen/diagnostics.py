@@ -1,0 +1,148 @@
+"""Spans, diagnostics and their rendering in the style of the Rust compiler."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SHOWN_WIDTH = 100
+SHOWN_ERRORS = 50
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """A stretch of one line: 1-based, in characters, `end` exclusive."""
+
+    line: int
+    column: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One error: a stable code, what is wrong, where, and what to write instead."""
+
+    code: str
+    message: str
+    span: Span | None
+    help: str | None = None
+    notes: tuple[tuple[str, Span], ...] = ()
+
+
+class SpecError(Exception):
+    """All that is wrong with one spec."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic], path: str, text: str) -> None:
+        self.diagnostics = tidy(diagnostics)
+        self.path = path
+        self.text = text
+        super().__init__(self.diagnostics, path, text)
+
+    def __str__(self) -> str:
+        return render(self.diagnostics, self.path, self.text)
+
+
+def tidy(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """Sort by position and drop repetitions, which unrolled loops bring."""
+    seen: set[tuple[object, ...]] = set()
+    kept: list[Diagnostic] = []
+    for found in diagnostics:
+        key = (found.code, found.span, found.message)
+        if key not in seen:
+            seen.add(key)
+            kept.append(found)
+    return tuple(sorted(kept, key=_position))
+
+
+def _position(found: Diagnostic) -> tuple[int, int, int]:
+    return (found.span.line, found.span.column, found.span.end) if found.span else (0, 0, 0)
+
+
+def closest(name: str, options: Iterable[str]) -> str | None:
+    """The option that `name` was probably meant to be."""
+    # difflib is quadratic in the length, and no long word is a slip of a short one
+    if len(name) > 64:
+        return None
+    options = list(options)
+    folded = [option for option in options if option.lower() == name.lower()]
+    if folded:
+        return folded[0]
+    found = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str | None:
+    """The help line for a slip of the pen, or None."""
+    option = closest(name, options)
+    return f"did you mean '{option}'?" if option else None
+
+
+def quote(text: object) -> str:
+    """User text inside a message: one line, printable, short."""
+    shown = _printable(str(text))
+    return f"'{shown if len(shown) <= 60 else shown[:57] + '...'}'"
+
+
+def one_of(options: Iterable[str]) -> str:
+    """'a', 'b' or 'c'."""
+    names = [f"'{option}'" for option in options]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def render(diagnostics: Iterable[Diagnostic], path: str, text: str) -> str:
+    """The report on one spec: every error with its source line and a caret, then the count."""
+    found = tidy(diagnostics)
+    lines = text.split("\n")
+    label = _printable(path)
+    blocks = [_block(each, label, lines) for each in found[:SHOWN_ERRORS]]
+    if len(found) > SHOWN_ERRORS:
+        blocks.append(f"... and {len(found) - SHOWN_ERRORS} more")
+    count = "1 error" if len(found) == 1 else f"{len(found)} errors"
+    return "\n\n".join([*blocks, f"{label}: {count}"])
+
+
+def _block(found: Diagnostic, path: str, lines: list[str]) -> str:
+    out = [f"error[{found.code}]: {_printable(found.message)}"]
+    span = found.span
+    number = str(span.line) if span else ""
+    gutter = " " * len(number)
+    if span:
+        out.append(f"{gutter}--> {path}:{span.line}:{span.column}")
+        source = lines[span.line - 1] if 0 < span.line <= len(lines) else ""
+        shown, caret = _frame(source, span)
+        out += [f"{gutter} |", f"{number} | {shown}".rstrip(), f"{gutter} | {caret}"]
+    if found.help:
+        out.append(f"{gutter} = help: {_printable(found.help)}")
+    for note, where in found.notes:
+        out.append(f"{gutter} = note: {_printable(note)} at {path}:{where.line}:{where.column}")
+    return "\n".join(out)
+
+
+def _frame(source: str, span: Span) -> tuple[str, str]:
+    """The source line, cut to a readable width, and the carets under the span."""
+    start, end = span.column - 1, max(span.end - 1, span.column)
+    first = 0
+    if len(source) > SHOWN_WIDTH:
+        first = max(0, min(start - SHOWN_WIDTH // 3, len(source) - SHOWN_WIDTH))
+    last = first + SHOWN_WIDTH
+    head = "..." if first else ""
+    tail = "..." if last < len(source) else ""
+    shown = _printable(source[first:last])
+    pad = len(head) + _width(shown[: start - first])
+    carets = max(1, _width(shown[start - first : min(end, last) - first]))
+    return head + shown + tail, " " * pad + "^" * carets
+
+
+def _printable(text: str) -> str:
+    """Text without characters that move the cursor or reorder what is shown."""
+    # one for one, so that columns stay right
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
+def _width(text: str) -> int:
+    return sum(
+        0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF")
+        for each in text
+    )

@@ -1,0 +1,155 @@
+"""The derived form of a recurrence: decays, reads, writes, carried states and the output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvgen import axes as ax
+from kvgen import matrix as mx
+from kvgen.axes import Axes
+from kvgen.diagnostics import Diagnostic
+from kvgen.graph import Graph, Node, reachable
+from kvgen.interval import Interval
+from kvgen.spec import Spec, Tensor
+from kvgen.walk import Walk
+
+
+@dataclass(frozen=True)
+class Decay:
+    """A token's own log decay over the head ('') or over the channel K or V, with what is proved.
+
+    constant: it holds no input, so it is the same for every token. nonpositive: it never grows the
+    state. lower: a proved lower bound of the logarithm, or None.
+    """
+
+    channel: str
+    log: Node
+
+    @property
+    def constant(self) -> bool:
+        return not self.log.varies
+
+    @property
+    def nonpositive(self) -> bool:
+        return self.log.bounds.nonpositive
+
+    @property
+    def lower(self) -> float | None:
+        low = self.log.bounds.lo
+        return None if low == -float("inf") else low
+
+
+@dataclass(frozen=True)
+class Write:
+    """One outer product a token leaves: w over K, d over V."""
+
+    w: Node
+    d: Node
+
+    @property
+    def reads(self) -> bool:
+        return self.w.reads or self.d.reads
+
+
+@dataclass(frozen=True)
+class Carry:
+    """A small state carried beside the matrix: its value before and after the token."""
+
+    tensor: Tensor
+    before: Node
+    after: Node
+
+    @property
+    def axes(self) -> Axes:
+        return ax.of(self.tensor.axes)
+
+
+@dataclass(frozen=True)
+class Form:
+    """S ← D ⊙ S + Σ w dᵀ, with every read a column of one pass over the stored S."""
+
+    spec: Spec
+    graph: Graph
+    state: Tensor
+    decays: tuple[Decay, ...]
+    writes: tuple[Write, ...]
+    carries: tuple[Carry, ...]
+    output: Node
+
+    @property
+    def roots(self) -> list[Node]:
+        """Everything a decode must compute."""
+        roots = [node for write in self.writes for node in (write.w, write.d)]
+        roots += [decay.log for decay in self.decays]
+        roots += [carry.after for carry in self.carries]
+        return [*roots, self.output]
+
+    @property
+    def reads(self) -> tuple[Node, ...]:
+        """The reads of the stored state, in the order they are needed."""
+        found = [node for node in reachable(self.roots) if node.op == "read"]
+        return tuple(sorted(found, key=lambda node: node.order))
+
+    @property
+    def columns(self) -> tuple[Node, ...]:
+        """The distinct vectors that read the stored state."""
+        return tuple(dict.fromkeys(node.args[0] for node in self.reads))
+
+    @property
+    def writes_read(self) -> bool:
+        """Whether what a token writes depends on the state (a delta rule)."""
+        return any(write.reads for write in self.writes)
+
+    @property
+    def whole_v(self) -> bool:
+        """Whether some step reduces over V, so that one program must hold all of it."""
+        nodes = reachable(self.roots)
+        return any(
+            (node.op == "sum" and node.value == "V")
+            or (node.op == "read" and node.args[0].axes.channels == "V")
+            for node in nodes
+        )
+
+    def decay(self, channel: str) -> Decay | None:
+        return next((decay for decay in self.decays if decay.channel == channel), None)
+
+
+def derive(spec: Spec) -> tuple[Form | None, list[Diagnostic]]:
+    """Walk the spec's step; the form, or None with everything that stands in its way."""
+    walk = Walk(spec)
+    walk.run()
+    last = {step.target: step for step in spec.steps}
+    matrix_state = next(state for state in spec.states if ax.of(state.axes).channels == "KV")
+    carries: list[Carry] = []
+    for tensor in spec.states:
+        if tensor is matrix_state or tensor.name not in last:
+            continue
+        axes = ax.of(tensor.axes)
+        after = walk.final_node(tensor.name, last[tensor.name].target_span, axes)
+        before = walk.graph.leaf("carried", tensor.name, axes, Interval())
+        if after is not None:
+            carries.append(Carry(tensor, before, after))
+    output = None
+    if "o" in last:
+        output = walk.final_node("o", last["o"].target_span, Axes(None, "HV", "V"))
+    matrix = None
+    if matrix_state.name in last:
+        matrix = walk.final_matrix(matrix_state.name, last[matrix_state.name].target_span)
+    else:
+        matrix = mx.Matrix(matrix_state.name)
+    if walk.diagnostics or matrix is None or output is None:
+        return None, walk.diagnostics
+    graph = walk.graph
+    decays: list[Decay] = []
+    for channel in ("", "K", "V"):
+        factor = mx.product(graph, matrix, channel)
+        if factor is not None:
+            log = graph.stable_log(factor)
+            if not (log.is_const and log.const == 0):
+                suffix = f"_{channel}" if channel else ""
+                graph.names.setdefault(log, f"log_decay{suffix}")
+                graph.names.setdefault(graph.exp(log), f"decay{suffix}")
+                decays.append(Decay(channel, log))
+    writes = tuple(Write(term.w, term.d) for term in mx.merged(graph, matrix.terms))
+    form = Form(spec, graph, matrix_state, tuple(decays), writes, tuple(carries), output)
+    return form, []

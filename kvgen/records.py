@@ -1,0 +1,201 @@
+"""What a token leaves in the buffer, and what is derived from it when it is read back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from kvgen.form import Form
+from kvgen.graph import LEAVES, Node
+
+INPUT_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One recorded value a token: its tensor's name, the node, and the dtype it is kept in."""
+
+    name: str
+    node: Node
+    dtype: str
+
+    @property
+    def heads(self) -> str | None:
+        return self.node.axes.head
+
+    @property
+    def channel(self) -> str:
+        return self.node.axes.channels
+
+    def elements(self, sizes: dict[str, int]) -> int:
+        """Elements a token leaves, all heads together."""
+        count = sizes[self.heads] if self.heads else 1
+        return count * (sizes[self.channel] if self.channel else 1)
+
+    def bytes(self, sizes: dict[str, int], input_bytes: int = INPUT_BYTES) -> int:
+        return self.elements(sizes) * (4 if self.dtype == "float32" else input_bytes)
+
+
+@dataclass(frozen=True)
+class Records:
+    """The stored values, and whether a fold recomputes the writes from the full state.
+
+    replay: the state keeps more precision than a decode reads (storage split), and the writes
+    depend on reads, so a fold runs each recorded token again on the full state.
+    """
+
+    stored: tuple[Stored, ...]
+    replay: bool
+
+    def derivable(self, node: Node) -> bool:
+        """Whether a recorded token's value of the node follows from what is stored."""
+        return _derivable(node, {stored.node for stored in self.stored})
+
+    def bytes(self, sizes: dict[str, int], input_bytes: int = INPUT_BYTES) -> int:
+        return sum(stored.bytes(sizes, input_bytes) for stored in self.stored)
+
+    def read_bytes(self, form: Form, input_bytes: int = INPUT_BYTES) -> int:
+        """Bytes of one record that a decode reads: what only a replay needs is left out."""
+        used = _derived_from(decode_needs(form), {stored.node for stored in self.stored})
+        sizes = dict(form.spec.sizes)
+        return sum(s.bytes(sizes, input_bytes) for s in self.stored if s.node in used)
+
+
+def plan_records(form: Form) -> Records:
+    """Choose the stored values for the spec's storage mode."""
+    storage = form.spec.storage
+    replay = storage.state == "split" and form.writes_read
+    stored: list[Stored] = []
+    for node in _needs(form, replay):
+        _store(stored, node, form, keep_inputs=storage.records == "input", replay=replay)
+    return Records(_named(stored, form), replay)
+
+
+def decode_needs(form: Form) -> list[Node]:
+    """What a decode reads of every record: its decays, w and d."""
+    needed = [decay.log for decay in form.decays]
+    for write in form.writes:
+        needed += [write.w, write.d]
+    return list(dict.fromkeys(needed))
+
+
+def replay_needs(form: Form) -> list[Node]:
+    """What a fold needs to run a recorded token again: columns, and all that no read touches."""
+    needed: dict[Node, None] = {decay.log: None for decay in form.decays}
+    seen: set[Node] = set()
+    pending = [node for write in form.writes for node in (write.w, write.d)]
+    while pending:
+        node = pending.pop(0)
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "read":
+            needed[node.args[0]] = None
+        elif node.reads:
+            pending.extend(node.args)
+        else:
+            needed[node] = None
+    return list(needed)
+
+
+def _needs(form: Form, replay: bool) -> list[Node]:
+    needed = dict.fromkeys(replay_needs(form) if replay else ())
+    needed.update(dict.fromkeys(decode_needs(form)))
+    return sorted(needed, key=lambda node: (node.reads, node.order))
+
+
+def _derivable(node: Node, stored: set[Node]) -> bool:
+    seen: set[Node] = set()
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if node in stored or node.is_const or node in seen:
+            continue
+        if node.op in (*LEAVES, "read", "index", "sum"):
+            return False
+        seen.add(node)
+        pending.extend(node.args)
+    return True
+
+
+def _derived_from(nodes: list[Node], stored: set[Node]) -> set[Node]:
+    """The stored nodes that the given ones are derived from."""
+    used: set[Node] = set()
+    seen: set[Node] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node in stored:
+            used.add(node)
+        elif node not in seen:
+            seen.add(node)
+            pending.extend(node.args)
+    return used
+
+
+def _store(stored: list[Stored], node: Node, form: Form, keep_inputs: bool, replay: bool) -> None:
+    if _derivable(node, {kept.node for kept in stored}):
+        return
+    exact = Stored("", node, "float32")
+    if not keep_inputs:
+        stored.append(exact)
+        return
+    if node.reads:
+        # a correction read from the rounded half of the state may be rounded itself, for its exact
+        # value is recomputed when it is folded
+        stored.append(replace(exact, dtype="input" if replay else "float32"))
+        return
+    sizes = dict(form.spec.sizes)
+    cover = _cover(node, stored)
+    if cover is None or sum(s.bytes(sizes) for s in cover) >= exact.bytes(sizes):
+        stored.append(exact)
+    else:
+        stored.extend(cover)
+
+
+def _cover(node: Node, stored: list[Stored]) -> list[Stored] | None:
+    """Inputs as they came plus float32 scalars from which the node follows, or None."""
+    kept = {known.node for known in stored}
+    found: dict[Node, Stored] = {}
+    seen: set[Node] = set()
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if node in seen or _derivable(node, kept | set(found)):
+            continue
+        seen.add(node)
+        raw = node.args[0] if node.op == "index" else node
+        if raw.op == "input" and node.axes.channels:
+            found[node] = Stored("", node, "input")
+        elif not node.axes.channels:
+            found[node] = Stored("", node, "float32")
+        elif node.op in (*LEAVES, "index", "sum") or node.reads:
+            return None
+        else:
+            pending.extend(node.args)
+    return list(found.values())
+
+
+def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:
+    """Names from the spec where it has one for the value, else from the value's part in the form."""
+    roles: dict[Node, str] = {}
+    for decay in form.decays:
+        roles[decay.log] = f"log_decay_{decay.channel}" if decay.channel else "log_decay"
+    for write in form.writes:
+        roles.setdefault(write.w, "write_key")
+        roles.setdefault(write.d, "write_value")
+    taken = {form.state.name, "cursors", "pending", *(c.tensor.name for c in form.carries)}
+    taken |= {f"{form.state.name}_hi", f"{form.state.name}_lo", "work"}
+    named: list[Stored] = []
+    for kept in stored:
+        node = kept.node
+        base = form.graph.names.get(node) or roles.get(node)
+        if base is None and node.op == "index":
+            base = f"{node.args[0].value}{node.value}"
+        base = base or "factor"
+        name, count = base, 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name)
+        named.append(replace(kept, name=name))
+    return tuple(named)

@@ -1,0 +1,57 @@
+"""The specs that ship with kvgen, and what a SPEC argument stands for: a path or a shipped name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvgen.diagnostics import did_you_mean
+
+SPECS = Path(__file__).resolve().parent / "specs"
+
+# `title: text` on one line: shipped specs keep to that, so that listing them needs no YAML library
+LINE = re.compile(
+    r"""^(title|source):[ ]+(?:"([^"\\]*)"|'([^']*)'|([^"'#\s].*?))[ ]*(?:[ ]#.*)?$""", re.MULTILINE
+)
+
+
+class UnknownSpec(Exception):
+    """SPEC is neither a file nor the name of a shipped spec."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A shipped spec and what its author says of it."""
+
+    name: str
+    title: str
+    source: str
+    path: Path
+
+
+def shipped() -> list[Shipped]:
+    """Every shipped spec, by name."""
+    return [_read(path) for path in sorted(SPECS.glob("*.yaml"))]
+
+
+def resolve(spec: str) -> Path:
+    """The file that SPEC stands for. A bare name is a shipped spec before it is a file."""
+    names = [path.stem for path in SPECS.glob("*.yaml")]
+    if spec in names:
+        return SPECS / f"{spec}.yaml"
+    path = Path(spec)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UnknownSpec(f"{spec!r} is a folder, not a spec")
+    help = did_you_mean(path.stem, names) or "`kvgen list` shows the shipped specs"
+    raise UnknownSpec(f"{spec!r} is neither a file nor a shipped spec: {help}")
+
+
+def _read(path: Path) -> Shipped:
+    found = {
+        key: double or single or plain
+        for key, double, single, plain in LINE.findall(path.read_text(encoding="utf-8"))
+    }
+    return Shipped(path.stem, found.get("title", ""), found.get("source", ""), path)

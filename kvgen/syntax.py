@@ -1,0 +1,111 @@
+"""The syntax tree of `step`: statements and expressions with their places in the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, TypeAlias
+
+from kvgen.diagnostics import Span
+
+Operator: TypeAlias = Literal["+", "-", "*", "/", "**", "@"]
+
+
+@dataclass(frozen=True)
+class Num:
+    """A number, exactly as written."""
+
+    value: Fraction
+    span: Span
+
+
+@dataclass(frozen=True)
+class Name:
+    """An input, a parameter, a state, a size, or a name assigned before."""
+
+    id: str
+    span: Span
+
+
+@dataclass(frozen=True)
+class Neg:
+    """-value"""
+
+    value: Expr
+    span: Span
+
+
+@dataclass(frozen=True)
+class Bin:
+    """left op right"""
+
+    op: Operator
+    left: Expr
+    right: Expr
+    span: Span
+
+
+@dataclass(frozen=True)
+class Call:
+    """func(args), of the functions of the language; `eps` for the norms, None if not given."""
+
+    func: str
+    args: tuple[Expr, ...]
+    eps: Fraction | None
+    span: Span
+    func_span: Span
+
+
+@dataclass(frozen=True)
+class Index:
+    """base[index], along the extra axis."""
+
+    base: Expr
+    index: int
+    span: Span
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A part that has been reported already: whoever meets it stays silent."""
+
+    span: Span
+
+
+Expr: TypeAlias = Num | Name | Neg | Bin | Call | Index | Bad
+
+
+@dataclass(frozen=True)
+class Stmt:
+    """target = value; `source` is its text on one line, `loop` the loop variables' values."""
+
+    target: str
+    target_span: Span
+    value: Expr
+    line: int
+    source: str
+    loop: tuple[tuple[str, int], ...] = ()
+
+
+# name -> number of arguments
+FUNCTIONS: dict[str, int] = {
+    "exp": 1,
+    "log": 1,
+    "sigmoid": 1,
+    "logsigmoid": 1,
+    "softplus": 1,
+    "logaddexp": 2,
+    "tanh": 1,
+    "relu": 1,
+    "silu": 1,
+    "abs": 1,
+    "sqrt": 1,
+    "minimum": 2,
+    "maximum": 2,
+    "sum": 1,
+    "l2norm": 1,
+    "rmsnorm": 1,
+    "outer": 2,
+}
+# those that take eps=
+NORMS = ("l2norm", "rmsnorm")

@@ -1,0 +1,66 @@
+"""Golden files: `assert golden("help/list.txt") == text`, rewritten by pytest --update-golden."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+class Golden(str):
+    """The text of a golden file, which explains itself when a text differs from it."""
+
+    __slots__ = ("path", "update")
+    path: Path
+    update: bool
+
+    def __eq__(self, actual: object) -> bool:
+        if not isinstance(actual, str):
+            return NotImplemented
+        if str.__eq__(self, actual):
+            return True
+        if self.update:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(actual, encoding="utf-8")
+            return True
+        diff = difflib.unified_diff(
+            self.splitlines(), actual.splitlines(), str(self.path), "now", lineterm=""
+        )
+        pytest.fail(
+            "\n".join(diff)
+            + "\n\nif this change is intended: pytest --update-golden, then review the diff",
+            pytrace=False,
+        )
+
+    def __ne__(self, actual: object) -> bool:
+        return not self == actual
+
+    __hash__ = str.__hash__
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite the golden files that differ"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--update-golden") and os.environ.get("CI"):
+        raise pytest.UsageError("--update-golden is for people, who review what it changes")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str], Golden]:
+    def read(name: str) -> Golden:
+        path = GOLDEN / name
+        text = Golden(path.read_text(encoding="utf-8") if path.is_file() else "")
+        text.path = path
+        text.update = request.config.getoption("--update-golden")
+        return text
+
+    return read

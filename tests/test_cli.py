@@ -1,0 +1,254 @@
+"""The command line: help, exit codes, stdout and stderr, the start of a spec, speed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import cli
+from kvgen import shipped
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = ["list", "new", "show", "compile", "explain", "check", "bench"]
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(cli.cli, list(args), prog_name="kvgen", terminal_width=80)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_list_is_fast() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "kvgen", "list"], cwd=ROOT, check=True)
+        return time.perf_counter() - start
+
+    # the least of a few: other tests run at the same time
+    assert min(seconds() for _ in range(7)) < 0.3
+
+
+def test_help(golden) -> None:
+    assert golden("help/kvgen.txt") == run("--help").stdout
+    for command in COMMANDS:
+        assert golden(f"help/{command}.txt") == run(command, "--help").stdout
+
+
+def test_every_command_has_a_golden_help() -> None:
+    assert list(cli.cli.commands) == COMMANDS
+    files = {path.stem for path in (ROOT / "tests/golden/help").glob("*.txt")}
+    assert files == {"kvgen", *COMMANDS}
+
+
+def test_list_reads_what_a_yaml_library_reads() -> None:
+    from ruamel.yaml import YAML
+
+    for spec in shipped.shipped():
+        data = YAML(typ="safe", pure=True).load(spec.path.read_text(encoding="utf-8"))
+        assert (spec.name, spec.title, spec.source) == (
+            data["name"],
+            data["title"],
+            data["source"],
+        )
+
+
+def test_list_json_and_table_agree() -> None:
+    names = [row["name"] for row in json.loads(run("list", "--json").stdout)]
+    assert names == [line.split()[0] for line in run("list").stdout.splitlines()]
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("title: Plain words, as in a paper", "Plain words, as in a paper"),
+        ("title: 'single: quoted'   # a remark", "single: quoted"),
+        ('title: "double # quoted"', "double # quoted"),
+        ("title: no#comment here # but here", "no#comment here"),
+        ("  title: nested", ""),
+    ],
+)
+def test_titles(line: tuple[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "some.yaml").write_text(f"kvgen: 1\n{line[0]}\n")
+    monkeypatch.setattr(shipped, "SPECS", folder)
+    assert shipped.shipped()[0].title == line[1]
+
+
+# exit codes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("compile",),
+        ("compile", "nowhere.yaml"),
+        ("compile", "."),
+        ("compile", "/dev/null"),
+        ("explain", "gated_delta_nte"),
+        ("show", "mine.yaml", "--set", "sizes.HV"),
+        ("show", "mine.yaml", "--set", "=8"),
+        ("compile", "mine.yaml", "--target", "sm_1"),
+        ("check", "mine.yaml", "--device", "tpu"),
+        ("bench", "mine.yaml", "--batch", "1,x"),
+        ("bench", "mine.yaml", "--batch", "0"),
+        ("bench", "mine.yaml", "--layers", "0"),
+        ("new", "class"),
+        ("new", "2fast"),
+        ("new", "../escape"),
+        ("new", "math"),
+        ("new", "torch"),
+        ("new", "a\x1b[31m"),
+        ("no-such-command",),
+    ],
+)
+def test_wrong_usage(args: tuple[str, ...], folder: Path) -> None:
+    assert run("new", "mine").exit_code == 0
+    result = run(*args)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "\x1b" not in result.stderr
+    assert [path.name for path in folder.iterdir()] == ["mine.yaml"]
+
+
+BAD = "kvgen: 1\nname: bad\nstep: |\n  o = nothing\n"
+
+
+@pytest.mark.parametrize("command", ["show", "compile", "explain"])
+def test_a_bad_spec(command: str, folder: Path) -> None:
+    (folder / "bad.yaml").write_text(BAD)
+    result = run(command, "bad.yaml")
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    assert "error[" in result.stderr and "bad.yaml" in result.stderr
+    assert [path.name for path in folder.iterdir()] == ["bad.yaml"]
+
+
+def test_a_bad_spec_as_json(folder: Path) -> None:
+    (folder / "bad.yaml").write_text(BAD)
+    result = run("explain", "bad.yaml", "--json")
+    assert result.exit_code == 1
+    for error in json.loads(result.stdout)["errors"]:
+        assert {"code", "message", "path", "line", "column", "end", "help"} <= set(error)
+
+
+def test_spec_that_is_nearly_a_shipped_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "specs").mkdir()
+    (folder / "specs/gated_deltanet.yaml").write_text("kvgen: 1\n")
+    monkeypatch.setattr(shipped, "SPECS", folder / "specs")
+    for slip in ("gated_deltanett", "gated_deltanet.yaml", "./gated_delta_net.yaml"):
+        assert "did you mean 'gated_deltanet'?" in run("show", slip).stderr
+    assert "kvgen list" in run("show", "zzz").stderr
+    # a shipped name stays one whatever lies in the working directory
+    (folder / "gated_deltanet").write_text("")
+    assert shipped.resolve("gated_deltanet") == folder / "specs/gated_deltanet.yaml"
+    assert shipped.resolve("./gated_deltanet") == Path("gated_deltanet")
+
+
+# printing ----------------------------------------------------------------------------------------
+
+
+def test_text_of_a_spec_cannot_steer_the_terminal(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "evil.yaml").write_text("title: \x1b[2Jgone [bold]\x9b1m\n")
+    monkeypatch.setattr(shipped, "SPECS", folder)
+    assert run("list").stdout == "evil  \\x1b[2Jgone [bold]\\x9b1m\n"
+
+
+def test_tables_are_not_cut_off_in_a_pipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    title = "long " * 80
+    (folder / "long.yaml").write_text(f"title: {title}\nsource: here\n")
+    monkeypatch.setattr(shipped, "SPECS", folder)
+    assert run("list").stdout == f"long  {title.strip()}  here\n"
+
+
+def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    from kvgen.terminal import print_json
+
+    print_json({"a": [float("nan"), {"b": float("-inf")}], "c": 1.5, "d": None, "e": True})
+    shown = capsys.readouterr().out
+    assert json.loads(shown, parse_constant=pytest.fail) == {
+        "a": ["nan", {"b": "-inf"}],
+        "c": 1.5,
+        "d": None,
+        "e": True,
+    }
+
+
+# new ---------------------------------------------------------------------------------------------
+
+
+def test_new_compiles_at_once(folder: Path) -> None:
+    result = run("new", "mine")
+    assert (result.exit_code, result.stdout) == (0, "mine.yaml\n")
+    assert "name: mine\n" in (folder / "mine.yaml").read_text()
+    result = run("compile", "mine.yaml")
+    assert result.exit_code == 0, result.output
+    assert (folder / "mine.py").is_file()
+    assert "mine.py" in result.stdout
+
+
+def test_new_from_a_spec_compiles_at_once(folder: Path) -> None:
+    result = run("new", "mine", "--from", "gated_deltanet")
+    assert result.exit_code == 0, result.output
+    original = shipped.resolve("gated_deltanet").read_text()
+    renamed = original.replace("name: gated_deltanet", "name: mine", 1)
+    assert (folder / "mine.yaml").read_text() == renamed
+    result = run("compile", "mine.yaml")
+    assert result.exit_code == 0, result.output
+
+
+def test_new_never_overwrites(folder: Path) -> None:
+    (folder / "mine.yaml").write_text("precious")
+    result = run("new", "mine")
+    assert result.exit_code == 1
+    assert "mine.yaml exists already" in result.stderr
+    assert (folder / "mine.yaml").read_text() == "precious"
+
+
+def test_new_from_a_spec_without_a_name(folder: Path) -> None:
+    (folder / "odd.yaml").write_text("{kvgen: 1, name: odd}\n")
+    result = run("new", "mine", "--from", "odd.yaml")
+    assert result.exit_code == 1
+    assert not (folder / "mine.yaml").exists()
+
+
+# compile, explain, show --------------------------------------------------------------------------
+
+
+def test_compile_says_what_it_wrote(folder: Path) -> None:
+    out = folder / "somewhere"
+    out.mkdir()
+    result = run("compile", "gated_deltanet", "-o", str(out), "--set", "sizes.HV=32")
+    assert result.exit_code == 0, result.output
+    assert str(out / "gated_deltanet.py") in result.stdout
+    assert result.stderr == ""
+    written = (out / "gated_deltanet.py").stat().st_mtime_ns
+    data = json.loads(run("compile", "gated_deltanet", "-o", str(out), "--json").stdout)
+    assert data["module"] == str(out / "gated_deltanet.py")
+    assert data["summary"] and data["kernels"] == []
+    # the same text is not written again
+    assert (out / "gated_deltanet.py").stat().st_mtime_ns == written
+
+
+def test_explain() -> None:
+    result = run("explain", "gated_deltanet")
+    assert result.exit_code == 0 and result.stdout and result.stderr == ""
+    assert isinstance(json.loads(run("explain", "gated_deltanet", "--json").stdout), dict)
+
+
+def test_show_prints_a_spec(folder: Path) -> None:
+    result = run("show", "gated_deltanet", "--set", "sizes.HV=16")
+    assert result.exit_code == 0, result.output
+    (folder / "gated_deltanet.yaml").write_text(result.stdout)
+    assert run("show", "./gated_deltanet.yaml").stdout == result.stdout

@@ -1,0 +1,77 @@
+"""Modules import in one direction, and nothing heavy before it is needed."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "kvgen"
+HEAVY = ("torch", "triton", "sympy", "pydantic", "optuna", "numpy", "ruamel")
+# entry points: they may name any module, and no module names them
+EDGES = ("__init__", "__main__")
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of kvgen that a module imports anywhere, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import():
+                names |= {alias.name for alias in node.names}
+            case ast.ImportFrom(level=0):
+                names |= {node.module or ""}
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            case ast.ImportFrom():
+                pytest.fail(f"{path.name}: relative import")
+    parts = [name.split(".") for name in names]
+    return {part[1] for part in parts if part[0] == "kvgen" and len(part) > 1}
+
+
+def modules() -> dict[str, set[str]]:
+    paths = {path.stem: path for path in PACKAGE.glob("*.py") if path.stem not in EDGES}
+    return {name: imported(path) & set(paths) - {name} for name, path in paths.items()}
+
+
+def test_arrows_go_in_one_direction() -> None:
+    try:
+        list(graphlib.TopologicalSorter(modules()).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_command_line_is_not_imported() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        assert "cli" not in imported(path), path.name
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import kvgen; kvgen.__version__; dir(kvgen); kvgen.SpecError",
+        "import cli",
+        "import cli; cli.cli(['list'], standalone_mode=False)",
+        "import cli; cli.cli(['--help'], standalone_mode=False)",
+        "import cli; cli.cli(['compile', '--help'], standalone_mode=False)",
+    ],
+)
+def test_nothing_heavy_is_imported(code: str) -> None:
+    code += f"; import sys; sys.exit(repr([m for m in {HEAVY} if m in sys.modules] or ''))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.stderr.strip() == "''"
+
+
+def test_attributes_of_the_package() -> None:
+    import kvgen
+
+    assert issubclass(kvgen.SpecError, Exception)
+    assert {"compile", "load", "SpecError", "__version__"} <= set(dir(kvgen))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = kvgen.nonsense  # type: ignore[attr-defined]
