@@ -328,14 +328,15 @@ def explain(spec: Path, overrides: tuple[tuple[str, str], ...], as_json: bool) -
 @cli.command(
     epilog="""\b
 Examples:
-  kvgen check gated_deltanet --device cpu --set sizes.K=32 --set sizes.V=32
+  kvgen check gated_deltanet --device cpu
+  kvgen check gated_deltanet --set storage.state=split
   kvgen check mine.yaml --json"""
 )
 @spec_argument
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
-    help="cpu runs the kernels in Triton's interpreter: slow, so choose small sizes.  "
+    help="cpu runs the kernels in Triton's interpreter, at small sizes.  "
     "[default: cuda where there is one]",
 )
 @set_option
@@ -357,8 +358,11 @@ def check(
         from kvgen import compiler
 
         analysis = compiler.analyse(spec, dict(overrides))
-        with working(f"checking {analysis.spec.name}") as progress:
-            report = checks.check(analysis, device or "cuda", progress=progress)
+        try:
+            with working(f"checking {analysis.spec.name}") as progress:
+                report = checks.check(analysis, device or "cuda", progress=progress)
+        except checks.DeviceError as error:
+            fail(f"error: {error}")
     bad = [row for row in report.rows if not row.ok]
     if as_json:
         print_json(report.data())
@@ -367,6 +371,8 @@ def check(
             [(r.case, r.quantity, float(r.error), float(r.bound), bool(r.ok)) for r in report.rows],
             ("case", "quantity", "error", "bound", ""),
         )
+        say("\ndrawn")
+        print_table(list(report.drawn))
         say(f"\n{len(report.rows) - len(bad)} of {len(report.rows)} within bounds")
     if bad or not report.ok:
         fail(f"error: {len(bad)} of {len(report.rows)} checks failed")

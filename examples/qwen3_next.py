@@ -3,11 +3,11 @@
 `BufferedGatedDeltaNet` is Transformers' layer with its single-token path replaced: the projections,
 the convolution, the gated norm and the output projection stay the layer's own, and the recurrence
 between them is the module's. Prompts are the layer's own affair; the state they leave is loaded
-into the module's cache. `use_buffers` does this to every such layer of a model:
+into the module's cache. `decode_with` does this to every such layer of a model:
 
     gdn = compiled(model.config)
     slots = torch.arange(batch, dtype=torch.int32, device="cuda")
-    use_buffers(model, gdn, slots)
+    decode_with(model, gdn, slots)
     model.generate(...)
 
 Run as a script, it generates with a small random model both ways and compares the tokens; without
@@ -37,7 +37,7 @@ from kvgen.shipped import resolve
 
 
 @dataclass(frozen=True)
-class Buffers:
+class Decoding:
     """A generated module, its cache for all layers, and the slot of each row of the batch."""
 
     module: ModuleType
@@ -48,10 +48,10 @@ class Buffers:
 class BufferedGatedDeltaNet(modeling.Qwen3NextGatedDeltaNet):
     """The layer, decoding from a generated module's cache; `place` is its layer in there."""
 
-    buffers: Buffers
+    decoding: Decoding
     place: int
 
-    def forward(self, hidden_states, cache_params=None, attention_mask=None, **kwargs):
+    def forward(self, hidden_states, cache_params: Any = None, attention_mask=None, **kwargs):
         if cache_params is None:
             return super().forward(hidden_states, None, attention_mask, **kwargs)
         started = cache_params.has_previous_state(self.layer_idx)
@@ -59,7 +59,7 @@ class BufferedGatedDeltaNet(modeling.Qwen3NextGatedDeltaNet):
         if started and hidden_states.shape[1] == 1:
             return self._decode(hidden_states, own.conv_states[0])
 
-        module, cache, slots = self.buffers.module, self.buffers.cache, self.buffers.slots
+        module, cache, slots = self.decoding.module, self.decoding.cache, self.decoding.slots
         if started:  # more of a prompt, as in a chat's next turn
             if self.place == 0:
                 module.flush(cache, slots)
@@ -83,7 +83,7 @@ class BufferedGatedDeltaNet(modeling.Qwen3NextGatedDeltaNet):
         q, k, v = mixed[:, :, 0].split([self.key_dim, self.key_dim, self.value_dim], dim=-1)
 
         # normalisation, gates and the sharing of key heads are in the spec: the inputs go in raw
-        module, cache, slots = self.buffers.module, self.buffers.cache, self.buffers.slots
+        module, cache, slots = self.decoding.module, self.decoding.cache, self.decoding.slots
         core = module.decode(
             cache,
             self.place,
@@ -109,22 +109,22 @@ def compiled(config: Qwen3NextConfig, **overrides: object) -> ModuleType:
         "sizes.K": config.linear_key_head_dim,
         "sizes.V": config.linear_value_head_dim,
     }
-    return kvgen.compile(resolve("gated_deltanet"), **sizes, **overrides)
+    return kvgen.compile(resolve("gated_deltanet"), None, **sizes, **overrides)
 
 
-def use_buffers(
+def decode_with(
     model: torch.nn.Module,
     module: ModuleType,
     slots: torch.Tensor,
     capacity: int | None = None,
     buffer: int | None = None,
-) -> Buffers:
+) -> Decoding:
     """Make a model's Gated DeltaNet layers decode with a module compiled for its sizes.
 
     slots: [B] int32 on the model's device, one for each row of the batches to come. capacity: the
     slots of the cache (None: one a row). buffer: places for records (None: the module's choice).
     """
-    layers = [
+    layers: list[Any] = [
         layer for layer in model.modules() if isinstance(layer, modeling.Qwen3NextGatedDeltaNet)
     ]
     weight = layers[0].in_proj_qkvz.weight
@@ -135,12 +135,12 @@ def use_buffers(
         dtype=weight.dtype,
         buffer=buffer,
     )
-    buffers = Buffers(module, cache, slots)
+    decoding = Decoding(module, cache, slots)
     for place, layer in enumerate(layers):
         # a layer of the same class but for `forward`: weights and hooks stay where they are
         layer.__class__ = BufferedGatedDeltaNet
-        layer.buffers, layer.place = buffers, place
-    return buffers
+        layer.decoding, layer.place = decoding, place
+    return decoding
 
 
 def torch_functions() -> dict[str, Any]:
@@ -158,7 +158,7 @@ def torch_functions() -> dict[str, Any]:
     return {name: inspect.unwrap(getattr(modeling, name)) for name in names}
 
 
-def small_model() -> Qwen3NextForCausalLM:
+def small_model() -> Any:
     """Qwen3-Next with every width made small: three Gated DeltaNet layers and one of attention."""
     torch.manual_seed(0)
     config = Qwen3NextConfig(
@@ -183,22 +183,25 @@ def small_model() -> Qwen3NextForCausalLM:
     return Qwen3NextForCausalLM(config).eval()
 
 
+def generate_both(device: str, tokens: int, buffer: int = 4) -> tuple[list, list]:
+    """The tokens that a small model generates by its own code and by a module's."""
+    model = small_model().to(device)
+    prompts = torch.randint(0, 128, (2, 20), device=device)
+    options = {"max_new_tokens": tokens, "do_sample": False, "attention_mask": prompts * 0 + 1}
+    wanted = model.generate(prompts, **options)[:, 20:].tolist()
+    slots = torch.arange(2, dtype=torch.int32, device=device)
+    decode_with(model, compiled(model.config), slots, buffer=buffer)
+    return wanted, model.generate(prompts, **options)[:, 20:].tolist()
+
+
 def main() -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         for name, function in torch_functions().items():
             setattr(modeling, name, function)
-    model = small_model().to(device)
-    prompts = torch.randint(0, 128, (2, 20), device=device)
-    options = {"max_new_tokens": 12, "do_sample": False, "attention_mask": prompts * 0 + 1}
-
-    wanted = model.generate(prompts, **options)[:, 20:].tolist()
-    slots = torch.arange(2, dtype=torch.int32, device=device)
-    use_buffers(model, compiled(model.config), slots, buffer=4)
-    got = model.generate(prompts, **options)[:, 20:].tolist()
-
-    for row in range(2):
-        print(f"transformers  {wanted[row]}\nkvgen         {got[row]}")
+    wanted, got = generate_both(device, tokens=12)
+    for own, ours in zip(wanted, got, strict=True):
+        print(f"transformers  {own}\nkvgen         {ours}")
     print("OK: the same tokens" if got == wanted else "FAILED: other tokens")
     return 0 if got == wanted else 1
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -89,13 +91,22 @@ def compile(
     """
     analysis = analyse(path_or_text, {key: str(value) for key, value in overrides.items()})
     if out is None:
-        out = Path(tempfile.mkdtemp(prefix="kvgen-"))
+        return imported(temporary_module(analysis.spec.name, emit(analysis)))
     return imported(write(analysis, Path(out)))
 
 
 def load(name: str) -> ModuleType:
     """Compile and import a shipped spec by name. Raises LookupError for a name that is none."""
     return compile(shipped.resolve(name))
+
+
+def temporary_module(name: str, text: str) -> Path:
+    """A module's text as a file that is removed when this process ends: Triton reads its source."""
+    folder = Path(tempfile.mkdtemp(prefix="kvgen-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def imported(path: Path) -> ModuleType:

@@ -10,36 +10,44 @@ BATCHES = (1, 4, 16, 64, 256)
 def configurations(form: Form, per_head: bool) -> dict[str, dict[str, dict[int, dict[str, int]]]]:
     """For each GPU name ('default' for any other): kernel → batch → its constants.
 
-    TILE: value channels of a tile. TILES: tiles one program goes over. STAGES: how many of them are
-    in flight. programs: persistent fold programs for each multiprocessor.
+    TILE: value channels of a tile. TILES: tiles one program goes over. STAGES: how many of them, or
+    of a fold's records, are in flight. programs: persistent fold programs for each multiprocessor.
     """
     sizes = dict(form.spec.sizes)
     k, v = _power(sizes["K"]), _power(sizes["V"])
-    narrow = v if form.whole_v else max(1, min(v, 4096 // k))
-    wide = v if form.whole_v else max(1, min(v, 8192 // k))
-    ratio = 1 if per_head else sizes["HV"] // sizes["H"]
+    heads = 1 if per_head else sizes["HV"] // sizes["H"]
+
+    narrow = form.spec.storage.state != "float32"
+
+    def tile(elements: int) -> int:
+        return v if form.whole_v else max(1, min(v, elements // k))
+
+    def warps(width: int, each: int) -> int:
+        """Warps for a state tile of this width, about `each` of its elements in a thread."""
+        count = 1
+        while count < 8 and k * width > 32 * each * count:
+            count *= 2
+        return count
+
     decode: dict[int, dict[str, int]] = {}
     recurrent: dict[int, dict[str, int]] = {}
     for batch in BATCHES:
-        tile = narrow if batch < 64 else wide
-        tiles = -(-sizes["V"] // tile) * ratio
+        # few rows: many small programs hide latency; many rows: wide tiles use the bandwidth
+        width, each = (tile(4096), 32) if batch < 16 else (tile(8192), 256)
+        count = -(-sizes["V"] // width) * heads
+        # a state read in 16 bits leaves registers to load the next tile ahead
+        stages = 2 if batch >= (16 if form.decay("K") else 256) and narrow else 1
         decode[batch] = {
-            "TILE": tile,
-            "TILES": 1 if batch < 64 else min(tiles, 4),
-            "STAGES": 1,
-            "num_warps": _warps(k * tile),
+            "TILE": width,
+            "TILES": 1 if batch < 64 and stages == 1 else min(count, 4),
+            "STAGES": stages,
+            "num_warps": warps(width, each),
         }
-        recurrent[batch] = {"TILE": narrow, "num_warps": _warps(k * narrow)}
-    fold = {64: {"TILE": narrow, "num_warps": _warps(k * narrow), "programs": 8}}
+        width, each = (tile(2048), 64) if batch < 16 else (tile(8192), 64)
+        recurrent[batch] = {"TILE": width, "num_warps": warps(width, each)}
+    width = tile(4096)
+    fold = {64: {"TILE": width, "num_warps": warps(width, 64), "STAGES": 3, "programs": 8}}
     return {"default": {"decode": decode, "recurrent": recurrent, "fold": fold}}
-
-
-def _warps(elements: int) -> int:
-    """Warps for a state tile of this many elements: at most 64 of them in a thread."""
-    warps = 1
-    while warps < 8 and elements > 2048 * warps:
-        warps *= 2
-    return warps
 
 
 def _power(size: int) -> int:

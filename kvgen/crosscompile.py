@@ -11,11 +11,13 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,8 @@ def main() -> None:
     from triton.backends.compiler import GPUTarget
 
     request = json.loads(sys.argv[1])
+    # whoever asked has gone: end what still compiles on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Triton's and LLVM's own messages must not get between the answers
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -52,6 +56,11 @@ def main() -> None:
     if request["kernel"] is not None:
         launches = [launch for launch in launches if launch.kernel == request["kernel"]]
     answer(started=len(launches))
+    # Triton's hash of itself takes longer than most kernels; the processes inherit it
+    with suppress(ImportError):
+        from triton.runtime.cache import triton_key
+
+        triton_key()
     for index, launch, result in _all_compiled(launches, target, request["kernel"] is not None):
         answer(index=index, kernel=launch.kernel, config=launch.config, **result)
 
@@ -62,36 +71,51 @@ def _all_compiled(
     """Compile side by side; in the order in which they finish."""
     # a fork has the module and all of Triton loaded already
     fork = multiprocessing.get_context("fork")
-    slots = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+    most = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
     waiting = list(enumerate(launches))[::-1]
     running: dict[Any, tuple[int, Any, float]] = {}
-    while waiting or running:
-        while waiting and len(running) < slots:
-            index, launch = waiting.pop()
-            ours, theirs = fork.Pipe(duplex=False)
-            process = fork.Process(target=_compile, args=(launch, target, text, theirs))
-            process.start()
-            theirs.close()
-            running[ours] = index, process, time.monotonic() + DEADLINE
-        earliest = min(deadline for _, _, deadline in running.values())
-        ready = connection.wait(list(running), max(0.0, earliest - time.monotonic()))
-        for pipe in list(running):
-            index, process, deadline = running[pipe]
-            if pipe not in ready and time.monotonic() < deadline:
-                continue
-            result = _received(pipe, process) if pipe in ready else _failed("took too long")
-            process.kill()
-            process.join()
-            del running[pipe]
-            yield index, launches[index], result
+    try:
+        while waiting or running:
+            while waiting and len(running) < most:
+                index, launch = waiting.pop()
+                ours, theirs = fork.Pipe(duplex=False)
+                process = fork.Process(target=_compile, args=(launch, target, text, theirs))
+                process.start()
+                theirs.close()
+                running[ours] = index, process, time.monotonic() + DEADLINE
+            earliest = min(deadline for _, _, deadline in running.values())
+            ready = connection.wait(list(running), max(0.0, earliest - time.monotonic()))
+            for pipe in list(running):
+                index, process, deadline = running[pipe]
+                if pipe in ready:
+                    result = _received(pipe, process)
+                elif time.monotonic() >= deadline:
+                    _kill(process)
+                    result = _failed(f"not compiled after {DEADLINE:.0f} s")
+                else:
+                    continue
+                del running[pipe]
+                yield index, launches[index], result
+    finally:
+        for _, process, _ in running.values():
+            _kill(process)
+
+
+def _kill(process: Any) -> None:
+    """End a compilation with the ptxas that it may wait for."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
 
 
 def _received(pipe: connection.Connection, process: Any) -> dict[str, Any]:
     try:
-        return pipe.recv()
+        result = pipe.recv()
     except EOFError:
-        process.join()
-        return _failed(f"the compiler crashed, exit code {process.exitcode}")
+        result = None
+    process.join()
+    return result or _failed(f"the compiler crashed, exit code {process.exitcode}")
 
 
 def _failed(error: str) -> dict[str, Any]:
@@ -104,6 +128,7 @@ def _compile(launch: Launch, target: GPUTarget, text: bool, pipe: connection.Con
     from triton.compiler import ASTSource
     from triton.compiler.compiler import make_backend
 
+    os.setpgid(0, 0)
     try:
         unknown = set(launch.options) - set(vars(make_backend(target).parse_options({})))
         if unknown:

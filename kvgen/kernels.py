@@ -14,7 +14,14 @@ from kvgen.printer import ATOM, Namer, Text
 from kvgen.records import Records
 
 # names the templates use inside kernels; a spec's own names step aside
-KERNEL_NAMES = ["tl", "triton", "torch", "layer", "heads", "slot", "slots", "row", "head", "group", "groups", "part", "unit", "step", "tile", "tiles", "key", "value", "place", "held", "after", "newer", "count", "j", "live", "entry", "item", "items", "out", "kept", "since", "weight", "score", "total", "first", "real_key", "real_value", "state_at", "float", "int", "bool", "range", "min", "max", "abs", "sum", "len", "print", "PLACES", "SPAN", "TILE", "TILES", "PARTS", "STAGES", "GROUP", "slot_count", "slots_ptr", "cursors_ptr", "pending_ptr", "work_ptr", "out_ptr", "out_row", "write_out", "records", "tl", "math", "dst_ptr"]
+KERNEL_NAMES = """
+tl triton torch math float int bool range min max abs sum len print
+heads head group groups leads row slot part unit step tile value_tile key value blank
+place held after newer count j since since_key since_value kept kept_key kept_value weight
+total state high low item items entry layer listed real_key real_value
+slot_count out_row out_head slots_ptr cursors_ptr pending_ptr work_ptr out_ptr dst_ptr src_ptr
+PLACES SPAN TILE TILES PARTS PER_HEAD STAGES
+"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Shapes:
 
 
 def namer_for(form: Form, records: Records) -> Namer:
-    taken = set(KERNEL_NAMES) | set(keyword.kwlist)
+    taken = set(KERNEL_NAMES.split()) | set(keyword.kwlist)
     for tensor in (*form.spec.inputs, *form.spec.params):
         taken |= {f"{tensor.name}_ptr", f"{tensor.name}_row", f"{tensor.name}_head"}
     for name in cache_names(form, records):
@@ -190,7 +197,7 @@ def head_count(axis: str | None, ratio: int) -> str:
 
 
 def carried_address(form: Form, name: str, place: str) -> str:
-    """Where a carried state lies after `place` records: [slots, layers, places + 1, heads, channel]."""
+    """Where a carried state lies after `place` records, in [slots, layers, places + 1, *axes]."""
     carry = next(c for c in form.carries if c.tensor.name == name)
     sizes = dict(form.spec.sizes)
     ratio = sizes["HV"] // sizes["H"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from kvgen import spec as specs
@@ -49,7 +48,7 @@ class Launch:
 
 
 def record(
-    module: ModuleType, name: str, target: GPUTarget, batches: tuple[int, ...] | None
+    module: Any, name: str, target: GPUTarget, batches: tuple[int, ...] | None
 ) -> list[Launch]:
     """The distinct launches of a session with the module on the target's GPUs.
 
@@ -71,7 +70,7 @@ def _tables(configs: dict[str, Any], target: str) -> Iterator[dict[str, Any]]:
             yield table
 
 
-def _session(module: ModuleType, spec: Spec, batches: tuple[int, ...], recorder: _Recorder) -> None:
+def _session(module: Any, spec: Spec, batches: tuple[int, ...], recorder: _Recorder) -> None:
     """Call everything that a server calls."""
     import torch
 
@@ -160,11 +159,13 @@ class _Recorder:
 
 
 def _kind(launch: Launch, i: int, name: str) -> str:
-    """A parameter as Triton sees it: `rows=1`, `rows:i32`, `rows:i32%16`, `ptr:*bf16`."""
+    """A parameter as Triton sees it: `rows=1`, `rows:i32`, `rows:i32%16`, `ptr:*bf16%16<2GiB`."""
     if (i,) in launch.constants:
         return f"{name}={launch.constants[i,]}"
-    divisible = "%16" if launch.attributes.get((i,)) else ""
-    return f"{name}:{launch.signature[name]}{divisible}"
+    known = dict(launch.attributes.get((i,), ()))
+    divisible = "%16" if "tt.divisibility" in known else ""
+    small = "<2GiB" if "tt.pointer_range" in known else ""
+    return f"{name}:{launch.signature[name]}{divisible}{small}"
 
 
 @contextmanager

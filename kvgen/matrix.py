@@ -1,4 +1,4 @@
-"""The symbolic matrix state: one decayed copy of the state before this token, plus outer products."""
+"""The symbolic matrix state: a decayed copy of the state before this token, plus outer products."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -115,6 +114,4 @@ def _conversation(request: str, errors: Path) -> Iterator[dict[str, Any]]:
                 stderr.seek(0)
                 raise ProbeError(stderr.read().strip() or f"exit code {process.returncode}")
         finally:
-            # those that still compile, too
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            process.terminate()

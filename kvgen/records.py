@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kvgen.form import Form
 from kvgen.graph import LEAVES, Node
@@ -26,12 +28,12 @@ class Stored:
     def channel(self) -> str:
         return self.node.axes.channels
 
-    def elements(self, sizes: dict[str, int]) -> int:
+    def elements(self, sizes: Mapping[str, Any]) -> int:
         """Elements a token leaves, all heads together."""
         count = sizes[self.heads] if self.heads else 1
         return count * (sizes[self.channel] if self.channel else 1)
 
-    def bytes(self, sizes: dict[str, int], input_bytes: int = INPUT_BYTES) -> int:
+    def bytes(self, sizes: Mapping[str, Any], input_bytes: int = INPUT_BYTES) -> int:
         return self.elements(sizes) * (4 if self.dtype == "float32" else input_bytes)
 
 
@@ -50,14 +52,19 @@ class Records:
         """Whether a recorded token's value of the node follows from what is stored."""
         return _derivable(node, {stored.node for stored in self.stored})
 
-    def bytes(self, sizes: dict[str, int], input_bytes: int = INPUT_BYTES) -> int:
+    def bytes(self, sizes: Mapping[str, Any], input_bytes: int = INPUT_BYTES) -> int:
         return sum(stored.bytes(sizes, input_bytes) for stored in self.stored)
 
-    def read_bytes(self, form: Form, input_bytes: int = INPUT_BYTES) -> int:
-        """Bytes of one record that a decode reads: what only a replay needs is left out."""
+    def decoded(self, form: Form) -> tuple[Stored, ...]:
+        """What a decode reads of every record: what only a replay needs is left out."""
         used = _derived_from(decode_needs(form), {stored.node for stored in self.stored})
-        sizes = dict(form.spec.sizes)
-        return sum(s.bytes(sizes, input_bytes) for s in self.stored if s.node in used)
+        return tuple(stored for stored in self.stored if stored.node in used)
+
+    def folded(self, form: Form) -> tuple[Stored, ...]:
+        """What a fold reads of every record: a replay computes again what depends on a read."""
+        if not self.replay:
+            return self.decoded(form)
+        return tuple(stored for stored in self.stored if not stored.node.reads)
 
 
 def plan_records(form: Form) -> Records:
@@ -176,7 +183,7 @@ def _cover(node: Node, stored: list[Stored]) -> list[Stored] | None:
 
 
 def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:
-    """Names from the spec where it has one for the value, else from the value's part in the form."""
+    """Names from the spec where it has one for the value, else from its part in the form."""
     roles: dict[Node, str] = {}
     for decay in form.decays:
         roles[decay.log] = f"log_decay_{decay.channel}" if decay.channel else "log_decay"
@@ -188,10 +195,10 @@ def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:
     named: list[Stored] = []
     for kept in stored:
         node = kept.node
-        base = form.graph.names.get(node) or roles.get(node)
+        base = form.graph.names.get(node)
         if base is None and node.op == "index":
             base = f"{node.args[0].value}{node.value}"
-        base = base or "factor"
+        base = base or roles.get(node, "factor")
         name, count = base, 1
         while name in taken:
             count += 1

@@ -192,7 +192,8 @@ def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission) -> list[
     select = "[:, None]" if channel else ""
     lines = newer.take()
     # a load has already been masked to 0 beyond the cursor; anything derived from one has not
-    direct = log.text.startswith("tl.load(") or (len(lines) == 1 and lines[0].endswith("other=0.0)"))
+    single = len(lines) == 1 and lines[0].endswith("other=0.0)")
+    direct = single or log.text.startswith("tl.load(")
     if direct:
         lines.append(f"{since} = tl.cumsum({log.text}, 0, reverse=True)")
     else:

@@ -50,8 +50,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # before any test module is imported: triton reads this when it is imported
+    if _wants_gpu(config):
+        os.environ.pop("TRITON_INTERPRET", None)
+    else:
+        os.environ["TRITON_INTERPRET"] = "1"
     if config.getoption("--update-golden") and os.environ.get("CI"):
         raise pytest.UsageError("--update-golden is for people, who review what it changes")
+
+
+def _wants_gpu(config: pytest.Config) -> bool:
+    """Whether -m asks for the tests that need a GPU; the kernels of a run are either compiled for
+    it or interpreted, all of them."""
+    words = config.getoption("markexpr").replace("(", " ").replace(")", " ").split()
+    return any(
+        word == "gpu" and before != "not"
+        for before, word in zip(["", *words], words, strict=False)
+    )
 
 
 @pytest.fixture

@@ -37,10 +37,9 @@ def modeling(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """
     module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
     for key, function in list(vars(module).items()):
-        if inspect.isfunction(function) and function.__qualname__.endswith(key):
-            plain = inspect.unwrap(function)
-            if plain is not function and plain.__module__ == module.__name__:
-                monkeypatch.setattr(module, key, plain)
+        plain = inspect.unwrap(function) if inspect.isfunction(function) else function
+        if plain is not function and plain.__module__ == module.__name__:
+            monkeypatch.setattr(module, key, plain)
     return module
 
 
@@ -52,10 +51,11 @@ def worst(got, wanted) -> float:
     return rows.nan_to_num(float("inf")).max().item()
 
 
-def remembering(layers, generator) -> tuple:
-    """A_log and dt_bias as models are trained from: half-lives from a token to thousands."""
+def remember(A_log, dt_bias) -> None:
+    """Fill gate parameters as training starts: memories from a token to hundreds of tokens long."""
     import torch
 
-    A = torch.empty(layers).uniform_(1, 16, generator=generator)
-    dt = torch.exp(torch.empty(layers).uniform_(-6.9, -2.3, generator=generator))
-    return A.log(), dt + torch.log(-torch.expm1(-dt))
+    with torch.no_grad():
+        A_log.uniform_(1, 16).log_()
+        dt = dt_bias.uniform_(-6.9, -2.3).exp()
+        dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))

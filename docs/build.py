@@ -1,0 +1,263 @@
+"""Write docs/walkthrough.md: one spec through every stage, all of it kvgen's own output.
+
+python docs/build.py            write the page
+python docs/build.py --check    say whether the page is current; exit status 1 if not
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvgen.compiler import Analysis
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "walkthrough.md"
+SPEC = "gated_deltanet"
+# each needs one small module, and together they decode, fold, copy and fold after every token
+CASES = ("flush, copy, recycled slots", "buffer of 1")
+STORAGE = (("float32", "float32"), ("float32", "input"), ("split", "input"), ("bfloat16", "input"))
+
+TEMPLATE = """\
+# From a recurrence to a kernel
+
+Gated DeltaNet through every stage of kvgen. Each block below is what kvgen itself gives;
+`python docs/build.py` writes this page anew.
+
+## 1. The spec
+
+`kvgen/specs/gated_deltanet.yaml` says what a token does, as the paper does, and nothing of how.
+
+{spec}
+
+## 2. The walk
+
+`step` is walked once with the state as a symbol. Every assignment becomes one node of a graph,
+equal nodes being one, with named axes and a proved range: a factor on the state must be proved ≥
+0, and what is proved ≤ 1 cannot make the state grow. `read` and `read_2` stand for what two
+vectors read of the state before the token, Sₙ. `raw_k` is the input `k`, whose name the step
+assigns anew.
+
+{walk}
+
+## 3. The form
+
+The state before a token is one decayed copy of the stored state S₀ and the outer products that
+the n tokens since have left in the buffer. So a read is one pass over S₀ and dots with the
+buffer, and no token but the last of L has to write S₀. This text also heads the generated module.
+
+{form}
+
+`kvgen explain gated_deltanet` has the same with every proof.
+
+## 4. The records
+
+What a token has to leave in the buffer follows from the form. Storing inputs as they came instead
+takes fewer bytes, and what is derived from them is computed again when it is read back. With
+`storage.state=split` a decode reads half of the state's bytes, and a fold computes again what was
+read from that half.
+
+{records}
+
+## 5. The plan
+
+A longer buffer folds more rarely and reads more records. The bytes of a decode have their minimum
+near L* = {best:.1f}; kvgen takes the power of two with the fewest.
+
+{lengths}
+
+Tile sizes and warps are the tuner's. Before anything is tuned they are chosen by rule, here for a
+batch of 1 and one of 64:
+
+{configs}
+
+## 6. The module
+
+`kvgen compile gated_deltanet` writes one file, which needs torch and triton only. Its decode
+kernel has the spec's names. A program serves one key head. First come the token's vectors and
+their dots with the recorded keys, which all value heads of the group share:
+
+{shared}
+
+Then, for each tile of value channels, the pass over the stored state, with the state loaded once
+for both reads:
+
+{tile}
+
+The fold applies the records to the state, oldest first; one launch does so for all layers:
+
+{fold}
+
+## 7. The check
+
+`kvgen check gated_deltanet` runs the module against the recurrence in float64, through folds,
+copies, padding and odd sizes. Two of its cases, in Triton's interpreter on a CPU:
+
+{check}
+
+A buffer of one place folds after every token, so it must agree with the plain kernel; and does,
+but for the last bits of float32.
+"""
+
+
+def page() -> str:
+    """The text of the page."""
+    # read by triton when it is first imported
+    os.environ["TRITON_INTERPRET"] = "1"
+    sys.path.insert(0, str(ROOT))
+    from kvgen import compiler, cost, explain, shipped
+
+    path = Path(shipped.resolve(SPEC))
+    analysis = compiler.analyse(path)
+    module = compiler.emit(analysis)
+    decode = between(module, "def _decode_kernel(", "\n@triton.jit")
+    fold = between(module, "def _fold_kernel(", "\n@triton.jit")
+    return TEMPLATE.format(
+        spec=block(path.read_text(encoding="utf-8").splitlines(), "yaml"),
+        walk=block(walk(analysis)),
+        form=block(explain.form_text(analysis).splitlines()),
+        records=block(records(path)),
+        best=cost.cost(analysis.form, analysis.records).best_buffer,
+        lengths=block(lengths(analysis)),
+        configs=block(configs(analysis)),
+        shared=python(decode, "    raw_k = tl.load(", "    tl.store(k_cache_at"),
+        tile=python(decode, "        state = tl.load(", None),
+        fold=python(fold, "        state = tl.load(", "        item += "),
+        check=block(check(analysis)),
+    )
+
+
+def walk(analysis: Analysis) -> list[str]:
+    """The named values of a token with their axes and ranges."""
+    from kvgen.derivation import Derivation
+    from kvgen.layout import table
+    from kvgen.notation import number
+
+    derivation = Derivation(analysis)
+    nodes = {term.text: node for node, term in derivation.notation.known.items()}
+    rows = [("name", "axes", "range", "value")]
+    for line in (*derivation.decay_lines, *derivation.column_lines, *derivation.token_lines):
+        bounds = nodes[line.name].bounds
+        span = f"[{number(bounds.lo)}, {number(bounds.hi)}]"
+        rows.append((line.name, str(line.axes), span, line.text))
+    return table(rows)
+
+
+def records(path: Path) -> list[str]:
+    """What a token leaves under several storage options."""
+    from kvgen import compiler, cost
+    from kvgen.layout import count, table
+
+    rows = [("state", "records", "a token leaves", "bytes", "gain")]
+    for state, kept in STORAGE:
+        overrides = {"storage.state": state, "storage.records": kept}
+        analysis = compiler.analyse(path, overrides)
+        total = cost.cost(analysis.form, analysis.records)
+        buffer = cost.buffer_length(analysis.form, analysis.records)
+        names = ", ".join(stored.name for stored in analysis.records.stored)
+        rows.append((state, kept, names, count(total.record), f"{total.gain(buffer):.2f}"))
+    return [
+        *table(rows),
+        "",
+        "gain: bytes of the plain kernel with such a state, over those of a decode and its fold",
+    ]
+
+
+def lengths(analysis: Analysis) -> list[str]:
+    from kvgen import cost
+    from kvgen.layout import count, table
+
+    total = cost.cost(analysis.form, analysis.records)
+    rows = [
+        ("L", *map(str, cost.LENGTHS)),
+        ("bytes", *(count(total.decode(length)) for length in cost.LENGTHS)),
+        ("gain", *(f"{total.gain(length):.2f}" for length in cost.LENGTHS)),
+    ]
+    return table(rows, right=range(1, len(rows[0])))
+
+
+def configs(analysis: Analysis) -> list[str]:
+    from kvgen.config import configurations
+    from kvgen.kernels import per_head
+    from kvgen.layout import table
+
+    chosen = configurations(analysis.form, per_head(analysis.form, analysis.records))["default"]
+    rows: list[tuple[str, str, str]] = [("kernel", "batch", "configuration")]
+    for kernel, batches in chosen.items():
+        for batch, values in batches.items():
+            if batch in (1, 64):
+                text = ", ".join(f"{name} {value}" for name, value in values.items())
+                rows.append((kernel, str(batch), text))
+    return table(rows)
+
+
+def check(analysis: Analysis) -> list[str]:
+    """Two cases, without the errors' digits, which are the machine's."""
+    from kvgen import check as checks
+    from kvgen.layout import table
+
+    report = checks.check(analysis, "cpu", only=CASES)
+    rows = [("case", "quantity", "bound", "")]
+    rows += [
+        (
+            row.case,
+            row.quantity,
+            f"{row.bound:.0e}" if row.bound else "0",
+            "within" if row.ok else "beyond",
+        )
+        for row in report.rows
+    ]
+    return table(rows)
+
+
+# text
+
+
+def between(text: str, start: str, end: str) -> str:
+    """From the start marker up to the next end marker."""
+    _, found, rest = text.partition(start)
+    if not found:
+        raise LookupError(f"the module has no {start!r}")
+    return rest.partition(end)[0].rstrip()
+
+
+def python(text: str, first: str, last: str | None) -> str:
+    """The lines from the one that begins with `first` up to the one that begins with `last`."""
+    lines = text.splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith(first)), None)
+    stops = [i for i, line in enumerate(lines) if last and line.startswith(last)]
+    if start is None or (last and not stops):
+        raise LookupError(f"the module has no line {first if start is None else last!r}")
+    chosen = lines[start : stops[-1] if stops else None]
+    indent = len(first) - len(first.lstrip())
+    return block([line[indent:] for line in chosen], "python")
+
+
+def block(lines: Sequence[str] | Iterable[str], language: str = "") -> str:
+    return "\n".join([f"```{language}", *(line.rstrip() for line in lines), "```"])
+
+
+def main(arguments: list[str]) -> int:
+    text = page()
+    if arguments != ["--check"]:
+        PAGE.write_text(text, encoding="utf-8")
+        return 0
+    old = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    if old == text:
+        return 0
+    sys.stderr.writelines(
+        difflib.unified_diff(
+            old.splitlines(keepends=True), text.splitlines(keepends=True), "page", "now"
+        )
+    )
+    sys.stderr.write("docs/walkthrough.md is not current: run python docs/build.py\n")
+    return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

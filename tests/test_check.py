@@ -1,0 +1,120 @@
+"""`kvgen check` passes for every shipped spec and storage mode, and notices what is broken."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+import torch
+from twins import SPECS, analysed
+
+from kvgen import compiler, extremes
+from kvgen.check import CASES, Report, bounds, check
+from kvgen.interpreter import rounding
+from kvgen.samples import Sampler
+from kvgen.spec import Storage
+from kvgen.twin import errors
+
+# every state with every kind of record and either layout, dealt over the specs
+STORED = {
+    "gated_deltanet": ["state=split records=input", "state=float16", "state=bfloat16 records=input"],
+    "kimi_delta_attention": ["state=split", "records=input layout=vk", "state=bfloat16"],
+    "mamba2": ["state=split layout=vk", "state=bfloat16 records=input", "state=float16"],
+    "lightning_attention": ["state=split records=input", "records=input", "state=float16 layout=vk"],
+}
+# those in which storage matters
+STORAGE_CASES = ("decode, rows out of phase", "bfloat16 inputs", "recurrent, after decodes")
+
+
+def passed(report: Report) -> None:
+    bad = [row for row in report.rows if not row.ok]
+    assert not bad, bad
+    assert report.ok
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_shipped_specs(name: str) -> None:
+    said: list[str] = []
+    report = check(analysed(name), "cpu", said.append)
+    passed(report)
+    assert len(said) == len(CASES)
+    assert {row.case for row in report.rows} == {*CASES, "every case"}
+    drawn = dict(report.drawn)
+    spec = analysed(name).spec
+    assert {tensor.name for tensor in (*spec.inputs, *spec.params)} < set(drawn)
+    assert all("left out" not in text for text in drawn.values())
+    assert json.loads(json.dumps(report.data()))["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "storage"), [(name, each) for name, modes in STORED.items() for each in modes]
+)
+def test_storage_modes(name: str, storage: str) -> None:
+    passed(check(analysed(name, *storage.split()), "cpu", only=STORAGE_CASES))
+
+
+BREAKAGES = [
+    # the decay of what is folded; of what a decode keeps of the state
+    ("gated_deltanet", r"(for j in .*?)tl\.exp\(log_decay\)", r"\1tl.exp(-log_decay)"),
+    ("gated_deltanet", r"kept = tl\.exp\(", "kept = tl.exp(-"),
+    # a record in the wrong place
+    ("mamba2", r"held = place < count", "held = place <= count"),
+    # a padding row whose output is not zero
+    ("lightning_attention", r"(blank = tl\.zeros\(.*?\))\n", r"\1 + 1.0\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "pattern", "replacement"), BREAKAGES)
+def test_a_broken_module_fails(
+    name: str, pattern: str, replacement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analysis = analysed(name)
+    text = compiler.emit(analysis)
+    broken, count = re.subn(pattern, replacement, text, flags=re.DOTALL)
+    assert count
+    monkeypatch.setattr(compiler, "emit", lambda _: broken)
+    report = check(analysis, "cpu", only=["decode, rows out of phase"])
+    assert not report.ok
+    assert not report.data()["ok"]
+
+
+def test_errors_of_rows() -> None:
+    exact = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 1.0], [-math.inf, 1.0], [0.0, 0.0]])
+    got = exact + torch.tensor([[0.0, 0.5], [0.0, 0.0], [math.nan, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    assert errors(got, exact).tolist() == [0.1, 0.0, math.inf, 1.0, math.inf]
+
+
+def test_bounds() -> None:
+    assert bounds(Storage(), torch.float32) == (2e-5, 2e-5)
+    assert bounds(Storage(), torch.bfloat16) == (4e-3, 2e-5)
+    assert bounds(Storage(state="split"), torch.float32) == (6e-3, 2e-5)
+    assert bounds(Storage(state="bfloat16"), torch.bfloat16) == (6e-3, 2e-2)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_extremes(name: str) -> None:
+    form = analysed(name).form
+    sampler = Sampler(form.spec, "cpu")
+    drawn = {**sampler.inputs(16, torch.float32), **sampler.params()}
+    for kind, (low, high) in extremes.WANTED.items():
+        found = extremes.find(form, drawn, kind)
+        assert found is not None
+        drawn_there = {**drawn, found.driver: torch.full_like(drawn[found.driver], found.value)}
+        logs = [decay.log for decay in form.decays]
+        values = extremes.evaluate(form, logs, drawn_there)
+        assert all(low <= v.min() and v.max() <= high for v in (values[log] for log in logs))
+
+
+def test_interpreted_casts_round_to_nearest() -> None:
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    values = torch.cat([torch.randn(60), torch.tensor([math.nan, math.inf, -math.inf, 1e-40])])
+    before = interpreter._convert_float
+    with rounding():
+        got = interpreter._convert_float(values.numpy(), tl.float32, tl.bfloat16, None)
+    assert interpreter._convert_float is before
+    rounded = torch.from_numpy(got.view("int16")).view(torch.bfloat16)
+    torch.testing.assert_close(rounded, values.bfloat16(), rtol=0, atol=0, equal_nan=True)

@@ -1,0 +1,129 @@
+"""Every kernel compiles for every GPU, and none spills registers, without a GPU."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from multiprocessing.connection import Connection
+
+import pytest
+
+from kvgen import compiler, crosscompile
+from kvgen.launches import Launch
+from kvgen.probe import KernelUsage, ProbeError, assembly, probe
+from kvgen.shipped import resolve, shipped
+
+SPECS = [spec.name for spec in shipped()]
+TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
+OTHERS = [target for target in TARGETS if target != "sm_90"]
+STORED = ("float32", "bfloat16", "split")
+
+
+@functools.cache
+def module(name: str, state: str = "float32") -> str:
+    return compiler.emit(compiler.analyse(resolve(name), {"storage.state": state}))
+
+
+def check(usages: list[KernelUsage], target: str) -> None:
+    assert {"decode", "recurrent", "advance", "fold", "read", "load", "copy"} <= {
+        usage.kernel for usage in usages
+    }
+    assert len({(usage.kernel, usage.config) for usage in usages}) == len(usages)
+    for usage in usages:
+        assert usage.error is None, usage
+        assert usage.registers
+        if target == "sm_90":
+            assert usage.spills == 0, usage
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_shipped_specs_do_not_spill(name: str) -> None:
+    check(probe(module(name), "sm_90"), "sm_90")
+
+
+# one spec for each other target; those of all with all are slow
+@pytest.mark.parametrize(("name", "target"), list(zip(SPECS, OTHERS, strict=False)))
+def test_shipped_specs_compile(name: str, target: str) -> None:
+    check(probe(module(name), target, batches=(64,)), target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("state", STORED)
+@pytest.mark.parametrize("name", SPECS)
+def test_all_that_is_stored_compiles(name: str, state: str, target: str) -> None:
+    check(probe(module(name, state), target), target)
+
+
+def test_a_kernel_that_cannot_compile_is_a_row() -> None:
+    text = module("lightning_attention")
+    start = text.index("def _recurrent_kernel")
+    broken = text[:start] + text[start:].replace("tl.program_id(0)", "tl.nonsense(0)", 1)
+    usages = probe(broken, "sm_90", batches=(1,))
+    bad = [usage for usage in usages if usage.error]
+    assert {usage.kernel for usage in bad} == {"recurrent"}
+    for usage in bad:
+        assert "nonsense" in str(usage.error)
+        assert (usage.registers, usage.spills, usage.shared) == (None, None, 0)
+
+
+def test_an_option_that_a_target_lacks_is_a_row() -> None:
+    text = module("lightning_attention").replace("num_warps=", "maxnreg=64, num_warps=")
+    bad = {
+        usage.kernel: usage.error for usage in probe(text, "gfx942", batches=(1,)) if usage.error
+    }
+    assert "maxnreg" in str(bad["decode"])
+
+
+def test_a_module_that_cannot_be_imported() -> None:
+    with pytest.raises(ProbeError, match="nothing_of_this_name"):
+        probe("import nothing_of_this_name\n", "sm_90")
+
+
+def test_spills_are_seen() -> None:
+    text = module("gated_deltanet")
+    tiles = {"TILE": 128, "TILES": 1, "STAGES": 1, "num_warps": 1}
+    end = text.index("@triton.jit")
+    wide = f'{text[:end]}\nCONFIGS["default"]["decode"] = {{1: {tiles}}}\n{text[end:]}'
+    spills = [u.spills for u in probe(wide, "sm_90", batches=(1,)) if u.kernel == "decode"]
+    assert all(bytes_ and bytes_ > 0 for bytes_ in spills) and spills
+
+
+def test_progress_and_batches() -> None:
+    told: list[str] = []
+    usages = probe(module("lightning_attention"), "sm_90", batches=(1, 64), progress=told.append)
+    assert len(told) == len(usages) and told[-1].endswith(f"{len(usages)} of {len(usages)}")
+    configs = [usage.config for usage in usages if usage.kernel == "decode"]
+    assert sorted(config.split()[-1] for config in configs) == ["batch=1", "batch=64"]
+
+
+def test_assembly() -> None:
+    texts = assembly(module("lightning_attention"), "sm_90", "decode")
+    assert texts and all(".target sm_90" in text for text in texts.values())
+    assert all("ld.global" in text for text in texts.values())
+
+
+def test_a_compiler_that_crashes_or_hangs_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile(launch: Launch, target: object, text: bool, pipe: Connection) -> None:
+        os.setpgid(0, 0)
+        match launch.kernel:
+            case "crashes":
+                os.abort()
+            case "hangs":
+                # as ptxas does: a process of its own, which must end too
+                subprocess.run(["sleep", "1000"], check=False, stdout=subprocess.DEVNULL)
+        pipe.send({"registers": 1, "spills": 0, "shared": 0, "error": None})
+
+    monkeypatch.setattr(crosscompile, "_compile", compile)
+    monkeypatch.setattr(crosscompile, "DEADLINE", 1.0)
+    launches = [
+        Launch(kernel, "", NotImplemented, {}, {}, {}, {})
+        for kernel in ("crashes", "hangs", "fine")
+    ]
+    results = {
+        launch.kernel: result["error"]
+        for _, launch, result in crosscompile._all_compiled(launches, NotImplemented, False)
+    }
+    assert "crashed" in results["crashes"] and "1 s" in results["hangs"]
+    assert results["fine"] is None
