@@ -6,8 +6,11 @@ from kvgen.form import Form
 
 BATCHES = (1, 4, 16, 64, 256)
 
+# GPU name -> kernel -> batch -> constants
+Configs = dict[str, dict[str, dict[int, dict[str, int]]]]
 
-def configurations(form: Form, per_head: bool) -> dict[str, dict[str, dict[int, dict[str, int]]]]:
+
+def configurations(form: Form, per_head: bool) -> Configs:
     """For each GPU name ('default' for any other): kernel → batch → its constants.
 
     TILE: value channels of a tile. TILES: tiles one program goes over. STAGES: how many of them, or
@@ -16,7 +19,6 @@ def configurations(form: Form, per_head: bool) -> dict[str, dict[str, dict[int, 
     sizes = dict(form.spec.sizes)
     k, v = _power(sizes["K"]), _power(sizes["V"])
     heads = 1 if per_head else sizes["HV"] // sizes["H"]
-
     narrow = form.spec.storage.state != "float32"
 
     def tile(elements: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from kvgen import appendix, cost
+from kvgen import account, appendix, cost
 from kvgen.derivation import Analysed, Derivation
 from kvgen.formulas import formulas
 from kvgen.kernels import per_head
@@ -19,7 +19,11 @@ def form_text(analysis: Analysed) -> str:
     """The recurrence as written and in its buffered form, for the head of a module."""
     d = Derivation(analysis)
     state = d.state
-    body = [*appendix.renamed(d), *equations([*d.decay_lines, *d.column_lines], axes=False)]
+    shrinks = {d.name(decay.log) for decay in d.form.decays if decay.nonpositive}
+    body = appendix.renamed(d)
+    for line in (*d.decay_lines, *d.column_lines):
+        proved = "    (≤ 0)" if line.name in shrinks else ""
+        body += [equation + proved for equation in equations([line], axes=False)]
     body += d.sums()
     body += [d.read_text(side) for side in d.sides_read] or [d.state_text()]
     body += equations(d.token_lines, axes=False)
@@ -48,7 +52,7 @@ def text(analysis: Analysed) -> str:
         "The record of a token": appendix.records(d),
         "The fold": appendix.fold(d),
         "Carried states": appendix.carried(d) if d.form.carries else [],
-        "Bytes and operations": appendix.account(d, found),
+        "Bytes and operations": account.account(d, found),
         "The kernels": appendix.kernels(d),
     }
     lines = appendix.head(d)
@@ -78,7 +82,7 @@ def summary(analysis: Analysed) -> list[tuple[str, str]]:
             f"{count(total.decode(buffer))} in a layer; the plain kernel "
             f"{count(total.recurrent())}, {total.gain(buffer):.2f} times as many",
         ),
-        ("buffer", f"{appendix.places(buffer)}{chosen}; L* = {total.best_buffer:.1f}"),
+        ("buffer", f"{account.places(buffer)}{chosen}; L* = {total.best_buffer:.1f}"),
         ("decay", "\n".join(cut(decays, HEADER_LINES)) or "none"),
     ]
     return [(name, "\n".join(tidy(row.split("\n")))) for name, row in rows]

@@ -155,7 +155,8 @@ class _Recorder:
             if batches:
                 parts.append(f"batch={','.join(batches)}")
             launches.append(replace(launch, config=" ".join(filter(None, parts))))
-        return launches
+        kernels = list(dict.fromkeys(launch.kernel for launch in launches))
+        return sorted(launches, key=lambda launch: kernels.index(launch.kernel))
 
 
 def _kind(launch: Launch, i: int, name: str) -> str:

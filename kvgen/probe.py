@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 class KernelUsage:
     """One program that a module may launch.
 
-    registers: for each thread. spills: bytes of local memory for each thread. shared: bytes for
-    each program. error: why it could not be compiled; then the others are None, None and 0.
+    registers: for each thread; on AMD with the accumulation registers. spills: bytes of local
+    memory for each thread. shared: bytes for each program. error: why it could not be compiled;
+    then the others are None, None and 0.
     """
 
     kernel: str

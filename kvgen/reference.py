@@ -146,8 +146,9 @@ def reference_lines(spec: Spec) -> tuple[list[str], set[str]]:
     for tensor in spec.states:
         dims = ("B", *tensor.axes)
         value = printer.aligned(Value(tensor.name, ATOM, env[tensor.name]), dims)
-        shape = ", ".join(["rows", *(_extent(axis, spec) for axis in tensor.axes)])
-        lines.append(f"{tensor.name} = _spread({value.text}, ({shape},))")
+        extents = ["rows", *(_extent(axis, spec) for axis in tensor.axes)]
+        shape = ", ".join(extents) + ("," if len(extents) == 1 else "")
+        lines.append(f"{tensor.name} = _spread({value.text}, ({shape}))")
     sizes = [f"{name} = {spec.size(name)}" for name in sorted(printer.sizes_used)]
     return sizes + lines, printer.helpers
 

@@ -6,12 +6,11 @@ import hashlib
 import textwrap
 from dataclasses import dataclass
 from functools import cache
-from pprint import pformat
 
 import jinja2
 
 from kvgen import cost, scopes
-from kvgen.config import configurations
+from kvgen.config import Configs, configurations
 from kvgen.data import data_dir
 from kvgen.form import Form
 from kvgen.graph import Node
@@ -78,7 +77,25 @@ def environment() -> jinja2.Environment:
 
 def render(form: Form, records: Records, form_text: str) -> str:
     """The module's text: the same form, records and configurations give the same bytes."""
-    return environment().get_template("module.py.jinja").render(_context(form, records, form_text))
+    context = _context(form, records, form_text)
+    return _spaced(environment().get_template("module.py.jinja").render(context))
+
+
+def _spaced(text: str) -> str:
+    """Two blank lines before every top-level definition, one before a method."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        opens = line.startswith(("@", "def ", "class ", "# -- "))
+        method = line.startswith(("    def ", "    @"))
+        wanted = 2 if opens else 1 if method else 0
+        decorated = lines and lines[-1].lstrip().startswith("@")
+        if wanted and not decorated:
+            while lines and not lines[-1]:
+                lines.pop()
+            lines += [""] * wanted
+        if line or (lines and lines[-1]):
+            lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
@@ -132,7 +149,7 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
         "decode_arguments": arguments(form, used),
         "step_arguments": arguments(form, form.roots),
         "all_arguments": [
-            (t.name, _shape(t.axes, t.kind == "input", sizes, ratio))
+            (t.name, _shape(t.axes, t.kind == "input", sizes, ratio), not t.axes)
             for t in (*spec.inputs, *spec.params)
         ],
         "signature": ", ".join(t.name for t in (*spec.inputs, *spec.params)),
@@ -147,11 +164,15 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
         "needed_names": _tuple_text([t.name for t in tensors]),
         "buffer": cost.buffer_length(form, records),
         "most_places": MAX_BUFFER,
+        "first_record": {
+            "name": first.name,
+            "rank": 3 + bool(first.heads) + bool(first.channel),
+        },
         "buffer_from": _buffer_from(first.name, first.heads is not None),
         "dtype_from": _dtype_from(records),
         "fold_tile": configs["default"]["fold"][64]["TILE"],
         "fold_warps": configs["default"]["fold"][64]["num_warps"],
-        "configs": pformat(configs, width=100, sort_dicts=False),
+        "configs": _configs_literal(configs),
         "states": spec.states,
         "literal": _literal,
         "literal_text": _quoted,
@@ -288,6 +309,21 @@ def _literal(value: float) -> str:
     if value in (float("inf"), -float("inf")):
         return f'float("{value}")'
     return repr(float(value))
+
+
+def _configs_literal(configs: Configs) -> str:
+    """The configurations, one batch a line."""
+    lines = ["{"]
+    for gpu, kernels in configs.items():
+        lines.append(f"    {_quoted(gpu)}: {{")
+        for kernel, batches in kernels.items():
+            lines.append(f"        {_quoted(kernel)}: {{")
+            for batch, config in batches.items():
+                inner = ", ".join(f"{_quoted(name)}: {value}" for name, value in config.items())
+                lines.append(f"            {batch}: {{{inner}}},")
+            lines.append("        },")
+        lines.append("    },")
+    return "\n".join([*lines, "}"])
 
 
 def _quoted(text: str) -> str:

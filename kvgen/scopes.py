@@ -79,6 +79,11 @@ class DecodeScope:
     output: str
     helpers: set[str]
 
+    @property
+    def needs_leads(self) -> bool:
+        """Whether only a group's first head stores something."""
+        return any("leads" in store.guards for store in (*self.unit_stores, *self.tile_stores))
+
 
 @dataclass
 class StepScope:

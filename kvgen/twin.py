@@ -31,7 +31,7 @@ def errors(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     same = (got == wanted) & wanted.isinf()
     got, wanted = got.masked_fill(same, 0.0), wanted.masked_fill(same, 0.0)
     distance, length = (got - wanted).norm(dim=1), wanted.norm(dim=1)
-    return torch.where(distance == 0, 0.0, distance / length).nan_to_num(nan=math.inf)
+    return torch.where(distance == 0, 0.0, distance / length).nan_to_num(math.inf, math.inf)
 
 
 def worst(got: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -55,6 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop("TRITON_INTERPRET", None)
     else:
         os.environ["TRITON_INTERPRET"] = "1"
+        # the interpreter's own
+        ignored = "ignore:Conversion of an array with ndim > 0:DeprecationWarning"
+        config.addinivalue_line("filterwarnings", ignored)
     if config.getoption("--update-golden") and os.environ.get("CI"):
         raise pytest.UsageError("--update-golden is for people, who review what it changes")
 

@@ -1,0 +1,455 @@
+"""What a generated module promises, on the interpreter: the cache, the protocol, random schedules."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twins import HEADS, SPECS, STATES, analysed, bits, ids, made, twin
+
+from kvgen import compiler
+from kvgen.check import bounds
+from kvgen.interpreter import rounding
+from kvgen.samples import packed
+from kvgen.twin import Twin, worst
+
+
+@pytest.fixture(autouse=True)
+def rounded() -> Iterator[None]:
+    with rounding():
+        yield
+
+
+def within(pair: Twin) -> None:
+    output, state = bounds(pair.form.spec.storage, pair.dtype)
+    for quantity, error in pair.found.items():
+        strays = quantity in ("padding", "other slots")
+        assert error <= (0 if strays else output if quantity == "output" else state), quantity
+
+
+def snapshot(pair: Twin) -> dict[str, torch.Tensor]:
+    return {name: bits(x).clone() for name, x in pair.cache.tensors.items() if name != "work"}
+
+
+def same(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> list[str]:
+    """The names of the tensors that changed."""
+    return [name for name in before if not torch.equal(before[name], after[name])]
+
+
+# the cache ---------------------------------------------------------------------------------------
+
+
+def test_an_empty_cache_is_fresh() -> None:
+    module = made("gated_deltanet").module
+    cache = module.Cache.empty(3, 2, device="cpu", buffer=5)
+    assert (cache.slots, cache.layers, cache.heads, cache.buffer) == (3, 2, 2, 5)
+    assert cache.dtype == torch.bfloat16 and cache.window == 0
+    assert cache.cursors.tolist() == [0, 0, 0] and cache.cursors.dtype == torch.int32
+    assert not cache.read(1, ids(2, 0, 1)).any()
+    assert set(cache.tensors) == {"S", "k", "log_decay", "d", "cursors", "pending", "work"}
+    assert all(x.shape[:2] == (3, 2) for x in cache.tensors.values() if x.dim() > 1)
+    assert cache.cursors is cache.tensors["cursors"]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_bytes_per_slot(state: str) -> None:
+    cache = made("kimi_delta_attention", f"state={state}").module.Cache.empty(
+        4, 3, device="cpu", buffer=6
+    )
+    names = [name for name in cache.tensors if name != "work"]
+    total = sum(cache.tensors[name].numel() * cache.tensors[name].element_size() for name in names)
+    assert cache.bytes_per_slot * 4 == total
+    heads, element = 1, {"float32": 4, "split": 4}.get(state, 2)
+    assert cache.bytes_per_slot > 3 * heads * 16 * 8 * element
+
+
+def test_a_buffer_holds_the_window() -> None:
+    module = made("gated_deltanet").module
+    plain = module.Cache.empty(1, device="cpu")
+    assert module.Cache.empty(1, device="cpu", window=plain.buffer + 3).buffer == plain.buffer + 3
+
+
+def test_rows_fold_when_the_window_no_longer_fits() -> None:
+    pair = twin("gated_deltanet", buffer=5, window=3)
+    pair.reset([0])
+    seen = []
+    for _ in range(5):
+        pair.step([0])
+        seen += pair.cache.cursors[:1].tolist()
+    assert seen == [1, 2, 0, 1, 2]
+    pair.compare()
+    within(pair)
+
+
+def strided(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    """The same tensors with an odd number of elements from slot to slot, and the gaps between."""
+    found: dict[str, torch.Tensor] = {}
+    gaps: list[torch.Tensor] = []
+    for name, x in tensors.items():
+        found[name] = x
+        if x.dim() > 1:
+            size = x[0].numel()
+            whole = torch.full((x.shape[0], size + 7), 77, dtype=x.dtype)
+            found[name] = whole[:, :size].unflatten(1, x.shape[1:]).copy_(x)
+            gaps.append(whole[:, size:])
+    return found, gaps
+
+
+@pytest.mark.parametrize(("name", "state"), list(zip(SPECS, STATES, strict=True)))
+def test_wrap_adopts_memory_of_any_slot_stride(name: str, state: str) -> None:
+    pair = twin(name, f"state={state}", layers=2)
+    tensors, gaps = strided(pair.cache.tensors)
+    for own in ("cursors", "pending", "work"):
+        del tensors[own]
+    pair.cache = pair.module.Cache.wrap(tensors)
+    assert all(pair.cache.tensors[each].data_ptr() == x.data_ptr() for each, x in tensors.items())
+    pair.kept |= {each: pair.cache.tensors[each].clone() for each in ("cursors", "pending")}
+    pair.admit([6, 1, 3])
+    pair.step([3, 6, 1])
+    pair.step([1, -1, 3], kernel="recurrent")
+    pair.step([6, 3, -1])
+    pair.copy([3], [5])
+    pair.step([5, 3, 1], force=[True, False, False])
+    pair.compare()
+    within(pair)
+    assert all((gap == 77).all() for gap in gaps)
+
+
+# states ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["kv", "vk"])
+@pytest.mark.parametrize("state", STATES)
+def test_load_and_read(state: str, layout: str) -> None:
+    pair = twin("gated_deltanet", f"state={state}", f"layout={layout}", layers=2)
+    wide = torch.randn(3, 2, 16, 11)
+    given = wide[..., :8]
+    kept = given if state == "split" else given.to(getattr(torch, state)).float()
+    pair.reset([5, 1])
+    pair.cache.load(1, ids(5, -1, 1), given)
+    got = pair.cache.read(1, ids(1, 5, -1))
+    assert torch.equal(got[:2], kept[[2, 0]])
+    assert not got[2].any()
+    assert not pair.cache.read(0, ids(1, 5)).any()
+    assert pair.cache.cursors.tolist() == [0] * 8
+    stored = pair.cache.tensors["S_hi" if state == "split" else "S"]
+    assert stored[[0, 2, 3, 4, 6, 7]].isnan().all()
+
+
+def test_a_split_state_keeps_every_bit() -> None:
+    pair = twin("lightning_attention", "state=split")
+    special = torch.tensor([0.0, -0.0, 1e-45, -3e-39, 3.4028234e38, -3.4028234e38, 1.0, 1 + 2**-9])
+    pattern = torch.randint(-(2**31), 2**31, (2, 1, 16, 8), dtype=torch.int64).to(torch.int32)
+    given = pattern.view(torch.float32)
+    given = torch.where(given.isfinite(), given, 1.5)
+    given[0, 0, 0] = special
+    pair.reset([0, 3])
+    pair.cache.load(0, ids(3, 0), given)
+    assert torch.equal(bits(pair.cache.read(0, ids(3, 0))), bits(given))
+    whole = bits(given).to(torch.int64)
+    high = (whole + 0x8000) >> 16
+    low = whole - (high << 16)
+    hi, lo = pair.cache.tensors["S_hi"], pair.cache.tensors["S_lo"]
+    assert hi.dtype == torch.bfloat16 and lo.dtype == torch.int16
+    assert torch.equal(bits(hi[[3, 0], 0]), high.to(torch.int16))
+    assert torch.equal(lo[[3, 0], 0], low.to(torch.int16))
+
+
+@pytest.mark.parametrize("name", ["gated_deltanet", "kimi_delta_attention"])
+def test_a_split_fold_is_the_plain_float32_kernel(name: str) -> None:
+    """The same tokens: the split state is bit for bit what the float32 state becomes."""
+    pairs = [twin(name, each, seed=3) for each in ("state=split", "state=float32")]
+    given = [pairs[0].sampler.states(2)]
+    for pair in pairs:
+        pair.reset([2, 5])
+        pair.load([2, 5], given)
+        pair.sampler.generator.manual_seed(9)
+    for _ in range(4):
+        pairs[0].step([5, 2])
+        pairs[1].step([5, 2], kernel="recurrent")
+    split, plain = (pair.cache.read(0, ids(2, 5)) for pair in pairs)
+    assert pairs[0].cache.cursors[[2, 5]].tolist() == [0, 0]
+    assert worst(split, plain) <= 1e-7
+
+
+def test_read_and_decode_leave_the_cache_as_it_is() -> None:
+    pair = twin("gated_deltanet", layers=2)
+    pair.admit([4, 2])
+    pair.step([4, 2])
+    pair.step([2, 4])
+    before = snapshot(pair)
+    pair.compare()
+    assert same(before, snapshot(pair)) == []
+    inputs = pair.sampler.inputs(2, torch.float32)
+    pair.module.decode(pair.cache, 1, ids(4, 2), **inputs, **pair.params[1])
+    after = snapshot(pair)
+    assert set(same(before, after)) == {"k", "log_decay", "d"}
+    for name in ("k", "log_decay", "d"):
+        changed = before[name] != after[name]
+        changed = changed.reshape(*changed.shape[:4], -1).any(-1).nonzero()
+        assert {(slot, layer, place) for slot, layer, _, place in changed.tolist()} == {
+            (4, 1, 2),
+            (2, 1, 2),
+        }
+
+
+def test_cursors_are_the_callers_to_set() -> None:
+    pair = twin("gated_deltanet")
+    pair.admit([1])
+    pair.step([1])
+    pair.flush()
+    folded = pair.cache.read(0, ids(1))
+    pair.step([1])
+    pair.step([1])
+    pair.cache.cursors[1] = 0
+    assert torch.equal(pair.cache.read(0, ids(1)), folded)
+
+
+@pytest.mark.parametrize(("name", "state"), list(zip(SPECS, reversed(STATES), strict=True)))
+def test_a_copy_goes_on_as_its_source(name: str, state: str) -> None:
+    pair = twin(name, f"state={state}", layers=2)
+    pair.admit([0, 6])
+    pair.step([0, 6], force=[True, False])
+    pair.step([0, 6])
+    pair.copy([6, 0], [3, 1])
+    assert pair.cache.cursors.tolist() == [1, 1, 0, 2, 0, 0, 2, 0]
+    changed = snapshot(pair)
+    for x in changed.values():
+        assert torch.equal(x[6], x[3]) and torch.equal(x[0], x[1])
+    pair.step([3, 0, 1])
+    pair.compare()
+    within(pair)
+    pair.cache.copy(ids(-1, 0), ids(2, -1))
+    assert set(same(changed, snapshot(pair))) <= set(pair.cache.tensors)
+    pair.compare()
+    within(pair)
+
+
+# steps -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", ["decode", "recurrent"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_out(kernel: str, dtype: torch.dtype) -> None:
+    pair = twin("gated_deltanet", dtype=dtype)
+    pair.admit([1, 2])
+    inputs = packed(pair.sampler.inputs(3, dtype))
+    call = getattr(pair.module, kernel)
+    state = pair.cache.read(0, ids(1, 2))
+    got = call(pair.cache, 0, ids(2, -1, 1), **inputs, **pair.params[0])
+    assert got.shape == (3, 2, 8) and got.dtype == dtype
+    wide = torch.full((3, 2, 11), math.nan, dtype=dtype)
+    pair.cache.load(0, ids(1, 2), state)
+    again = call(pair.cache, 0, ids(2, -1, 1), **inputs, **pair.params[0], out=wide[..., :8])
+    assert again.data_ptr() == wide.data_ptr()
+    assert torch.equal(again, got)
+    assert wide[..., 8:].isnan().all()
+
+
+def test_only_padding_rows() -> None:
+    pair = twin("mamba2")
+    before = snapshot(pair)
+    out = pair.step([-1, -1], force=[True, True])[0]
+    pair.cache.reset(ids(-1))
+    pair.flush([-1, -1])
+    assert not out.any()
+    assert same(before, snapshot(pair)) == []
+
+
+def test_no_rows() -> None:
+    pair = twin("mamba2")
+    before = snapshot(pair)
+    inputs = pair.sampler.inputs(0, torch.float32)
+    out = pair.module.decode(pair.cache, 0, ids(), **inputs, **pair.params[0])
+    assert out.shape == (0, 2, 8)
+    pair.module.advance(pair.cache, ids())
+    pair.module.flush(pair.cache, ids())
+    pair.cache.copy(ids(), ids())
+    assert pair.cache.read(0, ids()).shape == (0, 2, 16, 8)
+    assert same(before, snapshot(pair)) == []
+
+
+def test_advance_moves_the_rows_of_the_step_only() -> None:
+    pair = twin("lightning_attention", buffer=3)
+    pair.admit([0, 1, 2])
+    pair.step([2, -1, 0])
+    assert pair.cache.cursors.tolist()[:3] == [1, 0, 1]
+    pair.step([1, 0, 2], force=[False, True, False])
+    assert pair.cache.cursors.tolist()[:3] == [0, 1, 2]
+    pair.step([2, 0], force=[False, False])
+    assert pair.cache.cursors.tolist()[:3] == [1, 1, 0]
+    pair.compare()
+    within(pair)
+
+
+def test_flush_folds_what_is_there() -> None:
+    pair = twin("kimi_delta_attention", layers=2)
+    pair.admit([0, 1, 7])
+    pair.step([7, 1])
+    pair.step([1, 0])
+    pair.flush([7, 0, -1])
+    assert pair.cache.cursors.tolist() == [0, 2, 0, 0, 0, 0, 0, 0]
+    pair.compare()
+    before = snapshot(pair)
+    pair.flush([0, 7])
+    assert same(before, snapshot(pair)) == []
+    pair.flush()
+    assert not pair.cache.cursors.any()
+    pair.compare()
+    within(pair)
+
+
+def test_a_dropped_step_leaves_no_trace() -> None:
+    pair = twin("gated_deltanet")
+    pair.admit([3])
+    pair.step([3])
+    before = pair.cache.read(0, ids(3))
+    for _ in range(2):
+        inputs = pair.sampler.inputs(1, torch.float32)
+        pair.module.decode(pair.cache, 0, ids(3), **inputs, **pair.params[0])
+    assert torch.equal(pair.cache.read(0, ids(3)), before)
+    first = pair.module.decode(pair.cache, 0, ids(3), **inputs, **pair.params[0])
+    second = pair.module.decode(pair.cache, 0, ids(3), **inputs, **pair.params[0])
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["gated_deltanet", "kimi_delta_attention"])
+def test_heads_are_read_from_the_tensors(name: str) -> None:
+    """One module serves any number of heads: a shard's outputs are a slice of the whole's."""
+    ratio = HEADS.get(name, (1, 1))[1]
+    module, spec = made(name, H=2, HV=2 * ratio).module, analysed(name).spec
+    torch.manual_seed(0)
+    whole = {"H": 2, "HV": 2 * ratio, "K": 16, "V": 8}
+    tensors = {
+        t.name: torch.randn(*((2,) if t.kind == "input" else ()), *(whole[a] for a in t.axes))
+        for t in (*spec.inputs, *spec.params)
+    }
+    shards = {}
+    for t in (*spec.inputs, *spec.params):
+        at = next(i for i, axis in enumerate(t.axes) if axis in ("H", "HV")) + (t.kind == "input")
+        count = tensors[t.name].shape[at] // 2
+        shards[t.name] = tensors[t.name].narrow(at, count, count).contiguous()
+    outputs = []
+    for given, heads in ((tensors, None), (shards, ratio)):
+        cache = module.Cache.empty(2, device="cpu", dtype=torch.float32, buffer=2, heads=heads)
+        for _ in range(3):
+            out = module.decode(cache, 0, ids(1, 0), **given)
+            module.advance(cache, ids(1, 0))
+        outputs.append(out)
+    assert outputs[1].shape == (2, ratio, 8)
+    assert torch.equal(outputs[0][:, ratio:], outputs[1])
+
+
+# the module --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_attributes(name: str) -> None:
+    module = made(name).module
+    text = compiler.emit(compiler.analyse(module.SPEC["text"]))
+    assert text == compiler.emit(analysed(name))
+    assert module.SPEC["name"] == name and len(module.SPEC["hash"]) == 16
+    assert module.FORM.strip()
+    assert {"decode", "recurrent", "fold"} <= set(module.CONFIGS["default"])
+    assert all(module.best(batch) in ("decode", "recurrent") for batch in (1, 8, 1000))
+
+
+def test_reference_begins_with_the_initial_state_and_keeps_the_dtype() -> None:
+    pair = twin("gated_deltanet")
+    params = {name: x.double() for name, x in pair.params[0].items()}
+    inputs = pair.sampler.inputs(2, torch.float64)
+    out, states = pair.module.reference(None, **inputs, **params)
+    assert out.dtype == states["S"].dtype == torch.float64
+    zeros = {"S": torch.zeros(2, 2, 16, 8, dtype=torch.float64)}
+    assert torch.equal(pair.module.reference(zeros, **inputs, **params)[0], out)
+
+
+def test_a_module_needs_no_kvgen(tmp_path: Path) -> None:
+    path = compiler.write(analysed("mamba2"), tmp_path)
+    code = (
+        f"import sys; sys.path[:] = [p for p in sys.path if p] + [{str(path.parent)!r}]\n"
+        "sys.modules['kvgen'] = None\n"
+        "import mamba2; mamba2.Cache.empty(1, device='cpu'); mamba2.decode"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+# random schedules --------------------------------------------------------------------------------
+
+SLOTS = 5
+rows = st.lists(st.integers(0, SLOTS - 1), min_size=1, max_size=3, unique=True)
+steps = st.tuples(
+    st.just("step"),
+    rows,
+    st.sampled_from(["decode", "decode", "recurrent"]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 7),
+)
+events = st.one_of(
+    steps,
+    steps,
+    steps,
+    st.tuples(st.just("flush"), st.one_of(st.none(), rows)),
+    st.tuples(st.just("admit"), rows),
+    st.tuples(st.just("copy"), st.permutations(range(SLOTS))),
+)
+
+
+def play(pair: Twin, schedule: list[tuple]) -> None:
+    for event in schedule:
+        match event:
+            case ("step", slots, kernel, dropped, padding, mask):
+                slots = [*slots[:1], -1, *slots[1:]] if padding else slots
+                force = [bool(mask & 1 << row % 3) for row in range(len(slots))]
+                # the plain kernel writes the state in place: its steps cannot be dropped
+                buffered = kernel == "decode"
+                pair.step(
+                    slots,
+                    kernel=kernel,
+                    force=force if mask % 3 else None,
+                    dropped=dropped and buffered,
+                    twice=[0] if padding and buffered else (),
+                )
+            case ("flush", slots):
+                pair.flush(slots)
+            case ("admit", slots):
+                pair.admit(slots)
+            case ("copy", order):
+                pair.copy(order[:2], order[2:4])
+    pair.compare()
+
+
+@pytest.mark.parametrize(
+    ("name", "storage"),
+    [
+        ("gated_deltanet", "state=split records=input"),
+        ("gated_deltanet", "layout=vk"),
+        ("kimi_delta_attention", "records=input"),
+        ("mamba2", "state=split"),
+        ("lightning_attention", "state=float32"),
+    ],
+)
+def test_random_schedules(name: str, storage: str) -> None:
+    @settings(
+        max_examples=8,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(st.lists(events, min_size=4, max_size=9), st.integers(1, 4), st.integers(0, 99))
+    def run(schedule: list[tuple], buffer: int, seed: int) -> None:
+        pair = twin(name, *storage.split(), slots=SLOTS, buffer=buffer, seed=seed)
+        pair.admit(range(SLOTS))
+        play(pair, schedule)
+        within(pair)
+
+    run()

@@ -1,0 +1,109 @@
+"""The whole compiler on random recurrences: decode, fold and reference against plain arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import recurrences
+from recurrences import Recurrence
+
+# ‖x − x*‖ relative to ‖x*‖, or to 1 where a row is smaller than that
+BOUND, SPLIT_OUTPUT, REFERENCE = 2e-5, 6e-3, 1e-9
+SLOTS = 3
+
+
+def error(got, wanted) -> float:
+    got, wanted = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) for x in (got, wanted))
+    distance = np.linalg.norm(got - wanted, axis=1)
+    assert np.isfinite(distance).all()
+    return float((distance / np.maximum(np.linalg.norm(wanted, axis=1), 1.0)).max(initial=0))
+
+
+class Run:
+    """A compiled recurrence: one row from the first token on, another that is admitted later."""
+
+    def __init__(self, made: Recurrence, seed: int, folder) -> None:
+        import torch
+
+        from kvgen import compiler
+
+        self.torch, self.made = torch, made
+        analysis = compiler.analyse(made.text)
+        path = compiler.write(analysis, folder)
+        self.module = compiler.imported(path)
+        self.draw = np.random.default_rng(seed)
+        self.places = int(self.draw.integers(2, 5))
+        self.cache = self.module.Cache.empty(
+            SLOTS, 1, device="cpu", dtype=torch.float32, buffer=self.places
+        )
+        self.params = {name: self.values(name, axes) for name, axes in made.params.items()}
+        self.state = self.initial()
+
+    def values(self, name: str, axes, rows: int = 0):
+        shape = [*([rows] if rows else []), *(self.made.sizes[axis] for axis in axes)]
+        bounded = name in self.made.ranges
+        drawn = self.draw.uniform(0, 1, shape) if bounded else self.draw.normal(size=shape)
+        return self.torch.tensor(drawn, dtype=self.torch.float32)
+
+    def initial(self) -> dict[str, np.ndarray]:
+        made = self.made
+        return {
+            name: np.full([2, *(made.sizes[axis] for axis in axes)], made.inits.get(name, 0.0))
+            for name, axes in made.states.items()
+        }
+
+    def token(self, number: int) -> None:
+        torch, made, bound = self.torch, self.made, BOUND
+        live = [0, 1] if number else [0]
+        inputs = {name: self.values(name, axes, 2) for name, axes in made.inputs.items()}
+        slots = torch.tensor([2, 0 if 1 in live else -1], dtype=torch.int32)
+        plain = made.storage["state"] == "float32" and self.draw.random() < 0.15
+        kernel = self.module.recurrent if plain else self.module.decode
+        o = kernel(self.cache, 0, slots, **inputs, **self.params)
+        force = torch.tensor(self.draw.random(2) < 0.1)
+        self.module.advance(self.cache, slots, force)
+        exact = {name: x.double() for name, x in {**inputs, **self.params}.items()}
+        states = {name: torch.tensor(x) for name, x in self.state.items()}
+        told, told_state = self.module.reference(states, **exact)
+        rows = {name: x[None] if name in made.params else x for name, x in exact.items()}
+        wanted, state = recurrences.step(made, {n: x.numpy() for n, x in rows.items()}, self.state)
+        assert error(told, wanted) < REFERENCE
+        for name, x in state.items():
+            assert error(told_state[name], x) < REFERENCE, name
+            self.state[name] = np.where(
+                np.isin([0, 1], live).reshape(2, *[1] * (x.ndim - 1)), x, self.state[name]
+            )
+        if made.storage["state"] == "split":
+            bound = SPLIT_OUTPUT
+        assert error(o.numpy()[live], wanted[live]) < bound, "o"
+        if number % 3 == 2:
+            self.compare(live)
+
+    def compare(self, live: list[int]) -> None:
+        slots = self.torch.tensor([[2, 0][row] for row in live], dtype=self.torch.int32)
+        states = self.cache.read(0, slots)
+        states = states if isinstance(states, dict) else {"S": states}
+        for name, got in states.items():
+            # a carried state that follows from reads has their error
+            split = self.made.storage["state"] == "split" and name != "S"
+            bound = SPLIT_OUTPUT if split else BOUND
+            assert error(got, self.state[name][live]) < bound, name
+
+
+def check(seed: int, folder) -> None:
+    made = recurrences.recurrence(seed)
+    run = Run(made, seed, folder)
+    for number in range(2 * run.places + 2):
+        run.token(number)
+    run.compare([0, 1])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_recurrence(seed: int, tmp_path) -> None:
+    check(seed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20, 220))
+def test_more_random_recurrences(seed: int, tmp_path) -> None:
+    check(seed, tmp_path)
