@@ -37,7 +37,7 @@ def worst(got: torch.Tensor, wanted: torch.Tensor) -> float:
 def main() -> int:
     console = Console()
     console.print("compiling gated_deltanet with H=2 HV=4 K=32 V=32 ...")
-    gdn = kvgen.compile(resolve("gated_deltanet"), **SIZES)
+    gdn = kvgen.compile(resolve("gated_deltanet"), None, **SIZES)
 
     generator = torch.Generator().manual_seed(0)
 

@@ -31,7 +31,9 @@ def renamed(d: Derivation) -> list[str]:
 
 
 def fold_lines(d: Derivation) -> list[str]:
-    return [*equations(d.replayed, axes=False), d.fold_text()]
+    end = d.fold_end()
+    lines = [*equations(d.replayed, axes=False), d.fold_text()]
+    return [*lines, end] if end else lines
 
 
 def head(d: Derivation) -> list[str]:
@@ -81,8 +83,15 @@ def one_pass(d: Derivation) -> list[str]:
         f"buffer{left}. The state before the current token is {state}ₙ:"
     )
     lines += ["", *indented([*d.sums(), d.state_text()]), ""]
-    if any(not decay.log.is_const for decay in d.form.decays):
-        several = len(d.form.decays) > 1
+    if d.form.factored:
+        lines += wrapped(
+            f"{d.running} is a running sum: the decay is proved to be bounded below, so that keys "
+            f"are recorded before it, times exp(-{d.running}), in a buffer of at most "
+            f"{d.form.factored.most} places. Its exp scales a column once for all places."
+        )
+        lines.append("")
+    if any(not decay.log.is_const for decay in d.form.summed_decays):
+        several = len(d.form.summed_decays) > 1
         lines += wrapped(
             f"{'These sums are' if several else 'Γ is'} summed newest first from every token's own "
             "logarithm; a weight is never the difference of two running sums."
@@ -128,9 +137,11 @@ def records(d: Derivation) -> list[str]:
             notes.append(f"one for {ratio} value heads")
         if axes.head is None:
             notes.append("one for all heads")
-        if stored not in decoded:
+        if d.form.factored and stored.node is d.form.factored.after:
+            notes.append("only the newest is read")
+        elif stored not in decoded:
             notes.append("for the fold only")
-        if stored not in folded:
+        elif stored not in folded:
             notes.append("for decodes only")
         shape = " × ".join(str(sizes[axis]) for axis in axes.names) or "1"
         size = count(stored.bytes(sizes))
@@ -200,7 +211,7 @@ def kernels(d: Derivation) -> list[str]:
         found.append("A step sums over V, so that a program holds all value channels.")
     else:
         found.append("No step sums over V, so that the value channels are split into tiles.")
-    if any(decay.channel == "K" for decay in d.form.decays):
+    if any(decay.channel == "K" for decay in d.form.summed_decays):
         found.append("The decay over K takes an exponential for every key channel of a place.")
     for channel in ("K", "V"):
         padded = 1 << (sizes[channel] - 1).bit_length()

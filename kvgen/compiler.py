@@ -15,6 +15,7 @@ from types import ModuleType
 
 from kvgen import shipped, spec
 from kvgen.diagnostics import SpecError
+from kvgen.factored import factored
 from kvgen.form import Form, derive
 from kvgen.records import Records, plan_records
 from kvgen.spec import Spec
@@ -43,6 +44,7 @@ def analyse(path_or_text: str | Path, overrides: dict[str, str] | None = None) -
     if diagnostics or read is None or form is None:
         text = read.original if read is not None else _text(path_or_text)
         raise SpecError(diagnostics, _path(path_or_text), text)
+    form = factored(form)
     return Analysis(read, form, plan_records(form))
 
 

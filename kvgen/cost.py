@@ -85,6 +85,8 @@ def cost(
     def total(stored: tuple[Stored, ...]) -> Any:
         return sum(each.bytes(sizes, input_bytes) for each in stored)
 
+    # of a running sum a decode reads only the newest
+    running = tuple(s for s in records.stored if form.factored and s.node is form.factored.after)
     return Cost(
         state=elements * STATE_BYTES[storage],
         read=elements * READ_BYTES[storage],
@@ -92,7 +94,7 @@ def cost(
         record_read=total(records.decoded(form)),
         record_fold=total(records.folded(form)),
         carried=sum(4 * _count(carry.tensor.axes, sizes) for carry in form.carries),
-        io=given * input_bytes,
+        io=given * input_bytes + (total(running) if form.factored else 0),
     )
 
 
@@ -126,7 +128,7 @@ def operations(
         scores += 2 * len(form.writes) * sharers * sizes[near]
         weighed += 2 * len(form.writes) * heads * sizes[far]
     # every far channel's weights multiply what is read back, once for each write
-    channels = [decay.channel for decay in form.decays if decay.channel]
+    channels = [decay.channel for decay in form.summed_decays if decay.channel]
     exponentials = sum(heads * buffer * sizes[channel] for channel in channels)
     decayed = len(form.writes) * exponentials
     passes = 2 * len(form.reads) * matrix
@@ -145,7 +147,11 @@ def buffer_length(form: Form, records: Records) -> int:
     if form.spec.buffer is not None:
         return form.spec.buffer
     bytes_moved = cost(form, records).decode
-    return min(LENGTHS, key=lambda length: (bytes_moved(length), length))
+    most = form.factored.most if form.factored else LENGTHS[-1]
+    return min(
+        (length for length in LENGTHS if length <= most),
+        key=lambda length: (bytes_moved(length), length),
+    )
 
 
 def _count(axes: tuple[str, ...], sizes: Mapping[str, Any]) -> Any:

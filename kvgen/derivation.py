@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from kvgen.form import Carry, Decay, Form, Write
+from kvgen.form import Carry, Decay, Form
 from kvgen.graph import Node, reachable
 from kvgen.notation import Line, Notation, Term, number
 from kvgen.printer import Namer
@@ -53,6 +53,8 @@ class Derivation:
         names = self._names()
         self.notation = Notation(self.form.graph, f"{self.state}ₙ", names)
         stored = [each.node for each in self.records.stored]
+        if self.form.factored:
+            self.notation.known[self.form.factored.before] = Term(f"{self.running}ₙ")
         self.notation.count([*self.form.roots, *stored])
         self.notation.write(decay.log for decay in self.form.decays)
         self.decay_lines = [*self.notation.take(), *self._constant_decays()]
@@ -99,8 +101,8 @@ class Derivation:
 
     def _stored_text(self, node: Node) -> str:
         text = self.notation.write([node])[0]
-        self.notation.take()
-        return text
+        lines = {line.name: line.text for line in self.notation.take()}
+        return lines.get(text, text)
 
     def name(self, node: Node) -> str:
         return self.notation.known[node].text
@@ -126,13 +128,23 @@ class Derivation:
 
     # -- the buffered state
 
+    @property
+    def running(self) -> str:
+        """The name of the recorded running sum, where keys are recorded before their decay."""
+        assert self.form.factored is not None
+        after = self.form.factored.after
+        return next(s.name for s in self.records.stored if s.node is after)
+
     def sum_name(self, channel: str) -> str:
         return "Γ" + (SUMS[channel] if len(self.form.decays) > 1 else "")
 
     def sums(self) -> list[str]:
         """The weights' logarithms: sums of later tokens' decays."""
         lines: list[str] = []
-        for decay in self.form.decays:
+        if self.form.factored:
+            name = self._log_name("K")
+            lines.append(f"{self.running}ⱼ = {name}₁ + … + {name}ⱼ")
+        for decay in self.form.summed_decays:
             name = self.recorded_name(decay.log)
             later = f"(n - j) * {name}" if decay.log.is_const else f"{name}ₙ + … + {name}ⱼ₊₁"
             lines.append(f"{self.sum_name(decay.channel)}ⱼ = {later}")
@@ -141,7 +153,16 @@ class Derivation:
     def _exps(self, channels: str, place: str) -> str:
         """exp of the sums over the given channels ('h' the head's), as factors from the left."""
         found = [d.channel for d in self.form.decays if (d.channel or "h") in channels]
-        return "".join(f"exp({self.sum_name(channel)}{place}) * " for channel in found)
+        return "".join(f"exp({self._sum(channel, place)}) * " for channel in found)
+
+    def _sum(self, channel: str, place: str) -> str:
+        # keys recorded before their decay have one weight for all places
+        if self.form.factored and channel == "K":
+            return f"{self.running}ₙ"
+        return f"{self.sum_name(channel)}{place}"
+
+    def _log_name(self, channel: str) -> str:
+        return next(self.name(d.log) for d in self.form.decays if d.channel == channel)
 
     def state_text(self) -> str:
         """Sₙ as one decayed S₀ plus the records."""
@@ -149,10 +170,9 @@ class Derivation:
         kept = ""
         for decay in self.form.decays:
             select = axes.get(decay.channel, "") if len(self.form.decays) > 1 else ""
-            kept += f"exp({self.sum_name(decay.channel)}₀){select} * "
+            kept += f"exp({self._sum(decay.channel, '₀')}){select} * "
         products = [
-            f"outer({self._exps('K', 'ⱼ')}{w}, {self._exps('V', 'ⱼ')}{d})"
-            for w, d in map(self._sides, self.form.writes)
+            f"outer({self._exps('K', 'ⱼ')}{w}, {self._exps('V', 'ⱼ')}{d})" for w, d in self._sides()
         ]
         products = _some(products)
         text = f"{self.state}ₙ = {kept}{self.state}₀"
@@ -173,7 +193,7 @@ class Derivation:
         whole = f"{x} @ {name}ₙ" if left else f"{name}ₙ @ {x}"
         stored = f"{column} @ {name}₀" if left else f"{name}₀ @ {column}"
         parts = []
-        for w, d in map(self._sides, self.form.writes):
+        for w, d in self._sides():
             same, other = (w, d) if left else (d, w)
             decayed = self._exps(near, "ⱼ")
             record = f"({decayed}{same})" if decayed else same
@@ -210,8 +230,10 @@ class Derivation:
         found = next((s.name for s in self.records.stored if s.node is node), None)
         return found or self.name(node)
 
-    def _sides(self, write: Write) -> tuple[str, str]:
-        return self._recorded(write.w), self._recorded(write.d)
+    def _sides(self) -> list[tuple[str, str]]:
+        """What is recorded of each write, at place j."""
+        pairs = zip(self.form.keys, self.form.writes, strict=True)
+        return [(self._recorded(key), self._recorded(write.d)) for key, write in pairs]
 
     def _recorded(self, node: Node) -> str:
         return self.name(node) if node.is_const else f"{self.recorded_name(node)}ⱼ"
@@ -242,10 +264,17 @@ class Derivation:
 
     def fold_text(self) -> str:
         """One record applied to the stored state."""
-        factors = "".join(f"exp({self._recorded(d.log)}) * " for d in self.form.decays)
+        decays = self.form.summed_decays
+        factors = "".join(f"exp({self._recorded(d.log)}) * " for d in decays)
         text = f"{self.state}₀ ← {factors}{self.state}₀"
-        writes = [f"outer({w}, {d})" for w, d in map(self._sides, self.form.writes)]
+        writes = [f"outer({w}, {d})" for w, d in self._sides()]
         return " + ".join((text, *_some(writes)))
+
+    def fold_end(self) -> str | None:
+        """What follows the newest record."""
+        if not self.form.factored:
+            return None
+        return f"{self.state}₀ ← exp({self.running}ₙ) * {self.state}₀, after the last"
 
     # -- facts
 

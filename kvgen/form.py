@@ -65,6 +65,20 @@ class Carry:
 
 
 @dataclass(frozen=True)
+class Factored:
+    """Keys that are recorded before their decay: exp(-G) w, with G the running sum of log decays.
+
+    before: G up to the newest record, 0 in an empty buffer. after: G with this token. keys: what is
+    recorded of each write's w. most: records at which exp(-G) is still far from overflowing.
+    """
+
+    before: Node
+    after: Node
+    keys: tuple[Node, ...]
+    most: int
+
+
+@dataclass(frozen=True)
 class Form:
     """S ← D ⊙ S + Σ w dᵀ, with every read a column of one pass over the stored S."""
 
@@ -75,6 +89,17 @@ class Form:
     writes: tuple[Write, ...]
     carries: tuple[Carry, ...]
     output: Node
+    factored: Factored | None = None
+
+    @property
+    def keys(self) -> tuple[Node, ...]:
+        """What a token records of the key side of each write."""
+        return self.factored.keys if self.factored else tuple(write.w for write in self.writes)
+
+    @property
+    def summed_decays(self) -> tuple[Decay, ...]:
+        """The decays whose logs are recorded token by token and summed newest first."""
+        return tuple(d for d in self.decays if not (self.factored and d.channel == "K"))
 
     @property
     def roots(self) -> list[Node]:

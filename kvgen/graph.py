@@ -18,14 +18,15 @@ from kvgen.interval import Interval
 
 UNARY = ("neg", "exp", "log", "sigmoid", "softplus", "tanh", "relu", "abs", "sqrt")
 BINARY = ("add", "sub", "mul", "div", "pow", "minimum", "maximum", "logaddexp")
-LEAVES = ("const", "input", "param", "carried")
+LEAVES = ("const", "input", "param", "carried", "previous")
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
     """One value of a token.
 
-    op: a leaf ('const', 'input', 'param', 'carried'), an elementwise operation, 'sum' over the
+    op: a leaf ('const', 'input', 'param', 'carried', or 'previous': what the record before this
+    token holds, 0 in an empty buffer), an elementwise operation, 'sum' over the
     channel axis of its argument, 'index' of an extra axis, or 'read': the state before this token
     contracted with its argument, a vector over K (giving V) or over V (giving K).
     """
@@ -122,6 +123,9 @@ class Graph:
             # x - maximum(x, z) <= 0, exactly, whatever x and z are
             other = y.args[1] if y.args[0] is x else y.args[0]
             return self.minimum(self.sub(x, other), self.const(0.0))
+        if x.op == "minimum" and y in x.args:
+            other = x.args[1] if x.args[0] is y else x.args[0]
+            return self.minimum(self.sub(other, y), self.const(0.0))
         if y.op == "logaddexp" and x in y.args:
             other = y.args[1] if y.args[0] is x else y.args[0]
             return self.neg(self.softplus(self.sub(other, x)))
@@ -149,6 +153,8 @@ class Graph:
             return self.const(math.pow(x.const, y.const))
         if y.is_const and y.const == 1:
             return x
+        if x.is_const and x.const <= 0:
+            raise ValueError("a power of a number that is not positive")
         if y.is_const:
             bounds = iv.power(x.bounds, y.const)
         else:
@@ -168,6 +174,9 @@ class Graph:
         return self._node("maximum", (x, y), None, ax.join(x.axes, y.axes), bounds)
 
     def logaddexp(self, x: Node, y: Node) -> Node:
+        if x.is_const and y.is_const:
+            above, below = max(x.const, y.const), min(x.const, y.const)
+            return self.const(above + iv.softplus(below - above))
         bounds = Interval(max(x.bounds.lo, y.bounds.lo), math.inf)
         return self._node("logaddexp", (x, y), None, ax.join(x.axes, y.axes), bounds)
 
@@ -187,12 +196,18 @@ class Graph:
         return self._monotone("tanh", x, math.tanh)
 
     def sqrt(self, x: Node) -> Node:
+        if x.is_const and x.const < 0:
+            raise ValueError("the root of a negative number")
         return self._monotone("sqrt", x, iv.sqrt)
 
     def relu(self, x: Node) -> Node:
+        if x.is_const:
+            return self.const(max(x.const, 0.0))
         return self._node("relu", (x,), None, x.axes, iv.maximum(x.bounds, iv.point(0.0)))
 
     def abs(self, x: Node) -> Node:
+        if x.is_const:
+            return self.const(abs(x.const))
         return self._node("abs", (x,), None, x.axes, iv.absolute(x.bounds))
 
     def _monotone(self, op: str, x: Node, image: Callable[[float], float]) -> Node:
@@ -205,6 +220,7 @@ class Graph:
     def sum(self, x: Node) -> Node:
         """Sum over the one channel axis of x."""
         bounds = Interval(0.0) if x.bounds.nonnegative else iv.ANY
+        bounds = Interval(hi=0.0) if x.bounds.nonpositive else bounds
         return self._node("sum", (x,), x.axes.channels, x.axes.without(channels=True), bounds)
 
     def index(self, x: Node, place: int) -> Node:
@@ -253,24 +269,38 @@ class Graph:
                 return self.const(iv.log(x.const))
             case "exp":
                 return x.args[0]
-            case "mul":
+            case "mul" if x.args[0] is x.args[1]:
+                return self.mul(self.const(2.0), self._log_size(x.args[0], depth))
+            case "mul" if _proved(x.args):
                 logs = [self.stable_log(arg, depth) for arg in x.args]
                 return self.add(logs[0], logs[1])
-            case "div":
+            case "div" if _proved(x.args):
                 logs = [self.stable_log(arg, depth) for arg in x.args]
                 return self.sub(logs[0], logs[1])
             case "sigmoid":
                 return self.neg(self.softplus(self.neg(x.args[0])))
             case "sub" if _is_one(x.args[0]) and x.args[1].op == "sigmoid":
                 return self.neg(self.softplus(x.args[1].args[0]))
-            case "sqrt":
+            case "sqrt" if _proved(x.args):
                 return self.mul(self.const(0.5), self.stable_log(x.args[0], depth))
-            case "pow" if x.args[0].bounds.nonnegative:
+            case "pow" if x.args[1].is_const and x.args[1].const == 0:
+                return self.const(0.0)
+            case "pow" if _proved(x.args[:1]):
                 return self.mul(x.args[1], self.stable_log(x.args[0], depth))
-            case "maximum" | "minimum" if all(arg.bounds.nonnegative for arg in x.args):
+            case "pow" if x.args[1].is_const and x.args[1].const % 2 == 0:
+                return self.mul(x.args[1], self._log_size(x.args[0], depth))
+            case "maximum" | "minimum" if _proved(x.args):
                 logs = [self.stable_log(arg, depth) for arg in x.args]
                 return getattr(self, x.op)(*logs)
         return self.log(x)
+
+    def _log_size(self, x: Node, depth: int) -> Node:
+        """log|x|"""
+        return self.stable_log(x if x.bounds.nonnegative else self.abs(x), depth)
+
+
+def _proved(nodes: tuple[Node, ...]) -> bool:
+    return all(node.bounds.nonnegative for node in nodes)
 
 
 def _is_one(x: Node) -> bool:

@@ -35,7 +35,7 @@ class Interval:
         return _ordered(min(ends), max(ends))
 
     def __truediv__(self, other: Interval) -> Interval:
-        if other.lo <= 0 <= other.hi and not (self.nonnegative and other.lo >= 0):
+        if other.lo <= 0 <= other.hi and not (self.nonnegative and other.lo == 0 < other.hi):
             return ANY
         high = math.inf if other.lo == 0 else 1 / other.lo
         low = 0.0 if math.isinf(other.hi) else 1 / other.hi

@@ -114,12 +114,15 @@ class TokenLoads:
     """Loads the current token's inputs, parameters and carried states."""
 
     form: Form
+    records: Records
     shapes: Shapes
 
     def __call__(self, node: Node) -> Text | None:
         leaf = node.args[0] if node.op == "index" else node
         if leaf.op == "carried":
             return self._carried(leaf)
+        if leaf.op == "previous":
+            return newest_sum(self.form, self.records, self.shapes)
         if leaf.op not in ("input", "param"):
             return None
         name = str(leaf.value)
@@ -183,6 +186,15 @@ def loaded(address: str, channel: str, shapes: Shapes) -> str:
     if channel and shapes.masked(channel):
         return f"tl.load({address}, mask=real_{shapes.index(channel)}, other=0.0)"
     return f"tl.load({address})"
+
+
+def newest_sum(form: Form, records: Records, shapes: Shapes) -> Text:
+    """The running sum of log decays up to the newest record; 0 in an empty buffer."""
+    assert form.factored is not None
+    name = next(s.name for s in records.stored if s.node is form.factored.after)
+    masks = ["(count > 0)", *(["real_key"] if shapes.masks_k else [])]
+    address = f"{local(name)}_at + (count - 1) * {shapes.k} + key"
+    return Text(f"tl.load({address}, mask={' & '.join(masks)}, other=0.0)", ATOM, "K")
 
 
 def head_index(axis: str | None) -> str | None:

@@ -84,14 +84,21 @@ def read(graph: Graph, matrix: Matrix, vector: Node) -> Node:
 def merged(graph: Graph, terms: tuple[Term, ...]) -> tuple[Term, ...]:
     """The same sum with fewer outer products: terms that share one side become one."""
     kept: list[Term] = []
+    # where a side was last seen; a side that has been summed is another node
+    by_w: dict[Node, int] = {}
+    by_d: dict[Node, int] = {}
     for term in terms:
-        for place, other in enumerate(kept):
-            if other.w is term.w:
-                kept[place] = Term(term.w, graph.add(other.d, term.d))
-                break
-            if other.d is term.d:
-                kept[place] = Term(graph.add(other.w, term.w), term.d)
-                break
+        place = by_w.get(term.w)
+        if place is not None and kept[place].w is term.w:
+            term = Term(term.w, graph.add(kept[place].d, term.d))
         else:
-            kept.append(term)
+            place = by_d.get(term.d)
+            if place is not None and kept[place].d is term.d:
+                term = Term(graph.add(kept[place].w, term.w), term.d)
+            else:
+                place = len(kept)
+                kept.append(term)
+        kept[place] = term
+        by_w.setdefault(term.w, place)
+        by_d.setdefault(term.d, place)
     return tuple(kept)

@@ -145,10 +145,14 @@ class Emission:
         zero: dict[Node, bool] = {}
         for node in reachable([root]):
             loaded = node.op == "read" or self.load(node) is not None
+            if loaded or not node.axes.channels:
+                # a scalar has no padding, and a sum with one has it everywhere
+                zero[node] = loaded and bool(node.axes.channels)
+                continue
             args = [zero[arg] for arg in node.args]
             plain = [not arg.axes.channels for arg in node.args]
-            if loaded or node.op in ("neg", "abs", "relu", "tanh", "sqrt"):
-                zero[node] = loaded or args[0]
+            if node.op in ("neg", "abs", "relu", "tanh", "sqrt"):
+                zero[node] = args[0]
             elif node.op in ("add", "sub", "maximum", "minimum"):
                 zero[node] = all(args)
             elif node.op == "mul":
@@ -184,23 +188,30 @@ class Emission:
         return Text(f"{CALLS[node.op]}({inner})", ATOM, dims)
 
     def _power(self, node: Node, args: list[Text], dims: str) -> Text:
-        base, exponent = args[0], node.args[1]
-        if exponent.is_const and exponent.const == int(exponent.const):
-            count = abs(int(exponent.const))
-            if count <= 8:
-                factor = base.inside(PRODUCT + 1)
-                if base.binds < ATOM:
-                    factor = self.bind(node.args[0], base, "base").text
-                text = " * ".join([factor] * count) if count else "1.0"
-                if exponent.const < 0:
-                    return Text(f"1.0 / ({text})", PRODUCT, dims)
-                return Text(text, PRODUCT, dims)
-        if exponent.is_const and abs(exponent.const) == 0.5:
+        base, (raised, exponent) = args[0], node.args
+        if raised.is_const:
+            log = Text(repr(math.log(raised.const)), ATOM if raised.const >= 1 else UNARY, "")
+            return Text(f"tl.exp({args[1].inside(PRODUCT)} * {log.text})", ATOM, dims)
+        if not exponent.is_const:
+            self.helpers.add("power")
+            parts = ", ".join(aligned(arg, dims).text for arg in args)
+            return Text(f"_power({parts})", ATOM, dims)
+        power = exponent.const
+        if abs(power) == 0.5:
             root = f"tl.sqrt_rn({base.text})"
-            return Text(root if exponent.const > 0 else f"1.0 / {root}", PRODUCT, dims)
-        self.helpers.add("power")
-        parts = ", ".join(aligned(arg, dims).text for arg in args)
-        return Text(f"_power({parts})", ATOM, dims)
+            return Text(root, ATOM, dims) if power > 0 else Text(f"1.0 / {root}", PRODUCT, dims)
+        if power != int(power):
+            return Text(f"tl.exp({power!r} * tl.log({base.text}))", ATOM, dims)
+        if not base.text.isidentifier():
+            base = self.bind(raised, base, "base")
+        count = abs(int(power))
+        if count == 0:
+            return Text(f"tl.zeros_like({base.text}) + 1.0", SUM, dims)
+        text = " * ".join([base.text] * count)
+        if count > 8:
+            odd = f"{base.text} * " if count % 2 else ""
+            text = f"{odd}tl.exp({float(count - count % 2)!r} * tl.log(tl.abs({base.text})))"
+        return Text(f"1.0 / ({text})" if power < 0 else text, PRODUCT, dims)
 
 
 def joined(args: Iterable[Text]) -> str:

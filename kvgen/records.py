@@ -57,7 +57,8 @@ class Records:
 
     def decoded(self, form: Form) -> tuple[Stored, ...]:
         """What a decode reads of every record: what only a replay needs is left out."""
-        used = _derived_from(decode_needs(form), {stored.node for stored in self.stored})
+        known = {stored.node for stored in self.stored}
+        used = _derived_from(decode_needs(form), known)
         return tuple(stored for stored in self.stored if stored.node in used)
 
     def folded(self, form: Form) -> tuple[Stored, ...]:
@@ -72,16 +73,20 @@ def plan_records(form: Form) -> Records:
     storage = form.spec.storage
     replay = storage.state == "split" and form.writes_read
     stored: list[Stored] = []
+    if form.factored:
+        # the point of factored keys is that nothing is left to do when they are read back
+        kept = (form.factored.after, *form.factored.keys)
+        stored += [Stored("", node, "float32") for node in dict.fromkeys(kept)]
     for node in _needs(form, replay):
         _store(stored, node, form, keep_inputs=storage.records == "input", replay=replay)
     return Records(_named(stored, form), replay)
 
 
 def decode_needs(form: Form) -> list[Node]:
-    """What a decode reads of every record: its decays, w and d."""
-    needed = [decay.log for decay in form.decays]
-    for write in form.writes:
-        needed += [write.w, write.d]
+    """What a decode reads of every record: its summed decays, w and d."""
+    needed = [decay.log for decay in form.summed_decays]
+    for key, write in zip(form.keys, form.writes, strict=True):
+        needed += [key, write.d]
     return list(dict.fromkeys(needed))
 
 
@@ -107,7 +112,9 @@ def replay_needs(form: Form) -> list[Node]:
 def _needs(form: Form, replay: bool) -> list[Node]:
     needed = dict.fromkeys(replay_needs(form) if replay else ())
     needed.update(dict.fromkeys(decode_needs(form)))
-    return sorted(needed, key=lambda node: (node.reads, node.order))
+    # decays first, for other factors may follow from their logs
+    logs = {decay.log for decay in form.decays}
+    return sorted(needed, key=lambda node: (node.reads, node not in logs, node.order))
 
 
 def _derivable(node: Node, stored: set[Node]) -> bool:
@@ -187,8 +194,8 @@ def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:
     roles: dict[Node, str] = {}
     for decay in form.decays:
         roles[decay.log] = f"log_decay_{decay.channel}" if decay.channel else "log_decay"
-    for write in form.writes:
-        roles.setdefault(write.w, "write_key")
+    for key, write in zip(form.keys, form.writes, strict=True):
+        roles.setdefault(key, "write_key")
         roles.setdefault(write.d, "write_value")
     taken = {form.state.name, "cursors", "pending", *(c.tensor.name for c in form.carries)}
     taken |= {f"{form.state.name}_hi", f"{form.state.name}_lo", "work"}
@@ -206,3 +213,12 @@ def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:
         taken.add(name)
         named.append(replace(kept, name=name))
     return tuple(named)
+
+
+def _described(node: Node, form: Form) -> str | None:
+    """A name for a function of one named value, such as sigmoid_b, or for a norm's reciprocal."""
+    if node.op == "div" and node.args[1].op == "sqrt":
+        return "inverse_norm"
+    if len(node.args) == 1 and node.args[0] in form.graph.names:
+        return f"{node.op}_{form.graph.names[node.args[0]]}"
+    return None

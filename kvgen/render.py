@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import textwrap
 from dataclasses import dataclass
 from functools import cache
@@ -112,7 +113,10 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
     state = form.state.name
     planes = [f"{state}_hi", f"{state}_lo"] if spec.storage.state == "split" else [state]
     stored = {s.name for s in records.stored}
-    matrix_tensors = [t for t in tensors if t.name in planes or t.name in stored]
+    # a correction that a fold recomputes is recorded for decodes alone
+    folded = _lines(fold)
+    step_tensors = [t for t in tensors if t.name not in stored or f"{t.local}_at" in folded]
+    matrix_tensors = [t for t in step_tensors if t.name in planes or t.name in stored]
     decode_tensors = [t for t in tensors if t.name != f"{state}_lo"]
     used = [*form.roots, *(s.node for s in records.stored)]
     like = next((t for t in spec.inputs if "V" in t.axes), None)
@@ -141,7 +145,11 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
         "read_plane": local(planes[0]),
         "matrix_tensors": matrix_tensors,
         "matrix_names": _tuple_text([t.name for t in matrix_tensors]),
-        "all_names": _tuple_text([t.name for t in tensors]),
+        "step_tensors": step_tensors,
+        "step_names": _tuple_text([t.name for t in step_tensors]),
+        "fold_has_groups": _has_groups(folded, step_tensors, form),
+        "read_has_groups": _has_groups(folded, matrix_tensors),
+        "step_has_groups": _has_groups(folded + _lines(step), step_tensors, form),
         "decode_names": _tuple_text([t.name for t in decode_tensors]),
         "decode_tensors": decode_tensors,
         "decode_unit_tensors": [t for t in decode_tensors if single or t.head != "HV"],
@@ -163,7 +171,7 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
         "initial": _initial(form, planes),
         "needed_names": _tuple_text([t.name for t in tensors]),
         "buffer": cost.buffer_length(form, records),
-        "most_places": MAX_BUFFER,
+        "most_places": form.factored.most if form.factored else MAX_BUFFER,
         "first_record": {
             "name": first.name,
             "rank": 3 + bool(first.heads) + bool(first.channel),
@@ -185,6 +193,25 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
         "state_shapes": {t.name: _shape(t.axes, True, sizes, ratio) for t in spec.states},
         "heads_from": _heads_from(form, ratio),
     }
+
+
+def _lines(scope: scopes.FoldScope | scopes.StepScope) -> str:
+    """A scope's lines of code."""
+    lines = [*scope.before, *scope.after, *(column for _, column, _ in scope.reads)]
+    lines += [part for pair in (*scope.decays, *scope.writes) for part in pair]
+    if isinstance(scope, scopes.StepScope):
+        lines += [store.line for store in scope.stores]
+    else:
+        lines += scope.last
+    return "\n".join(lines)
+
+
+def _has_groups(lines: str, tensors: list[CacheTensor], form: Form | None = None) -> bool:
+    """Whether the code uses the number of the head's group."""
+    places = [t.head_offset for t in tensors]
+    if form is not None:
+        places += [carried_address(form, carry.tensor.name, "0") for carry in form.carries]
+    return re.search(r"\bgroup\b", "\n".join([lines, *places])) is not None
 
 
 def _tuple_text(names: list[str]) -> str:

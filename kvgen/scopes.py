@@ -19,6 +19,7 @@ from kvgen.kernels import (
     carried_address,
     local,
     namer_for,
+    newest_sum,
     unit_level,
 )
 from kvgen.printer import ATOM, Emission, Text, aligned
@@ -101,13 +102,14 @@ class StepScope:
 
 @dataclass
 class FoldScope:
-    """One recorded token applied to a tile of the state."""
+    """One recorded token applied to a tile of the state; `last`: what follows the newest."""
 
     before: list[str]
     reads: list[tuple[str, str, str]]
     after: list[str]
     decays: list[tuple[str, str]]
     writes: list[tuple[str, str]]
+    last: list[str]
     helpers: set[str]
 
 
@@ -116,7 +118,7 @@ class FoldScope:
 
 def decode_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> DecodeScope:
     namer = namer_for(form, records)
-    token = Emission(form.graph, namer, TokenLoads(form, shapes), masks=shapes.masks)
+    token = Emission(form.graph, namer, TokenLoads(form, records, shapes), masks=shapes.masks)
     roots = [*form.roots, *(stored.node for stored in records.stored)]
     unit = unit_level(reachable(roots), per_head)
     before_tiles, before_reads = boundary(form, roots, unit)
@@ -152,18 +154,22 @@ def _buffer(
         loads = RecordLoads(records, shapes, place, held)
         return Emission(form.graph, token.namer, loads, token.helpers, suffix, shapes.masks)
 
-    for decay in form.decays:
+    for decay in form.summed_decays:
         level = buffer.tile if decay.channel == "V" or not per_head else buffer.unit
         level += _decay_lines(decay, places, buffer, token)
+    if form.factored:
+        (kept,) = token.emit([form.graph.exp(form.factored.before)])
+        buffer.unit += token.take()
+        buffer.kept["K"] = kept.text
     held = places("place", "held", "s")
-    for write in form.writes:
-        held.emit([write.w])
-        key = held.clean(write.w)
+    for node in form.keys:
+        held.emit([node])
+        key = held.clean(node)
         if key.binds != ATOM or "(" in key.text:
-            key = held.bind(write.w, key, "write_key")
+            key = held.bind(node, key, "write_key")
         buffer.unit += held.take()
         text = aligned(key, "PK").text
-        if "K" in buffer.kept:
+        if "K" in buffer.kept and not form.factored:
             name = token.namer.new("keys_now")
             buffer.unit.append(f"{name} = {text} * tl.exp(since_key)")
             text = name
@@ -226,21 +232,23 @@ def _reads(form: Form, buffer: Buffer, token: Emission, unit: set[Node]) -> list
         near_sides = buffer.keys if near == "K" else buffer.values
         far_sides = buffer.values if near == "K" else buffer.keys
         level = buffer.unit if node.args[0] in unit else buffer.tile
+        decayed = column
+        if near in buffer.kept:
+            decayed = token.namer.new("column")
+            level.append(f"{decayed} = {column} * {buffer.kept[near]}")
+        # factored keys hold no decay of their own: the column's serves for all of them
+        asked = decayed if near == "K" and form.factored else column
         terms: list[tuple[str, str]] = []
         for near_side, far_side in zip(near_sides, far_sides, strict=True):
             score = token.namer.new("score")
-            level.append(f"{score} = tl.sum({near_side} * {column}[None, :], 1)")
-            weighted = f"{buffer.weight} * {score}" if buffer.weight else score
+            level.append(f"{score} = tl.sum({near_side} * {asked}[None, :], 1)")
+            weighted = f"({buffer.weight} * {score})" if buffer.weight else score
             terms.append((far_side, weighted))
-        if near in buffer.kept:
-            name = token.namer.new("column")
-            level.append(f"{name} = {column} * {buffer.kept[near]}")
-            column = name
         scales = [buffer.kept[c] for c in ("", far) if c in buffer.kept]
         name = token.namer.new(form.graph.names.get(node) or "read")
         token.known[node] = Text(name, ATOM, far)
         scale = " * ".join(scales) or None
-        reads.append(Read(name, column, near, far, scale, tuple(terms)))
+        reads.append(Read(name, decayed, near, far, scale, tuple(terms)))
     return reads
 
 
@@ -316,7 +324,7 @@ def _guards(
 
 def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
     token = Emission(
-        form.graph, namer_for(form, records), TokenLoads(form, shapes), masks=shapes.masks
+        form.graph, namer_for(form, records), TokenLoads(form, records, shapes), masks=shapes.masks
     )
     factors = _factors(form)
     roots = [*form.roots, *factors.values()]
@@ -337,7 +345,7 @@ def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
         reads,
         after,
         [(channel, token.clean(node).inside(ATOM)) for channel, node in factors.items()],
-        _writes(form, token),
+        _writes(form, token, tuple(write.w for write in form.writes)),
         stores,
         token.known[form.output].text,
         token.helpers,
@@ -347,7 +355,12 @@ def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
 def fold_scope(form: Form, records: Records, shapes: Shapes) -> FoldScope:
     loads = RecordLoads(records, shapes, "j", None)
     record = Emission(form.graph, namer_for(form, records), loads, masks=shapes.masks)
-    factors = _factors(form)
+    factors = {d.channel: form.graph.exp(d.log) for d in form.summed_decays}
+    sides = [*form.keys, *(write.d for write in form.writes)]
+    last: list[str] = []
+    if form.factored:
+        newest = newest_sum(form, records, shapes)
+        last = [f"state = state * tl.exp({newest.text})[:, None]"]
     reads: list[tuple[str, str, str]] = []
     if records.replay:
         needed = replay_needs(form)
@@ -357,25 +370,22 @@ def fold_scope(form: Form, records: Records, shapes: Shapes) -> FoldScope:
         record.load = RecordLoads(Records(tuple(exact), True), shapes, "j", None)
         record.emit([*needed, *factors.values()])
         used = [node for node in form.reads if id(node.args[0]) in wanted]
-        used = [node for node in used if any(_reaches(w, node) for w in _sides(form))]
+        used = [node for node in used if any(_reaches(side, node) for side in sides)]
         before = record.take()
         reads = _tile_reads(tuple(used), form, record)
-        record.emit(_sides(form))
+        record.emit(sides)
     else:
-        record.emit([*_sides(form), *factors.values()])
+        record.emit([*sides, *factors.values()])
         before = record.take()
     return FoldScope(
         before,
         reads,
         record.take(),
         [(channel, record.clean(node).inside(ATOM)) for channel, node in factors.items()],
-        _writes(form, record),
+        _writes(form, record, form.keys),
+        last,
         record.helpers,
     )
-
-
-def _sides(form: Form) -> list[Node]:
-    return [node for write in form.writes for node in (write.w, write.d)]
 
 
 def _reaches(root: Node, target: Node) -> bool:
@@ -397,9 +407,9 @@ def _tile_reads(nodes: tuple[Node, ...], form: Form, scope: Emission) -> list[tu
     return reads
 
 
-def _writes(form: Form, scope: Emission) -> list[tuple[str, str]]:
+def _writes(form: Form, scope: Emission, keys: tuple[Node, ...]) -> list[tuple[str, str]]:
     texts: list[tuple[str, str]] = []
-    for write in form.writes:
-        w, d = scope.clean(write.w), scope.clean(write.d)
+    for key, write in zip(keys, form.writes, strict=True):
+        w, d = scope.clean(key), scope.clean(write.d)
         texts.append((aligned(w, "KV").text, aligned(d, "KV").text))
     return texts

@@ -137,17 +137,17 @@ class Twin:
         outputs: list[torch.Tensor] = []
         if dropped:
             for layer in range(self.layers):
-                self._run(kernel, layer, ids, self._inputs(slots))
+                self._run(kernel, layer, ids, self.inputs(slots))
         for layer in range(self.layers):
-            inputs = self._inputs(slots)
+            inputs = self.inputs(slots)
             out = self._run(kernel, layer, ids, inputs)
             if layer in twice:
                 out = self._run(kernel, layer, ids, inputs)
             outputs.append(out)
-            self._note("padding", _padding(out, slots))
+            self.note("padding", _padding(out, slots))
             if live:
-                wanted = self._exact(layer, used, {n: x[live] for n, x in inputs.items()})
-                self._note("output", worst(out[live], wanted))
+                wanted = self.exact(layer, used, {n: x[live] for n, x in inputs.items()})
+                self.note("output", worst(out[live], wanted))
         mask = None if force is None else torch.tensor(force, device=self.device)
         self.module.advance(self.cache, ids, mask)
         self._poison_beyond()
@@ -162,12 +162,12 @@ class Twin:
         for layer in range(self.layers):
             states = self.read(layer, slots)
             for name, got in states.items():
-                self._note(name, worst(got, self.states[layer][name][slots]))
+                self.note(name, worst(got, self.states[layer][name][slots]))
         unused = [slot for slot in range(self.cache.slots) if slot not in self.used]
         for name, tensor in self.cache.tensors.items():
             if name != "work" and unused:
                 changed = _bits(tensor[unused]) != _bits(self.kept[name][unused])
-                self._note("other slots", float(changed.sum().item()))
+                self.note("other slots", float(changed.sum().item()))
 
     def read(self, layer: int, slots: Sequence[int]) -> Tensors:
         states = self.cache.read(layer, self.ids(slots))
@@ -178,7 +178,7 @@ class Twin:
 
     # -- parts
 
-    def _inputs(self, slots: Sequence[int]) -> Tensors:
+    def inputs(self, slots: Sequence[int]) -> Tensors:
         drawn = self.sampler.inputs(len(slots), torch.float32)
         inputs = {name: x.to(self.dtype) for name, x in self._changed(drawn, self.tokens).items()}
         absent = [row for row, slot in enumerate(slots) if slot < 0]
@@ -200,7 +200,7 @@ class Twin:
         call(self.cache, layer, ids, **inputs, **self.params[layer], out=out)
         return out
 
-    def _exact(self, layer: int, used: Sequence[int], inputs: Tensors) -> torch.Tensor:
+    def exact(self, layer: int, used: Sequence[int], inputs: Tensors) -> torch.Tensor:
         rows = torch.tensor(used, device=self.device)
         state = {name: values[rows] for name, values in self.states[layer].items()}
         exact = {name: x.double() for name, x in {**inputs, **self.params[layer]}.items()}
@@ -218,7 +218,7 @@ class Twin:
                     state[tensor.name] = torch.full(shape, math.nan, **kind)
         self.used |= set(slots)
 
-    def _note(self, quantity: str, value: float) -> None:
+    def note(self, quantity: str, value: float) -> None:
         self.found[quantity] = max(self.found[quantity], math.inf if math.isnan(value) else value)
 
     def _memory(self) -> list[str]:

@@ -67,8 +67,7 @@ def _wants_gpu(config: pytest.Config) -> bool:
     it or interpreted, all of them."""
     words = config.getoption("markexpr").replace("(", " ").replace(")", " ").split()
     return any(
-        word == "gpu" and before != "not"
-        for before, word in zip(["", *words], words, strict=False)
+        word == "gpu" and before != "not" for before, word in zip(["", *words], words, strict=False)
     )
 
 

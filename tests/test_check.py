@@ -19,10 +19,18 @@ from kvgen.twin import errors
 
 # every state with every kind of record and either layout, dealt over the specs
 STORED = {
-    "gated_deltanet": ["state=split records=input", "state=float16", "state=bfloat16 records=input"],
+    "gated_deltanet": [
+        "state=split records=input",
+        "state=float16",
+        "state=bfloat16 records=input",
+    ],
     "kimi_delta_attention": ["state=split", "records=input layout=vk", "state=bfloat16"],
     "mamba2": ["state=split layout=vk", "state=bfloat16 records=input", "state=float16"],
-    "lightning_attention": ["state=split records=input", "records=input", "state=float16 layout=vk"],
+    "lightning_attention": [
+        "state=split records=input",
+        "records=input",
+        "state=float16 layout=vk",
+    ],
 }
 # those in which storage matters
 STORAGE_CASES = ("decode, rows out of phase", "bfloat16 inputs", "recurrent, after decodes")

@@ -323,6 +323,8 @@ def test_equations_hold_as_printed(spec: str, storage: tuple[str, str]) -> None:
 
     raw = {**values, **{own: values[tensor] for own, tensor in d.renamed}}
     found: dict[str, Any] = {**FUNCTIONS, **sizes, **raw, name(f"{d.state}ₙ"): matrix}
+    if analysis.form.factored:
+        found[name(f"{d.running}ₙ")] = 0.0
     for line in (*d.decay_lines, *d.column_lines, *d.token_lines):
         found[line.name] = eval(name(line.text), found)
     output = eval(name(d.output), found)
@@ -333,7 +335,10 @@ def test_equations_hold_as_printed(spec: str, storage: tuple[str, str]) -> None:
 
     # the token's record, folded into the state before the token
     stored = zip(analysis.records.stored, d.stored_texts, strict=True)
-    recorded = {name(f"{s.name}ⱼ"): eval(name(text), found) for s, text in stored}
+    recorded: dict[str, Any] = {}
+    for kept, text in stored:
+        recorded[name(f"{kept.name}ⱼ")] = eval(name(text), found)
+        found.setdefault(kept.name, recorded[name(f"{kept.name}ⱼ")])
     folded = {**found, **recorded, name(f"{d.state}₀"): matrix}
     if analysis.records.replay:
         # a fold does not see what it computes anew
@@ -342,7 +347,14 @@ def test_equations_hold_as_printed(spec: str, storage: tuple[str, str]) -> None:
                 del folded[name(f"{each.name}ⱼ")]
     for line in d.replayed if analysis.records.replay else d.derived:
         folded[name(line.name)] = eval(name(line.text), folded)
+    if analysis.form.factored:
+        folded[name(f"{d.running}ₙ")] = recorded[name(f"{d.running}ⱼ")]
     after = eval(name(d.fold_text().partition("←")[2].strip()), folded)
+    if analysis.form.factored:
+        folded[name(f"{d.state}₀")] = after
+        end = str(d.fold_end()).partition("←")[2].removesuffix(", after the last").strip()
+        after = eval(name(end), folded)
+        folded[name(f"{d.state}₀")] = matrix
     assert after.value == pytest.approx(wanted[d.state].value, **CLOSE)
 
     # the same record, read from the buffer: n = 1 for the token after this one

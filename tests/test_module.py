@@ -439,7 +439,7 @@ def play(pair: Twin, schedule: list[tuple]) -> None:
 )
 def test_random_schedules(name: str, storage: str) -> None:
     @settings(
-        max_examples=8,
+        max_examples=15,
         deadline=None,
         derandomize=True,
         database=None,

@@ -12,7 +12,7 @@ BATCH, TOKENS, K, V = 2, 12, 16, 24
 BOUND = 1e-5
 
 
-def naive(name: str) -> ModuleType:
+def naive(name: str, file: str = "naive.py") -> ModuleType:
     """fla.ops.NAME.naive from its file: the package around it wants a GPU's triton."""
     found = importlib.util.find_spec("fla")
     if found is None or not found.submodule_search_locations:
@@ -20,14 +20,14 @@ def naive(name: str) -> ModuleType:
     from pathlib import Path
 
     for folder in found.submodule_search_locations:
-        path = Path(folder) / "ops" / name / "naive.py"
+        path = Path(folder) / "ops" / name / file
         if path.is_file():
-            spec = importlib.util.spec_from_file_location(f"naive_{name}", path)
+            spec = importlib.util.spec_from_file_location(f"naive_{path.parent.name}", path)
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             return module
-    pytest.fail(f"fla-core has no ops/{name}/naive.py")
+    pytest.fail(f"fla-core has no ops/{name}/{file}")
 
 
 class Run:
@@ -45,6 +45,8 @@ class Run:
         self.generator = torch.Generator().manual_seed(0)
         self.inputs = {key: self.draw(BATCH, TOKENS, *shape) for key, shape in shapes.items()}
         self.state = self.draw(BATCH, value_heads, K, V)
+        # states beside S, by name
+        self.carried = {}
         self.group = value_heads // heads
 
     def draw(self, *shape):
@@ -52,10 +54,10 @@ class Run:
 
         return torch.randn(*shape, generator=self.generator)
 
-    def check(self, wanted, wanted_state, **params):
+    def check(self, wanted, wanted_state, wanted_carried=None, **params):
         import torch
 
-        state, outputs = {"S": self.state}, []
+        state, outputs = {"S": self.state, **self.carried}, []
         for token in range(TOKENS):
             inputs = {key: value[:, token] for key, value in self.inputs.items()}
             o, state = self.module.reference(state, **inputs, **params)
@@ -65,6 +67,8 @@ class Run:
         assert got.shape == wanted.shape
         assert worst(got.flatten(0, 1), wanted.flatten(0, 1)) <= BOUND
         assert worst(state["S"], wanted_state) <= BOUND
+        for key, value in (wanted_carried or {}).items():
+            assert worst(state[key], value) <= BOUND, key
 
 
 def unit(x):

@@ -11,7 +11,8 @@ from kvgen import compiler
 from kvgen.shipped import resolve, shipped
 from kvgen.twin import Made, Twin
 
-SPECS = [spec.name for spec in shipped()]
+SPECS = ["gated_deltanet", "kimi_delta_attention", "lightning_attention", "mamba2"]
+OTHERS = [spec.name for spec in shipped() if spec.name not in SPECS]
 STATES = ("float32", "bfloat16", "float16", "split")
 # key heads : value heads as in the shipped specs, and as small as that goes
 HEADS = {"gated_deltanet": (1, 2), "mamba2": (1, 2)}

@@ -1,0 +1,282 @@
+"""Every wrong argument is a ValueError that names it and says what came and what was expected,
+before anything is launched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from twins import SPECS, ids, made
+
+ROWS = 2
+SLOTS = 4
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    yield unlaunched(monkeypatch, "gated_deltanet")
+
+
+@pytest.fixture
+def cache(module) -> Any:
+    return module.made
+
+
+def unlaunched(monkeypatch: pytest.MonkeyPatch, name: str, *storage: str) -> Any:
+    """The module with a cache, `made`; from here on no kernel may be launched."""
+    module = made(name, *storage).module
+    fresh = module.Cache.empty(SLOTS, 2, device="cpu", dtype=torch.float32, buffer=4)
+    monkeypatch.setattr(module, "made", fresh, raising=False)
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("launched")
+
+    monkeypatch.setattr(module, "_launch", refuse)
+    return module
+
+
+def refused(call: Callable[[], object], *parts: str) -> None:
+    """The call is refused, naming the argument first, then what came, then what was expected."""
+    with pytest.raises(ValueError) as caught:
+        call()
+    text = str(caught.value)
+    pattern = ".*".join(re.escape(part) for part in parts)
+    assert re.match(pattern, text, re.DOTALL), text
+    assert "expected" in text
+
+
+def arguments(name: str) -> dict[str, torch.Tensor]:
+    spec = made(name).analysis.spec
+    return {
+        t.name: torch.zeros([*([ROWS] if t.kind == "input" else []), *map(spec.size, t.axes)])
+        for t in (*spec.inputs, *spec.params)
+    }
+
+
+def narrow(x: torch.Tensor) -> torch.Tensor:
+    """The same shape, with room between the elements of the last axis."""
+    return torch.zeros(*x.shape[:-1], x.shape[-1], 2)[..., 0]
+
+
+# inputs and parameters ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", ["decode", "recurrent"])
+@pytest.mark.parametrize("name", SPECS)
+def test_inputs_and_parameters(name: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = unlaunched(monkeypatch, name)
+    right = arguments(name)
+    call = getattr(module, kernel)
+
+    def given(wrong: str, value: object) -> Callable[[], object]:
+        return lambda: call(module.made, 0, ids(0, 1), **{**right, wrong: value})
+
+    for each, x in right.items():
+        shape = str(list(x.shape))
+        longer = torch.zeros(*x.shape[:-1], x.shape[-1] + 1)
+        refused(given(each, longer), f"{each}: {list(longer.shape)}", f"expected {shape}")
+        refused(given(each, x[None]), f"{each}: [1, ", f"expected {shape}")
+        refused(given(each, x.double()), f"{each}: {shape} torch.float64", "float dtype")
+        refused(given(each, x.int()), f"{each}: {shape} torch.int32", "float dtype")
+        meta = torch.empty(x.shape, device="meta")
+        refused(given(each, meta), f"{each}: {shape} torch.float32 on meta", "on cpu")
+        refused(given(each, None), f"{each}: NoneType None", f"expected {shape}")
+        refused(given(each, [1.0]), f"{each}: list [1.0]", f"expected {shape}")
+        if x.shape[-1] > 1:
+            refused(given(each, narrow(x)), f"{each}: strides (", "contiguous last axis")
+        missing = {key: value for key, value in right.items() if key != each}
+        with pytest.raises(TypeError, match=f"missing .*'{each}'"):
+            call(module.made, 0, ids(0, 1), **missing)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+        call(module.made, 0, ids(0, 1), **right, nonsense=1)
+    with pytest.raises(TypeError, match="positional"):
+        call(module.made, 0, ids(0, 1), *right.values())
+
+
+def test_recorded_inputs_have_the_cache_s_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = unlaunched(monkeypatch, "gated_deltanet", "state=split", "records=input")
+    right = arguments("gated_deltanet")
+    for name in ("k", "v"):
+        wrong = {**right, name: right[name].bfloat16()}
+        refused(
+            lambda wrong=wrong: module.decode(module.made, 0, ids(0, 1), **wrong),
+            f"{name}: torch.bfloat16",
+            "torch.float32",
+        )
+
+
+@pytest.mark.parametrize(
+    ("out", "parts"),
+    [
+        (torch.empty(ROWS, 2, 9), ["out: [2, 2, 9]", "expected [2, 2, 8] torch.float32 on cpu"]),
+        (torch.empty(ROWS, 16), ["out: [2, 16]", "expected [2, 2, 8]"]),
+        (torch.empty(ROWS, 2, 8).half(), ["out: [2, 2, 8] torch.float16", "torch.float32"]),
+        (torch.empty(ROWS, 2, 8, device="meta"), ["out: ", "on meta", "on cpu"]),
+        (narrow(torch.empty(ROWS, 2, 8)), ["out: strides (32, 16, 2)", "contiguous last axis"]),
+        ("o", ["out: str 'o'", "expected [2, 2, 8]"]),
+    ],
+)
+@pytest.mark.parametrize("kernel", ["decode", "recurrent"])
+def test_out(kernel: str, out: Any, parts: list[str], module, cache) -> None:
+    right = arguments("gated_deltanet")
+    call = getattr(module, kernel)
+    refused(lambda: call(cache, 0, ids(0, 1), **right, out=out), *parts)
+
+
+# slots, layers, masks ----------------------------------------------------------------------------
+
+WRONG_SLOTS = [
+    (torch.tensor([0, 1]), "[2] torch.int64 on cpu"),
+    (torch.tensor([0.0, 1.0]), "[2] torch.float32 on cpu"),
+    (torch.tensor([[0, 1]], dtype=torch.int32), "[1, 2] torch.int32 on cpu"),
+    (torch.tensor(1, dtype=torch.int32), "[] torch.int32 on cpu"),
+    (torch.empty(2, dtype=torch.int32, device="meta"), "[2] torch.int32 on meta"),
+    (ids(0, SLOTS), f"slot {SLOTS}"),
+    (ids(1, 1), "[1, 1]"),
+    ([0, 1], "list [0, 1]"),
+    (None, "NoneType None"),
+]
+
+
+@pytest.mark.parametrize(("slots", "came"), WRONG_SLOTS)
+def test_slots(slots: Any, came: str, module, cache) -> None:
+    right = arguments("gated_deltanet")
+    calls: dict[str, Callable[[], object]] = {
+        "slots": lambda: module.decode(cache, 0, slots, **right),
+        "slots ": lambda: module.recurrent(cache, 0, slots, **right),
+        "slots  ": lambda: module.advance(cache, slots),
+        "slots   ": lambda: cache.reset(slots),
+        "slots    ": lambda: cache.read(0, slots),
+        "slots     ": lambda: cache.load(0, slots, torch.zeros(2, 2, 16, 8)),
+        "dst": lambda: cache.copy(ids(2, 3), slots),
+    }
+    if slots is not None:
+        calls["slots      "] = lambda: module.flush(cache, slots)
+    if came != "[1, 1]":
+        # one slot may be copied to many
+        calls["src"] = lambda: cache.copy(slots, ids(2, 3))
+    for name, call in calls.items():
+        refused(call, f"{name.strip()}: ", came)
+
+
+def test_other_numbers_of_rows(module, cache) -> None:
+    right = arguments("gated_deltanet")
+    refused(lambda: module.decode(cache, 0, ids(0, 1, 2), **right), "q: [2, 1, 16]", "[3, 1, 16]")
+    refused(lambda: cache.copy(ids(0, 1), ids(2)), "dst: 1 slots", "2")
+    refused(lambda: cache.copy(ids(0, 1), ids(2, 1)), "dst: slot 1 is in src")
+
+
+@pytest.mark.parametrize("layer", [-1, 2, "0", 1.0, None, torch.tensor(0)])
+def test_layer(layer: Any, module, cache) -> None:
+    right = arguments("gated_deltanet")
+    for call in (
+        lambda: module.decode(cache, layer, ids(0, 1), **right),
+        lambda: module.recurrent(cache, layer, ids(0, 1), **right),
+        lambda: cache.read(layer, ids(0)),
+        lambda: cache.load(layer, ids(0), torch.zeros(1, 2, 16, 8)),
+    ):
+        refused(call, f"layer: {layer!r}", "expected an integer from 0 to 1")
+
+
+@pytest.mark.parametrize(
+    ("force", "came"),
+    [
+        (torch.zeros(3, dtype=torch.bool), "[3] torch.bool"),
+        (torch.zeros(2, 1, dtype=torch.bool), "[2, 1] torch.bool"),
+        (torch.zeros(2, dtype=torch.uint8), "[2] torch.uint8"),
+        (torch.zeros(2, dtype=torch.bool, device="meta"), "[2] torch.bool on meta"),
+        ([True, False], "list [True, False]"),
+        (True, "bool True"),
+    ],
+)
+def test_force(force: Any, came: str, module, cache) -> None:
+    refused(
+        lambda: module.advance(cache, ids(0, 1), force),
+        f"force: {came}",
+        "expected [2] torch.bool on cpu",
+    )
+
+
+# states ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "came"),
+    [
+        (torch.zeros(2, 2, 16, 9), "S is [2, 2, 16, 9]"),
+        (torch.zeros(1, 2, 16, 8), "S is [1, 2, 16, 8]"),
+        (torch.zeros(2, 2, 16, 8).double(), "S is [2, 2, 16, 8] torch.float64"),
+        (torch.zeros(2, 2, 16, 8).bfloat16(), "S is [2, 2, 16, 8] torch.bfloat16"),
+        (torch.zeros(2, 2, 16, 8, device="meta"), "S is [2, 2, 16, 8] torch.float32 on meta"),
+        ({"S": None}, "S is NoneType None"),
+        ({"T": torch.zeros(2, 2, 16, 8)}, "no state is called 'T'"),
+        ({}, "nothing"),
+        (3, "S is int 3"),
+    ],
+)
+def test_states(state: Any, came: str, cache) -> None:
+    refused(lambda: cache.load(0, ids(0, 1), state), f"state: {came}")
+
+
+# the cache ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ({"slots": 0}, ["slots: 0"]),
+        ({"slots": 2.0}, ["slots: 2.0"]),
+        ({"layers": 0}, ["layers: 0"]),
+        ({"layers": None}, ["layers: None"]),
+        ({"buffer": 0}, ["buffer: 0"]),
+        ({"buffer": 1000}, ["buffer: 1000"]),
+        ({"buffer": "8"}, ["buffer: '8'"]),
+        ({"window": -1}, ["window: -1"]),
+        ({"window": 3, "buffer": 2}, ["window: 3", "buffer = 2"]),
+        ({"window": None}, ["window: None"]),
+        ({"heads": 3}, ["heads: 3", "multiple of 2"]),
+        ({"heads": 0}, ["heads: 0"]),
+        ({"heads": 2.0}, ["heads: 2.0"]),
+        ({"dtype": torch.float64}, ["dtype: torch.float64", "torch.bfloat16"]),
+        ({"dtype": "bf16"}, ["dtype: bf16", "torch.bfloat16"]),
+    ],
+)
+def test_empty(given: dict[str, Any], parts: list[str], module) -> None:
+    refused(lambda: module.Cache.empty(**{"slots": 2, "device": "cpu", **given}), *parts)
+
+
+def test_wrap(module, cache) -> None:
+    right = dict(cache.tensors)
+    wide = torch.zeros(SLOTS, 2, 2, 16, 9)[..., :8]
+    wrong: list[tuple[dict[str, Any], str, str]] = [
+        ({"S": right["S"].double()}, "S: ", "torch.float64"),
+        ({"S": right["S"][0]}, "S: ", "[2, 2, 16, 8]"),
+        ({"S": None}, "S: ", "NoneType"),
+        ({"S": wide}, "S: ", "strides"),
+        ({"k": right["k"][:, :, 0]}, "k: ", "[4, 2, 4, 16]"),
+        ({"k": right["k"][:2]}, "k: ", "[2, 2, 1, 4, 16]"),
+        ({"d": right["d"][..., :4]}, "d: ", "[4, 2, 2, 4, 4]"),
+        ({"d": torch.empty(right["d"].shape, device="meta")}, "d: ", "on meta"),
+        ({"cursors": right["cursors"].long()}, "cursors: ", "torch.int64"),
+        ({"cursors": torch.zeros(SLOTS, 2, dtype=torch.int32)[:, 0]}, "cursors: ", "strides"),
+    ]
+    for change, *parts in wrong:
+        refused(lambda change=change: module.Cache.wrap({**right, **change}), *parts)
+    for name in ("S", "k", "d", "log_decay"):
+        fewer = {key: value for key, value in right.items() if key != name}
+        refused(lambda fewer=fewer: module.Cache.wrap(fewer), "tensors: ", name)
+    refused(lambda: module.Cache.wrap(right, window=9), "window: 9", "buffer = 4")
+
+
+def test_values_are_checked_on_a_gpu_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks of values would wait for the device."""
+    module = made("gated_deltanet").module
+    elsewhere = torch.empty(2, dtype=torch.int32, device="meta")
+    monkeypatch.delenv("KVGEN_CHECK", raising=False)
+    assert not module._strict(elsewhere)
+    monkeypatch.setenv("KVGEN_CHECK", "1")
+    assert module._strict(elsewhere)
+    assert module._strict(ids(1))
