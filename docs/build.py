@@ -1,7 +1,8 @@
-"""Write docs/walkthrough.md: one spec through every stage, all of it kvgen's own output.
+"""Write the pages that are kvgen's own output: docs/walkthrough.md, one spec through every stage,
+and docs/gallery.md, every shipped spec.
 
-python docs/build.py            write the page
-python docs/build.py --check    say whether the page is current; exit status 1 if not
+python docs/build.py            write the pages
+python docs/build.py --check    say whether they are current; exit status 1 if not
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from kvgen.compiler import Analysis
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "walkthrough.md"
+DOCS = ROOT / "docs"
 SPEC = "gated_deltanet"
 # each needs one small module, and together they decode, fold, copy and fold after every token
 CASES = ("flush, copy, recycled slots", "buffer of 1")
@@ -243,20 +244,21 @@ def block(lines: Sequence[str] | Iterable[str], language: str = "") -> str:
 
 
 def main(arguments: list[str]) -> int:
-    text = page()
-    if arguments != ["--check"]:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    old = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
-    if old == text:
-        return 0
-    sys.stderr.writelines(
-        difflib.unified_diff(
-            old.splitlines(keepends=True), text.splitlines(keepends=True), "page", "now"
-        )
-    )
-    sys.stderr.write("docs/walkthrough.md is not current: run python docs/build.py\n")
-    return 1
+    walkthrough = page()
+    import gallery
+
+    stale = False
+    for name, text in (("walkthrough.md", walkthrough), ("gallery.md", gallery.page())):
+        path = DOCS / name
+        old = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if arguments != ["--check"]:
+            path.write_text(text, encoding="utf-8")
+        elif old != text:
+            stale = True
+            lines = (each.splitlines(keepends=True) for each in (old, text))
+            sys.stderr.writelines(difflib.unified_diff(*lines, "page", "now"))
+            sys.stderr.write(f"docs/{name} is not current: run python docs/build.py\n")
+    return int(stale)
 
 
 if __name__ == "__main__":

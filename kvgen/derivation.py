@@ -100,6 +100,9 @@ class Derivation:
         return node.is_const or node.op in ("input", "param", "carried", "index")
 
     def _stored_text(self, node: Node) -> str:
+        if self.form.factored and node in self.form.factored.keys:
+            write = self.form.writes[self.form.factored.keys.index(node)]
+            return f"exp(-{self.running}) * {self.name(write.w)}"
         text = self.notation.write([node])[0]
         lines = {line.name: line.text for line in self.notation.take()}
         return lines.get(text, text)

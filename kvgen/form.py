@@ -150,16 +150,18 @@ def derive(spec: Spec) -> tuple[Form | None, list[Diagnostic]]:
         if tensor is matrix_state or tensor.name not in last:
             continue
         axes = ax.of(tensor.axes)
-        after = walk.final_node(tensor.name, last[tensor.name].target_span, axes)
+        what = f"the carried state {tensor.name}"
+        after = walk.final_node(tensor.name, last[tensor.name].value.span, axes, what)
         before = walk.graph.leaf("carried", tensor.name, axes, Interval())
         if after is not None:
             carries.append(Carry(tensor, before, after))
     output = None
     if "o" in last:
-        output = walk.final_node("o", last["o"].target_span, Axes(None, "HV", "V"))
+        span = last["o"].value.span
+        output = walk.final_node("o", span, Axes(None, "HV", "V"), "the output o")
     matrix = None
     if matrix_state.name in last:
-        matrix = walk.final_matrix(matrix_state.name, last[matrix_state.name].target_span)
+        matrix = walk.final_matrix(matrix_state.name, last[matrix_state.name].value.span)
     else:
         matrix = mx.Matrix(matrix_state.name)
     if walk.diagnostics or matrix is None or output is None:

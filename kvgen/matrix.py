@@ -99,6 +99,5 @@ def merged(graph: Graph, terms: tuple[Term, ...]) -> tuple[Term, ...]:
                 place = len(kept)
                 kept.append(term)
         kept[place] = term
-        by_w.setdefault(term.w, place)
-        by_d.setdefault(term.d, place)
+        by_w[term.w] = by_d[term.d] = place
     return tuple(kept)

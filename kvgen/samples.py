@@ -15,6 +15,7 @@ MATRIX = ("HV", "K", "V")
 WORDS = {
     "normal": "N(0, 1)",
     "small": "0.1 N(0, 1)",
+    "tiny": "0.01 N(0, 1)",
     "unit": "N(0, 1), scaled to length 1",
     "positive": "uniform in (0, 1)",
     "gate": "N(-4, 1)",
@@ -72,6 +73,8 @@ class Sampler:
         match self.kinds.get(tensor.name):
             case "small":
                 value = 0.1 * normal
+            case "tiny":
+                value = 0.01 * normal
             case "unit":
                 has_channels = bool(tensor.axes) and tensor.axes[-1] in CHANNELS
                 value = normal / (

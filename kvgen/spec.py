@@ -4,6 +4,7 @@
 
 - `normal`: N(0, 1), the default
 - `small`: 0.1 N(0, 1)
+- `tiny`: 0.01 N(0, 1)
 - `unit`: N(0, 1), scaled to length 1 over the channel axis
 - `positive`: uniform in (0, 1)
 - `gate`: N(-4, 1), a gate before its activation that lets a state decay slowly
@@ -32,7 +33,7 @@ from kvgen.syntax import Stmt
 
 __all__ = ["SAMPLES", "Kind", "Spec", "Storage", "Tensor", "read", "show"]
 
-SAMPLES = ("normal", "small", "unit", "positive", "gate", "log_uniform")
+SAMPLES = ("normal", "small", "tiny", "unit", "positive", "gate", "log_uniform")
 MAX_BUFFER = 64
 
 _REQUIRED = ("kvgen", "name", "sizes", "inputs", "state", "step")

@@ -14,8 +14,9 @@ from fractions import Fraction
 from kvgen import axes as ax
 from kvgen import matrix as mx
 from kvgen.axes import Axes
+from kvgen.constants import LARGEST
 from kvgen.diagnostics import Diagnostic, Span
-from kvgen.graph import Graph, Node
+from kvgen.graph import Graph, Node, reachable
 from kvgen.interval import Interval
 from kvgen.matrix import Matrix, Term
 from kvgen.spec import Spec
@@ -26,6 +27,9 @@ PLAIN_CALLS = (
     "exp", "log", "sigmoid", "softplus", "logaddexp", "tanh", "relu", "abs", "sqrt",
     "minimum", "maximum",
 )  # fmt: skip
+
+# a kernel has a line for every pair of an outer product and a vector that reads
+MOST_WRITES = MOST_READS = 64
 
 
 class _Silent(Exception):
@@ -43,6 +47,8 @@ class Walk:
     graph: Graph = field(default_factory=Graph)
     env: dict[str, Value | None] = field(default_factory=dict)
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    # where each vector first reads the state
+    readers: dict[Node, Span] = field(default_factory=dict)
 
     # -- statements
 
@@ -75,11 +81,25 @@ class Walk:
             prefix = "old" if before.op == "carried" else "raw"
             self.graph.names[before] = f"{prefix}_{target}"
 
-    def error(self, code: str, message: str, span: Span, help: str | None = None) -> _Silent:
-        diagnostic = Diagnostic(code, message, span, help)
-        if diagnostic not in self.diagnostics:
-            self.diagnostics.append(diagnostic)
+    def error(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        help: str | None = None,
+        notes: tuple[tuple[str, Span], ...] = (),
+    ) -> _Silent:
+        # the turns of a loop repeat their errors in other words
+        if all((known.code, known.span) != (code, span) for known in self.diagnostics):
+            self.diagnostics.append(Diagnostic(code, message, span, help, notes))
         return _Silent()
+
+    def text(self, expr: Expr, otherwise: str) -> str:
+        """The expression as the spec has it, where it is short enough for a line of help."""
+        span = expr.span
+        found = self.spec.original.split("\n")[span.line - 1][span.column - 1 : span.end - 1]
+        whole = 0 < len(found) <= 40 and found.count("(") == found.count(")")
+        return found if whole else otherwise
 
     # -- expressions
 
@@ -128,10 +148,10 @@ class Walk:
         if isinstance(value, Matrix):
             raise self.error(
                 "matrix-nonlinear",
-                f"a matrix state cannot be used in {use}",
+                f"a matrix cannot be used in {use}",
                 expr.span,
-                "between folds only reads (x @ S, S @ y), decays (a * S) and outer products "
-                "(S + outer(k, v)) of a matrix state can be served from a buffer",
+                "a buffer serves only reads (x @ S, S @ y), decays (a * S) and outer products "
+                "(S + outer(k, v)); what was read may be used in anything",
             )
         return value
 
@@ -175,20 +195,37 @@ class Walk:
             ) from None
         mixed = joined.channels == "KV" and all(arg.axes.channels != "KV" for arg in args)
         if mixed and op not in ("mul", "div"):
-            raise self._mixed(expr.span, args)
+            raise self._mixed(expr, args)
+        if op == "div" and isinstance(expr, Bin):
+            self._nonzero(expr.right, args[1])
+        if op == "pow" and args[0].is_const and args[0].const <= 0 and not args[1].is_const:
+            raise self.error(
+                "bad-number", f"a power of {args[0].const:g} is no real number for most exponents",
+                expr.span, "the base of a power is positive, or the exponent a number",
+            )  # fmt: skip
         try:
             node = getattr(self.graph, op)(*args)
-        except (OverflowError, ValueError, ZeroDivisionError):
-            node = None
-        if node is None or (node.is_const and not math.isfinite(node.const)):
-            raise self.error("bad-number", "this constant is not a finite number", expr.span)
+        except OverflowError:
+            raise self._constant(expr.span, "is too large for float32") from None
+        except (ValueError, ZeroDivisionError):
+            raise self._constant(expr.span, "is not a real number") from None
+        if node.is_const and not abs(node.const) <= LARGEST:
+            what = "is too large for float32" if op != "log" else "is not a real number"
+            raise self._constant(expr.span, what)
         return node
 
-    def _mixed(self, span: Span, args: list[Node]) -> _Silent:
+    def _constant(self, span: Span, what: str) -> _Silent:
+        return self.error("bad-number", f"the constant {what}", span)
+
+    def _nonzero(self, expr: Expr, divisor: Node) -> None:
+        if divisor.is_const and divisor.const == 0:
+            raise self.error("bad-number", "this divides by zero", expr.span)
+
+    def _mixed(self, expr: Bin | Call, args: list[Node]) -> _Silent:
         return self.error(
             "axis-mismatch",
             "K and V never mix: " + " and ".join(str(arg.axes) for arg in args),
-            span,
+            expr.span,
             "outer(k, v) makes a matrix of a key-side and a value-side vector; "
             "x @ S reads the state with one",
         )
@@ -210,9 +247,15 @@ class Walk:
                 )
             if op == "-":
                 right = mx.scaled(graph, right, [graph.const(-1.0)], expr.right.span)
-            return Matrix(
-                left.state or right.state, left.factors + right.factors, left.terms + right.terms
-            )
+            terms = mx.merged(graph, left.terms + right.terms)
+            if len(terms) > MOST_WRITES:
+                raise self.error(
+                    "too-many-writes",
+                    f"this is a sum of more than {MOST_WRITES} outer products",
+                    expr.span,
+                    "every outer product of a token is recorded and read back: take fewer",
+                )
+            return Matrix(left.state or right.state, left.factors + right.factors, terms)
         matrix, factor = (left, right) if isinstance(left, Matrix) else (right, left)
         assert isinstance(matrix, Matrix) and isinstance(factor, Node)
         side = expr.right if isinstance(left, Matrix) else expr.left
@@ -220,24 +263,52 @@ class Walk:
             raise self.error(
                 "matrix-nonlinear",
                 f"a matrix and a value with axes {factor.axes} cannot be added",
-                expr.span,
-                "what is added to a matrix state is an outer product: S + outer(k, v)",
+                side.span,
+                f"what is added to a matrix is an outer product: {self._product(side)}",
             )
         if op == "**" or (op == "/" and isinstance(right, Matrix)):
-            raise self._nonlinear(expr.span, "a power or a divisor")
+            raise self._nonlinear(expr.span, "a power" if op == "**" else "a divisor")
         if factor.axes.extra:
             raise self._needs_index(side.span, factor)
         factors = self._separated(factor, side.span)
         if op == "/":
+            self._nonzero(expr.right, factor)
             factors = [graph.div(graph.const(1.0), node) for node in factors]
-        return mx.scaled(graph, matrix, factors, side.span)
+        return mx.scaled(graph, matrix, factors, self._blamed(side).span)
+
+    def _product(self, expr: Expr) -> str:
+        """What the author of `S + expr` may have meant."""
+        if isinstance(expr, Bin) and expr.op == "*":
+            sides = {}
+            for side in (expr.left, expr.right):
+                value = self.value(side)
+                if isinstance(value, Node):
+                    sides[value.axes.channels] = side
+            if sides.keys() == {"K", "V"}:
+                key, value = self.text(sides["K"], "k"), self.text(sides["V"], "v")
+                return f"outer({key}, {value})"
+        return "outer(k, v)"
+
+    def _blamed(self, expr: Expr) -> Expr:
+        """Of a product, the one part that keeps it from being a decay."""
+
+        def guilty(expr: Expr) -> bool:
+            value = self.value(expr)
+            return isinstance(value, Node) and (value.reads or not value.bounds.nonnegative)
+
+        while isinstance(expr, Bin) and expr.op in "*/":
+            found = [side for side in (expr.left, expr.right) if guilty(side)]
+            if len(found) != 1:
+                break
+            expr = found[0]
+        return expr
 
     def _nonlinear(self, span: Span, use: str) -> _Silent:
         return self.error(
             "matrix-nonlinear",
-            f"a matrix state is used in {use}, which is not linear in it",
+            f"a matrix is used in {use}, which is not linear in it",
             span,
-            "a buffer can only serve what is linear in the state: decays, reads, outer products",
+            "a buffer serves only what is linear in the state: decays, reads, outer products",
         )
 
     def _needs_index(self, span: Span, value: Node) -> _Silent:
@@ -252,18 +323,29 @@ class Walk:
         """A factor over K times V as factors over at most one channel each."""
         if factor.axes.channels != "KV":
             return [factor]
-        if factor.op in ("mul", "div"):
-            first = self._separated(factor.args[0], span)
-            second = self._separated(factor.args[1], span)
-            if factor.op == "div":
-                second = [self.graph.div(self.graph.const(1.0), node) for node in second]
-            return first + second
+        graph = self.graph
+        # by channel, for every node below that is such a product
+        parts: dict[Node, dict[str, Node]] = {}
+        for node in reachable([factor]):
+            if node.axes.channels != "KV":
+                parts[node] = {node.axes.channels: node}
+            elif node.op in ("mul", "div") and all(arg in parts for arg in node.args):
+                found = dict(parts[node.args[0]])
+                for channel, part in parts[node.args[1]].items():
+                    before = found.get(channel, graph.const(1.0))
+                    found[channel] = getattr(graph, node.op)(before, part)
+                parts[node] = found
+            elif node.op == "neg" and node.args[0] in parts:
+                found = parts[node.args[0]]
+                parts[node] = found | {"K": graph.neg(found["K"])}
+        if factor in parts:
+            return list(parts[factor].values())
         raise self.error(
             "decay-separable",
             f"this factor, with axes {factor.axes}, is not a product of a part over K "
             "and a part over V",
             span,
-            "a decay of K times V is served as a product: exp(a) * exp(b), a over K and b over V",
+            "a decay over K and V is a product of one over K and one over V: exp(a) * exp(b)",
         )
 
     def _contract(self, expr: Bin) -> Node:
@@ -279,32 +361,59 @@ class Walk:
         assert isinstance(matrix, Matrix) and isinstance(vector, Node)
         side, wanted = (expr.right, "V") if isinstance(left, Matrix) else (expr.left, "K")
         if vector.axes.channels != wanted:
-            written = "S @ y reads with a vector over V" if wanted == "V" else (
-                "x @ S reads with a vector over K"
-            )  # fmt: skip
+            name = self.text(expr.left if isinstance(left, Matrix) else expr.right, "S")
+            other = {"V": f"x @ {name}", "K": f"{name} @ y"}
+            if vector.axes.channels in ("K", "V"):
+                shown = self.text(side, "x")
+                help = f"write {shown} @ {name}" if wanted == "V" else f"write {name} @ {shown}"
+            else:
+                help = f"{other['V']} reads with a vector over K, {other['K']} with one over V"
             raise self.error(
                 "axis-mismatch",
-                f"a vector with axes {vector.axes} cannot be contracted over {wanted}",
+                f"a value with axes {vector.axes} cannot be contracted with {name} over {wanted}",
                 side.span,
-                f"{written}; {'x @ S' if wanted == 'V' else 'S @ y'} is the other side",
+                help,
             )
-        if vector.reads and matrix.state is not None:
+        scales = [node for node, _ in matrix.factors if node.axes.channels == wanted]
+        late = next((node for node in (vector, *scales) if node.reads), None)
+        if late is not None and matrix.state is not None:
             raise self.error(
                 "read-of-read",
-                "the vector that reads the state depends on another read of the same token",
-                side.span,
+                "the vector that reads the state depends on another read of the same token"
+                if late is vector
+                else "this matrix has a decay that depends on another read of the same token",
+                side.span if late is vector else expr.span,
                 "a token passes over the stored state once, so every vector that reads it must be "
                 "known before: compute it from inputs, parameters and carried states",
+                self._first_read(late),
             )
-        return mx.read(self.graph, matrix, vector)
+        found = mx.read(self.graph, matrix, vector)
+        if matrix.state is not None:
+            for node in reachable([found]):
+                if node.op == "read" and node.args[0] not in self.readers:
+                    self.readers[node.args[0]] = expr.span
+            if len(self.readers) > MOST_READS:
+                raise self.error(
+                    "too-many-reads",
+                    f"more than {MOST_READS} vectors read the state",
+                    expr.span,
+                    "every one of them is a pass over the buffer: take fewer",
+                )
+        return found
+
+    def _first_read(self, value: Node) -> tuple[tuple[str, Span], ...]:
+        """A note on where a value comes to depend on the state."""
+        read = next((node for node in reachable([value]) if node.op == "read"), None)
+        span = self.readers.get(read.args[0]) if read is not None else None
+        return (("the other read is", span),) if span else ()
 
     def _dot(self, expr: Bin, left: Node, right: Node) -> Node:
         if len(left.axes.channels) != 1 or left.axes.channels != right.axes.channels:
             raise self.error(
                 "axis-mismatch",
-                f"@ needs one channel axis on both sides: {left.axes} and {right.axes}",
+                f"@ needs vectors over the same channel: {left.axes} and {right.axes}",
                 expr.span,
-                "x @ y is the dot of two vectors over the same axis; * multiplies elementwise",
+                "x @ y is the dot of two vectors over K or of two over V; * multiplies elementwise",
             )
         return self.graph.sum(self._elementwise("mul", expr, [left, right]))
 
@@ -355,35 +464,52 @@ class Walk:
         for value, side in ((left, expr.args[0]), (right, expr.args[1])):
             if value.axes.extra:
                 raise self._needs_index(side.span, value)
-        if left.axes.channels != "K" or right.axes.channels != "V":
-            swapped = left.axes.channels == "V" and right.axes.channels == "K"
+        wrong = [
+            side
+            for side, value, wanted in ((expr.args[0], left, "K"), (expr.args[1], right, "V"))
+            if value.axes.channels != wanted
+        ]
+        if wrong:
+            help = "the key side comes first, then the value side"
+            if left.axes.channels == "V" and right.axes.channels == "K":
+                shown = [self.text(side, name) for side, name in zip(expr.args, "xy", strict=True)]
+                help = f"the key side comes first: outer({shown[1]}, {shown[0]})"
             raise self.error(
                 "axis-mismatch",
                 f"outer takes a vector over K, then one over V: {left.axes} and {right.axes}",
-                expr.span,
-                "swap the two: the key side comes first" if swapped else None,
+                wrong[0].span if len(wrong) == 1 else expr.span,
+                help,
             )
         return Matrix(None, (), (Term(left, right),))
 
     # -- what stands at the end of the token
 
-    def final_node(self, name: str, span: Span, axes: Axes) -> Node | None:
+    def final_node(self, name: str, span: Span, axes: Axes, what: str) -> Node | None:
         """The name's last value, checked to fit the axes of what it is stored in."""
         value = self.env.get(name)
         if value is None:
             return None
         if isinstance(value, Matrix):
             self.error(
-                "axis-mismatch", f"{name} is a matrix; it must have axes {axes}", span,
-                f"read the state with a vector first: {name} = q @ S",
+                "axis-mismatch", f"{what} has axes {axes} and is assigned a matrix", span,
+                "read it with a vector: x @ S gives one over V, S @ y one over K",
             )  # fmt: skip
             return None
-        fits = set(value.axes.channels) <= set(axes.channels) and value.axes.extra is None
-        heads_fit = value.axes.head in (None, axes.head) or axes.head == "HV"
-        if not (fits and heads_fit):
-            self.error("axis-mismatch", f"{name} has axes {value.axes}, not {axes}", span)
+        if value.axes.extra:
+            self._needs_index(span, value)
             return None
-        return value
+        fits = set(value.axes.channels) <= set(axes.channels)
+        if fits and (value.axes.head in (None, axes.head) or axes.head == "HV"):
+            return value
+        wide = ", ".join(value.axes.names)
+        help = f"declare it as {name}: [{wide}], or sum over what it lacks"
+        if name == "o":
+            help = "the output is over V: x @ S, with x over K, is such a value"
+        elif fits:
+            help = f"it has a value for every {value.axes.head}: declare it as {name}: [{wide}]"
+        message = f"{what} has axes {axes} and is assigned a value with axes {value.axes}"
+        self.error("axis-mismatch", message, span, help)
+        return None
 
     def final_matrix(self, name: str, span: Span) -> Matrix | None:
         """The state's last value: one decayed copy of itself plus outer products."""
@@ -400,11 +526,19 @@ class Walk:
             return None
         for factor, place in value.factors:
             self._check_decay(name, factor, place)
+        if not value.terms:
+            self.error(
+                "no-write",
+                f"nothing is written to {name}",
+                span,
+                f"there is nothing to buffer without an outer product: a * {name} + outer(k, v)",
+            )
         if value.state is None:
             value = replace(value, state=name, factors=((self.graph.const(0.0), span),))
         return value
 
     def _check_decay(self, name: str, factor: Node, span: Span) -> None:
+        bounds = factor.bounds
         if factor.reads:
             self.error(
                 "decay-read",
@@ -412,16 +546,32 @@ class Walk:
                 span,
                 "a decay must be known before the pass over the stored state: compute it from "
                 "inputs, parameters and carried states",
+                self._first_read(factor),
             )
-        elif not factor.bounds.nonnegative:
+        elif factor.is_const and factor.const < 0:
             self.error(
-                "decay-sign",
-                f"the factor on {name} is not proved to be >= 0 "
-                f"(its range is [{factor.bounds.lo:g}, {factor.bounds.hi:g}])",
-                span,
-                "write it with exp, sigmoid or squares, or declare the range of an input: "
-                "g: {axes: [HV], range: [0, 1]}",
-            )
+                "decay-sign", f"the factor on {name} is {factor.const:g}, which is negative", span,
+                "a state decays, grows or is forgotten; it does not change its sign",
+            )  # fmt: skip
+        elif bounds.nonpositive and not bounds.nonnegative:
+            self.error(
+                "decay-sign", f"the factor on {name} is never positive", span,
+                "this looks like the logarithm of a decay: write exp(...) of it",
+            )  # fmt: skip
+        elif not bounds.nonnegative:
+            message = f"the factor on {name} is not proved to be >= 0"
+            if math.isfinite(bounds.lo):
+                message += f", only to be >= {bounds.lo:g}"
+            self.error("decay-sign", message, span, self._how_to_prove(factor))
+
+    def _how_to_prove(self, factor: Node) -> str:
+        help = "write it with exp, sigmoid or squares"
+        for node in reachable([factor]):
+            unknown = node.bounds == Interval() and node.op in ("input", "param")
+            if unknown:
+                tensor = f"{{axes: {node.axes}, range: [0, 1]}}"
+                return f"{help}, or declare a range: {node.value}: {tensor}"
+        return help
 
 
 def _finite(number: Fraction) -> float:

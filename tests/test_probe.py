@@ -8,13 +8,14 @@ import subprocess
 from multiprocessing.connection import Connection
 
 import pytest
+from twins import OTHERS as REST
+from twins import SPECS
 
 from kvgen import compiler, crosscompile
 from kvgen.launches import Launch
 from kvgen.probe import KernelUsage, ProbeError, assembly, probe
-from kvgen.shipped import resolve, shipped
+from kvgen.shipped import resolve
 
-SPECS = [spec.name for spec in shipped()]
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 OTHERS = [target for target in TARGETS if target != "sm_90"]
 STORED = ("float32", "bfloat16", "split")
@@ -39,6 +40,12 @@ def check(usages: list[KernelUsage], target: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_shipped_specs_do_not_spill(name: str) -> None:
+    check(probe(module(name), "sm_90"), "sm_90")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REST)
+def test_other_shipped_specs_do_not_spill(name: str) -> None:
     check(probe(module(name), "sm_90"), "sm_90")
 
 
