@@ -66,7 +66,9 @@ class Run:
         self.held = 0
         self.errors: list[torch.Tensor] = []
 
-    def step(self, inputs: dict[str, torch.Tensor], params: dict[str, torch.Tensor]) -> torch.Tensor:
+    def step(
+        self, inputs: dict[str, torch.Tensor], params: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
         kernel = self.module.recurrent if self.plain else self.module.decode
         out = kernel(self.cache, 0, self.slots, **inputs, **params)
         if self.cache.device.type != "cpu":
@@ -180,10 +182,12 @@ def main() -> None:
         os.environ["TRITON_INTERPRET"] = "1"
     lengths = options.tokens or (TOKENS if options.device == "cuda" else TOKENS[:2])
     found: list[Drift] = []
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr)
+
     for name in options.spec or SPECS:
-        found += drift(
-            name, options.device, lengths=lengths, progress=lambda text: print(text, file=sys.stderr)
-        )
+        found += drift(name, options.device, lengths=lengths, progress=say)
     path = options.output or Path(__file__).resolve().parent.parent / "docs" / "drift.md"
     path.write_text(page(found, options.device), encoding="utf-8")
     print(path)

@@ -22,7 +22,8 @@ Measured on {device} ({versions}) by
 
     {command}
 
-One layer of a model step, in microseconds: CUDA graphs of {layers} layers with distinct states,
+One layer of a model step, in microseconds: CUDA graphs of {layers} layers (fewer where memory is
+short) with distinct states,
 random slots, bfloat16 inputs, cursors moving and staggered over the buffer's phases, folds
 included; the median of seven cycles. *worst* is the step in which every row folds. *floor* is the
 fewest bytes a step can move (the state read once and written once in L tokens, records at their
@@ -49,7 +50,11 @@ def main() -> None:
     for name in names:
         for state in args.states.split(","):
             analysis = compiler.analyse(shipped.resolve(name), {"storage.state": state})
-            reports.append(bench(analysis, batches, args.layers))
+            try:
+                reports.append(bench(analysis, batches, args.layers))
+            except RuntimeError as error:
+                print(f"{name} {state}: {error}", file=sys.stderr, flush=True)
+                continue
             print(f"{time.time() - started:5.0f} s  {name} {state}", file=sys.stderr, flush=True)
             write(args.out, reports, args.layers)
             if args.json:

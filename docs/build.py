@@ -1,5 +1,5 @@
 """Write the pages that are kvgen's own output: docs/walkthrough.md, one spec through every stage,
-and docs/gallery.md, every shipped spec.
+docs/gallery.md, every shipped spec, and docs/errors.md, every diagnostic.
 
 python docs/build.py            write the pages
 python docs/build.py --check    say whether they are current; exit status 1 if not
@@ -127,7 +127,7 @@ def page() -> str:
         lengths=block(lengths(analysis)),
         configs=block(configs(analysis)),
         shared=python(decode, "    raw_k = tl.load(", "    tl.store(k_cache_at"),
-        tile=python(decode, "        state = tl.load(", None),
+        tile=python(decode, "        if not EARLY:", None),
         fold=python(fold, "        state = tl.load(", "        item += "),
         check=block(check(analysis)),
     )
@@ -187,7 +187,9 @@ def configs(analysis: Analysis) -> list[str]:
     from kvgen.kernels import per_head
     from kvgen.layout import table
 
-    chosen = configurations(analysis.form, per_head(analysis.form, analysis.records))["default"]
+    chosen = configurations(
+        analysis.form, analysis.records, per_head(analysis.form, analysis.records)
+    )["default"]
     rows: list[tuple[str, str, str]] = [("kernel", "batch", "configuration")]
     for kernel, batches in chosen.items():
         for batch, values in batches.items():
@@ -245,10 +247,16 @@ def block(lines: Sequence[str] | Iterable[str], language: str = "") -> str:
 
 def main(arguments: list[str]) -> int:
     walkthrough = page()
+    import errors
     import gallery
 
+    pages = {
+        "walkthrough.md": walkthrough,
+        "gallery.md": gallery.page(),
+        "errors.md": errors.page(),
+    }
     stale = False
-    for name, text in (("walkthrough.md", walkthrough), ("gallery.md", gallery.page())):
+    for name, text in pages.items():
         path = DOCS / name
         old = path.read_text(encoding="utf-8") if path.is_file() else ""
         if arguments != ["--check"]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from kvgen.cost import buffer_length
 from kvgen.form import Form
+from kvgen.records import Records
 
 BATCHES = (1, 4, 16, 64, 256)
 
@@ -10,7 +12,11 @@ BATCHES = (1, 4, 16, 64, 256)
 Configs = dict[str, dict[str, dict[int, dict[str, int]]]]
 
 
-def configurations(form: Form, per_head: bool) -> Configs:
+# values a thread can hold or stream through its 255 registers before they spill
+MOST = 399
+
+
+def configurations(form: Form, records: Records, per_head: bool) -> Configs:
     """For each GPU name ('default' for any other): kernel → batch → its constants.
 
     TILE: value channels of a tile. TILES: tiles one program goes over. STAGES: how many of them, or
@@ -20,41 +26,50 @@ def configurations(form: Form, per_head: bool) -> Configs:
     sizes = dict(form.spec.sizes)
     k, v = _power(sizes["K"]), _power(sizes["V"])
     heads = 1 if per_head else sizes["HV"] // sizes["H"]
-    channels = bool(form.decay("K"))
     narrow = form.spec.storage.state != "float32"
 
     def tile(elements: int) -> int:
         return v if form.whole_v else max(1, min(v, elements // k))
 
-    def warps(width: int, each: int) -> int:
-        """Warps for a state tile of this width, about `each` of its elements in a thread."""
+    def warps(elements: int, each: int) -> int:
+        """Warps for tiles of so many elements together, about `each` of them in a thread."""
         count = 1
-        while count < 8 and k * width > 32 * each * count:
+        while count < 8 and elements > 32 * each * count:
             count *= 2
         return count
+
+    # beside the state's tile a decode holds the buffer's keys, decays of their channels, and this
+    # token's vectors over K, all of them once for each vector that reads
+    span = _power(buffer_length(form, records))
+    kept = len(form.writes) + sum(d.channel == "K" for d in form.summed_decays)
+    vectors = sum("K" in tensor.axes for tensor in form.spec.inputs)
+    beside = k * (span * kept + vectors) * len(form.columns) // 2
+    most = MOST if len(form.columns) < 3 else MOST // 2
+    channels = bool(form.decay("K"))
+    replays = records.replay and not channels
 
     decode: dict[int, dict[str, int]] = {}
     recurrent: dict[int, dict[str, int]] = {}
     for batch in BATCHES:
         # few rows: many small programs hide latency; many rows: wide tiles use the bandwidth
-        width, each = (tile(4096), 32) if batch < 16 else (tile(8192), 256)
-        if batch == 16 and form.spec.storage.state == ("float32" if channels else "split"):
-            # what is done for each channel, or for both planes, needs registers of its own
-            each = 128
+        few = batch < 16
+        width = tile(4096 if few or (batch == 16 and replays) else 8192)
+        each = 32 if few else 64 if form.whole_v else 256
         count = -(-sizes["V"] // width) * heads
         # a state read in 16 bits leaves registers to load the next tile ahead
         stages = 2 if batch >= (16 if channels else 256) and narrow else 1
+        tiles = 4 if batch > 16 or stages > 1 else 2 if batch == 16 and (channels or replays) else 1
         decode[batch] = {
             "TILE": width,
-            "TILES": 1 if batch < 64 and stages == 1 else min(count, 4),
+            "TILES": min(count, tiles),
             "STAGES": stages,
-            "EARLY": int(batch < 16),
-            "num_warps": warps(width, each),
+            "EARLY": int(few),
+            "num_warps": max(warps(k * width, each), warps(k * width + beside, most)),
         }
-        width, each = (tile(2048), 64) if batch < 16 else (tile(8192), 64)
-        recurrent[batch] = {"TILE": width, "num_warps": warps(width, each)}
+        width = tile(2048 if few else 8192)
+        recurrent[batch] = {"TILE": width, "num_warps": warps(k * width, 64)}
     width = tile(4096)
-    fold = {64: {"TILE": width, "num_warps": warps(width, 64), "STAGES": 3, "programs": 8}}
+    fold = {64: {"TILE": width, "num_warps": warps(k * width, 64), "STAGES": 3, "programs": 8}}
     return {"default": {"decode": decode, "recurrent": recurrent, "fold": fold}}
 
 

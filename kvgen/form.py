@@ -11,7 +11,7 @@ from kvgen.diagnostics import Diagnostic
 from kvgen.graph import Graph, Node, reachable
 from kvgen.interval import Interval
 from kvgen.spec import Spec, Tensor
-from kvgen.walk import Walk
+from kvgen.walk import MOST_DOTS, Walk
 
 
 @dataclass(frozen=True)
@@ -179,4 +179,13 @@ def derive(spec: Spec) -> tuple[Form | None, list[Diagnostic]]:
                 decays.append(Decay(channel, log))
     writes = tuple(Write(term.w, term.d) for term in mx.merged(graph, matrix.terms))
     form = Form(spec, graph, matrix_state, tuple(decays), writes, tuple(carries), output)
+    if len(form.columns) * len(writes) > MOST_DOTS:
+        walk.error(
+            "too-many-dots",
+            f"{len(form.columns)} vectors read the state and {len(writes)} outer products are "
+            f"written: more than {MOST_DOTS} dots for each token in the buffer",
+            last[matrix_state.name].value.span,
+            "read with fewer vectors, or write fewer outer products",
+        )
+        return None, walk.diagnostics
     return form, []

@@ -8,7 +8,7 @@ cancellations that would cost accuracy (``log(sigmoid(x))``, ``x - maximum(x, y)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from kvgen import axes as ax
@@ -307,8 +307,8 @@ def _is_one(x: Node) -> bool:
     return x.is_const and x.const == 1
 
 
-def reachable(roots: list[Node]) -> list[Node]:
-    """Every node the roots depend on, arguments before their users."""
+def reachable(roots: list[Node], known: Collection[Node] = ()) -> list[Node]:
+    """Every node the roots depend on, arguments before their users; nothing below a known one."""
     seen: set[Node] = set()
     found: list[Node] = []
     pending: list[tuple[Node, bool]] = [(root, False) for root in reversed(roots)]
@@ -316,7 +316,7 @@ def reachable(roots: list[Node]) -> list[Node]:
         node, visited = pending.pop()
         if visited:
             found.append(node)
-        elif node not in seen:
+        elif node not in seen and node not in known:
             seen.add(node)
             pending.append((node, True))
             pending.extend((arg, False) for arg in reversed(node.args))

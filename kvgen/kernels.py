@@ -153,8 +153,11 @@ class RecordLoads:
     place: str
     held: str | None
 
+    def __post_init__(self) -> None:
+        self.by_node = {stored.node: stored for stored in self.records.stored}
+
     def __call__(self, node: Node) -> Text | None:
-        stored = next((s for s in self.records.stored if s.node is node), None)
+        stored = self.by_node.get(node)
         if stored is None:
             return None
         many = self.held is not None

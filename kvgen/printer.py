@@ -52,12 +52,15 @@ class Namer:
     """Hands out identifiers that are still free."""
 
     taken: set[str] = field(default_factory=set)
+    # how often a name was wanted, so that a much wanted one is found at once
+    counts: dict[str, int] = field(default_factory=dict)
 
     def new(self, wanted: str) -> str:
-        name, count = wanted, 1
+        name, count = wanted, self.counts.get(wanted, 1)
         while name in self.taken:
             count += 1
             name = f"{wanted}_{count}"
+        self.counts[wanted] = count
         self.taken.add(name)
         return name
 
@@ -79,6 +82,7 @@ class Emission:
     masks: dict[str, str] = field(default_factory=dict)
     known: dict[Node, Text] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    zero: dict[Node, bool] = field(default_factory=dict)
 
     def take(self) -> list[str]:
         """The lines emitted since the last call."""
@@ -142,8 +146,8 @@ class Emission:
 
     def _zero_padded(self, root: Node) -> bool:
         """Whether zeros in the padding of what is loaded give zeros in the padding of the value."""
-        zero: dict[Node, bool] = {}
-        for node in reachable([root]):
+        zero = self.zero
+        for node in reachable([root], zero):
             loaded = node.op == "read" or self.load(node) is not None
             if loaded or not node.axes.channels:
                 # a scalar has no padding, and a sum with one has it everywhere

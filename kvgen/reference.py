@@ -117,9 +117,10 @@ class TorchPrinter:
         for arg in args[1:]:
             dims = joined(dims, arg.dims)
         inner = [self.aligned(arg, dims).text for arg in args]
+        if not dims and len(inner) == 1:
+            # torch's functions take no plain numbers
+            inner = [f"torch.as_tensor({inner[0]}, dtype=torch.float64)"]
         if expr.func in TORCH:
-            if not args[0].dims and expr.func in TORCH:
-                inner = [f"torch.tensor({inner[0]}, dtype=torch.float64)"]
             return Value(f"{TORCH[expr.func]}({', '.join(inner)})", ATOM, dims)
         self.helpers.add(expr.func)
         if expr.func in ("l2norm", "rmsnorm"):

@@ -120,7 +120,7 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
     decode_tensors = [t for t in tensors if t.name != f"{state}_lo"]
     used = [*form.roots, *(s.node for s in records.stored)]
     like = next((t for t in spec.inputs if "V" in t.axes), None)
-    configs = configurations(form, single)
+    configs = configurations(form, records, single)
     module_hash = hashlib.sha256(spec.text.encode()).hexdigest()[:16]
     carries = _carried(form, shapes, ratio)
     first = next(iter(records.stored))

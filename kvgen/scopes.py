@@ -243,6 +243,11 @@ def _reads(form: Form, buffer: Buffer, token: Emission, unit: set[Node]) -> list
             score = token.namer.new("score")
             level.append(f"{score} = tl.sum({near_side} * {asked}[None, :], 1)")
             weighted = f"({buffer.weight} * {score})" if buffer.weight else score
+            if far == "K" and form.factored:
+                # and what comes back over K is a sum of them
+                now = token.namer.new("keys_now")
+                level.append(f"{now} = {far_side} * {buffer.kept['K']}[None, :]")
+                far_side = now
             terms.append((far_side, weighted))
         scales = [buffer.kept[c] for c in ("", far) if c in buffer.kept]
         name = token.namer.new(form.graph.names.get(node) or "read")
@@ -370,7 +375,8 @@ def fold_scope(form: Form, records: Records, shapes: Shapes) -> FoldScope:
         record.load = RecordLoads(Records(tuple(exact), True), shapes, "j", None)
         record.emit([*needed, *factors.values()])
         used = [node for node in form.reads if id(node.args[0]) in wanted]
-        used = [node for node in used if any(_reaches(side, node) for side in sides)]
+        below = set(reachable(sides))
+        used = [node for node in used if node in below]
         before = record.take()
         reads = _tile_reads(tuple(used), form, record)
         record.emit(sides)
@@ -386,10 +392,6 @@ def fold_scope(form: Form, records: Records, shapes: Shapes) -> FoldScope:
         last,
         record.helpers,
     )
-
-
-def _reaches(root: Node, target: Node) -> bool:
-    return target in reachable([root])
 
 
 def _factors(form: Form) -> dict[str, Node]:

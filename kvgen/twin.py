@@ -26,7 +26,8 @@ SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 def errors(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """‖x − x*‖₂ / ‖x*‖₂ of every row; inf for a nan, and for an infinity of one side only."""
-    got, wanted = got.double().flatten(1), wanted.double().flatten(1)
+    # a state without axes has one value to a row
+    got, wanted = (x.double().reshape(x.shape[0], -1) for x in (got, wanted))
     # infinities, such as a stabiliser's first value, must agree and then count for nothing
     same = (got == wanted) & wanted.isinf()
     got, wanted = got.masked_fill(same, 0.0), wanted.masked_fill(same, 0.0)
@@ -201,7 +202,7 @@ class Twin:
         return out
 
     def exact(self, layer: int, used: Sequence[int], inputs: Tensors) -> torch.Tensor:
-        rows = torch.tensor(used, device=self.device)
+        rows = torch.tensor(used, dtype=torch.long, device=self.device)
         state = {name: values[rows] for name, values in self.states[layer].items()}
         exact = {name: x.double() for name, x in {**inputs, **self.params[layer]}.items()}
         out, after = self.module.reference(state, **exact)

@@ -28,8 +28,9 @@ PLAIN_CALLS = (
     "minimum", "maximum",
 )  # fmt: skip
 
+MOST_WRITES, MOST_READS = 256, 64
 # a kernel has a line for every pair of an outer product and a vector that reads
-MOST_WRITES = MOST_READS = 64
+MOST_DOTS = 4096
 
 
 class _Silent(Exception):
@@ -298,10 +299,18 @@ class Walk:
 
         while isinstance(expr, Bin) and expr.op in "*/":
             found = [side for side in (expr.left, expr.right) if guilty(side)]
-            if len(found) != 1:
+            if len(found) != 1 or (self._never_positive(expr) and not self._is_number(found[0])):
                 break
             expr = found[0]
         return expr
+
+    def _never_positive(self, expr: Expr) -> bool:
+        value = self.value(expr)
+        return isinstance(value, Node) and value.bounds.nonpositive
+
+    def _is_number(self, expr: Expr) -> bool:
+        value = self.value(expr)
+        return isinstance(value, Node) and value.is_const
 
     def _nonlinear(self, span: Span, use: str) -> _Silent:
         return self.error(
@@ -392,7 +401,8 @@ class Walk:
             for node in reachable([found]):
                 if node.op == "read" and node.args[0] not in self.readers:
                     self.readers[node.args[0]] = expr.span
-            if len(self.readers) > MOST_READS:
+            known = {diagnostic.code for diagnostic in self.diagnostics}
+            if len(self.readers) > MOST_READS and "too-many-reads" not in known:
                 raise self.error(
                     "too-many-reads",
                     f"more than {MOST_READS} vectors read the state",
@@ -405,7 +415,7 @@ class Walk:
         """A note on where a value comes to depend on the state."""
         read = next((node for node in reachable([value]) if node.op == "read"), None)
         span = self.readers.get(read.args[0]) if read is not None else None
-        return (("the other read is", span),) if span else ()
+        return (("the state is read", span),) if span else ()
 
     def _dot(self, expr: Bin, left: Node, right: Node) -> Node:
         if len(left.axes.channels) != 1 or left.axes.channels != right.axes.channels:
@@ -501,12 +511,15 @@ class Walk:
         fits = set(value.axes.channels) <= set(axes.channels)
         if fits and (value.axes.head in (None, axes.head) or axes.head == "HV"):
             return value
-        wide = ", ".join(value.axes.names)
-        help = f"declare it as {name}: [{wide}], or sum over what it lacks"
+        channels = value.axes.channels
+        wide = value.axes if channels != "V" else replace(value.axes, head="HV")
+        help = f"declare it as {name}: {wide}, or sum over what it lacks"
         if name == "o":
             help = "the output is over V: x @ S, with x over K, is such a value"
         elif fits:
-            help = f"it has a value for every {value.axes.head}: declare it as {name}: [{wide}]"
+            help = f"there is a value for every {value.axes.head}: declare it as {name}: {wide}"
+        elif channels == "KV":
+            help = "only a matrix state has both K and V"
         message = f"{what} has axes {axes} and is assigned a value with axes {value.axes}"
         self.error("axis-mismatch", message, span, help)
         return None
@@ -566,9 +579,9 @@ class Walk:
 
     def _how_to_prove(self, factor: Node) -> str:
         help = "write it with exp, sigmoid or squares"
-        for node in reachable([factor]):
-            unknown = node.bounds == Interval() and node.op in ("input", "param")
-            if unknown:
+        proved = [node for node in reachable([factor]) if node.bounds.nonnegative]
+        for node in reachable([factor], set(proved)):
+            if node.op in ("input", "param"):
                 tensor = f"{{axes: {node.axes}, range: [0, 1]}}"
                 return f"{help}, or declare a range: {node.value}: {tensor}"
         return help

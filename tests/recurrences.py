@@ -77,8 +77,12 @@ def _norm(x: Value, eps: float, mean: bool) -> Value:
     return Value(x.array / np.sqrt(squares + eps))
 
 
+def _lifted(function):
+    return lambda *args: Value(function(*map(_array, args)))
+
+
 FUNCTIONS = {
-    name: (lambda function: lambda *args: Value(function(*map(_array, args))))(function)
+    name: _lifted(function)
     for name, function in {
         "exp": np.exp,
         "log": np.log,

@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from twins import SPECS, analysed
+from twins import OTHERS, SPECS, analysed
 
 from kvgen import compiler, extremes
 from kvgen.check import CASES, Report, bounds, check
@@ -61,6 +61,13 @@ def test_shipped_specs(name: str) -> None:
 )
 def test_storage_modes(name: str, storage: str) -> None:
     passed(check(analysed(name, *storage.split()), "cpu", only=STORAGE_CASES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_shipped_specs(name: str) -> None:
+    only = ("decode, rows out of phase", "recurrent, after decodes", "decay of 0 and 1")
+    passed(check(analysed(name), "cpu", only=only))
 
 
 BREAKAGES = [

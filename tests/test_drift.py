@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from benchmarks.drift import Drift, drift, table
 
 LENGTHS = (64, 256, 512)

@@ -90,7 +90,7 @@ def test_a_module_that_cannot_be_imported() -> None:
 
 def test_spills_are_seen() -> None:
     text = module("gated_deltanet")
-    tiles = {"TILE": 128, "TILES": 1, "STAGES": 1, "num_warps": 1}
+    tiles = {"TILE": 128, "TILES": 1, "STAGES": 1, "EARLY": 0, "num_warps": 1}
     end = text.index("@triton.jit")
     wide = f'{text[:end]}\nCONFIGS["default"]["decode"] = {{1: {tiles}}}\n{text[end:]}'
     spills = [u.spills for u in probe(wide, "sm_90", batches=(1,)) if u.kernel == "decode"]

@@ -144,9 +144,7 @@ def test_rodimus():
 
 
 def test_rwkv6():
-    run = Run(
-        "rwkv6", HEADS, HEADS, r=(HEADS, K), w=(HEADS, K), k=(HEADS, K), v=(HEADS, V)
-    )
+    run = Run("rwkv6", HEADS, HEADS, r=(HEADS, K), w=(HEADS, K), k=(HEADS, K), v=(HEADS, V))
     u = run.draw(HEADS, K)
     x = run.inputs
     o, state = naive("rwkv6", "recurrent_naive.py").naive_recurrent_rwkv6(
@@ -231,9 +229,7 @@ def test_gated_deltanet2(heads, value_heads):
     A_log, dt_bias = run.draw(heads), run.draw(heads, K)
     decay = -A_log.exp()[:, None] * softplus(x["f"] + dt_bias)
     keys = (unit(x["q"]), unit(x["k"]), x["v"], decay, x["b"].sigmoid(), x["w"].sigmoid())
-    q, k, v, g, b, w = (
-        grouped(run, value) if value.shape[2] == heads else value for value in keys
-    )
+    q, k, v, g, b, w = (grouped(run, value) if value.shape[2] == heads else value for value in keys)
     wanted = naive("gdn2").naive_recurrent_gdn2(
         q, k, v, g, b, w, initial_state=run.state, output_final_state=True
     )
@@ -301,9 +297,7 @@ def test_preconditioned_gated_deltanet(heads, value_heads):
     params, log_decay = gated(run)
     A_log_atk, dt_bias_atk, center = run.draw(heads), run.draw(heads), run.draw(heads)
     # it normalises queries and keys itself
-    o, state, A = naive(
-        "precond_gated_delta_rule"
-    ).naive_recurrent_precond_gated_delta_rule(
+    o, state, A = naive("precond_gated_delta_rule").naive_recurrent_precond_gated_delta_rule(
         x["q"],
         x["k"],
         x["v"],

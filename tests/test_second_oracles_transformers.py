@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from oracles import modeling
-from test_second_oracles import BATCH, TOKENS, K, Run, V, softplus
+from test_second_oracles import BATCH, TOKENS, K, Run, V
 from test_second_oracles_fla import gated, qkv
 
 

@@ -14,15 +14,18 @@ from kvgen.twin import Made, Twin
 SPECS = ["gated_deltanet", "kimi_delta_attention", "lightning_attention", "mamba2"]
 OTHERS = [spec.name for spec in shipped() if spec.name not in SPECS]
 STATES = ("float32", "bfloat16", "float16", "split")
-# key heads : value heads as in the shipped specs, and as small as that goes
-HEADS = {"gated_deltanet": (1, 2), "mamba2": (1, 2)}
+
+
+def ratio(name: str) -> int:
+    """Value heads to a key head, as few as show whether there are more than one."""
+    spec = compiler.analyse(resolve(name)).spec
+    return 1 if spec.size("H") == spec.size("HV") else 2
 
 
 @functools.cache
 def analysed(name: str, *storage: str, **sizes: int) -> compiler.Analysis:
     """A shipped spec at small sizes. storage: as in "state=split"."""
-    heads, value_heads = HEADS.get(name, (1, 1))
-    chosen = {"H": heads, "HV": value_heads, "K": 16, "V": 8, **sizes}
+    chosen = {"H": 1, "HV": ratio(name), "K": 16, "V": 8, **sizes}
     overrides = {f"sizes.{axis}": str(size) for axis, size in chosen.items()}
     overrides |= dict(f"storage.{each}".split("=") for each in storage)
     return compiler.analyse(resolve(name), overrides)
