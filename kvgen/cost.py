@@ -89,7 +89,7 @@ def cost(
     running = tuple(s for s in records.stored if form.factored and s.node is form.factored.after)
     return Cost(
         state=elements * STATE_BYTES[storage],
-        read=elements * READ_BYTES[storage],
+        read=elements * (STATE_BYTES if records.exact else READ_BYTES)[storage],
         record=total(records.stored),
         record_read=total(records.decoded(form)),
         record_fold=total(records.folded(form)),

@@ -126,6 +126,11 @@ class Form:
         return any(write.reads for write in self.writes)
 
     @property
+    def carries_read(self) -> bool:
+        """Whether a carried state is updated from a read of the matrix."""
+        return any(carry.after.reads for carry in self.carries)
+
+    @property
     def whole_v(self) -> bool:
         """Whether some step reduces over V, so that one program must hold all of it."""
         nodes = reachable(self.roots)

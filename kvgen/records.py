@@ -42,11 +42,13 @@ class Records:
     """The stored values, and whether a fold recomputes the writes from the full state.
 
     replay: the state keeps more precision than a decode reads (storage split), and the writes
-    depend on reads, so a fold runs each recorded token again on the full state.
+    depend on reads, so a fold runs each recorded token again on the full state. exact: a decode of
+    such a state reads all of it, for what is carried from a read is not computed again.
     """
 
     stored: tuple[Stored, ...]
     replay: bool
+    exact: bool = False
 
     def derivable(self, node: Node) -> bool:
         """Whether a recorded token's value of the node follows from what is stored."""
@@ -71,7 +73,8 @@ class Records:
 def plan_records(form: Form) -> Records:
     """Choose the stored values for the spec's storage mode."""
     storage = form.spec.storage
-    replay = storage.state == "split" and form.writes_read
+    exact = storage.state == "split" and form.carries_read
+    replay = storage.state == "split" and form.writes_read and not exact
     stored: list[Stored] = []
     if form.factored:
         # the point of factored keys is that nothing is left to do when they are read back
@@ -79,7 +82,7 @@ def plan_records(form: Form) -> Records:
         stored += [Stored("", node, "float32") for node in dict.fromkeys(kept)]
     for node in _needs(form, replay):
         _store(stored, node, form, keep_inputs=storage.records == "input", replay=replay)
-    return Records(_named(stored, form), replay)
+    return Records(_named(stored, form), replay, exact)
 
 
 def decode_needs(form: Form) -> list[Node]:
@@ -205,7 +208,7 @@ def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:
         base = form.graph.names.get(node)
         if base is None and node.op == "index":
             base = f"{node.args[0].value}{node.value}"
-        base = base or roles.get(node, "factor")
+        base = base or roles.get(node) or _described(node, form) or "factor"
         name, count = base, 1
         while name in taken:
             count += 1

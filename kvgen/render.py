@@ -117,7 +117,7 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
     folded = _lines(fold)
     step_tensors = [t for t in tensors if t.name not in stored or f"{t.local}_at" in folded]
     matrix_tensors = [t for t in step_tensors if t.name in planes or t.name in stored]
-    decode_tensors = [t for t in tensors if t.name != f"{state}_lo"]
+    decode_tensors = [t for t in tensors if records.exact or t.name != f"{state}_lo"]
     used = [*form.roots, *(s.node for s in records.stored)]
     like = next((t for t in spec.inputs if "V" in t.axes), None)
     configs = configurations(form, records, single)
@@ -143,6 +143,7 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
         "planes": planes,
         "plane_tensors": [t for t in tensors if t.name in planes],
         "read_plane": local(planes[0]),
+        "exact": records.exact,
         "matrix_tensors": matrix_tensors,
         "matrix_names": _tuple_text([t.name for t in matrix_tensors]),
         "step_tensors": step_tensors,
