@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	$(if $(CONSTRAINTS),-c $(CONSTRAINTS))
-CODE := kvgen tests examples cli.py
+CODE := kvgen tests examples docs benchmarks cli.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format clean

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from twins import SPECS
+from twins import OTHERS, SPECS
 
 from benchmarks.drift import LAST, MODES, TOKENS, drift
 from kvgen import compiler
@@ -29,6 +29,7 @@ STORED = [
     {"storage.state": "float16"},
     {"storage.records": "input", "storage.layout": "vk"},
 ]
+
 STORAGE_CASES = ("decode, rows out of phase", "bfloat16 inputs", "recurrent, after decodes")
 
 
@@ -73,10 +74,17 @@ def test_check_of_storage_modes(name: str, overrides: dict[str, str]) -> None:
     assert report.ok, [row for row in report.rows if not row.ok]
 
 
+@pytest.mark.parametrize("overrides", [{}, STORED[0], {"storage.state": "bfloat16"}], ids=name_of)
+@pytest.mark.parametrize("name", OTHERS)
+def test_check_of_the_family(name: str, overrides: dict[str, str]) -> None:
+    report = check(compiler.analyse(resolve(name), overrides), "cuda", only=STORAGE_CASES)
+    assert report.ok, [row for row in report.rows if not row.ok]
+
+
 # drift -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", [*SPECS, *OTHERS])
 def test_drift(name: str) -> None:
     found = {(each.mode, each.tokens): each for each in drift(name, "cuda")}
     assert set(found) == {(mode, length) for mode in MODES for length in TOKENS}
