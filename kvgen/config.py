@@ -14,6 +14,8 @@ Configs = dict[str, dict[str, dict[int, dict[str, int]]]]
 
 # values a thread can hold or stream through its 255 registers before they spill
 MOST = 399
+# programs that keep a GPU busy with two tiles each
+ENOUGH = 1024
 
 
 def configurations(form: Form, records: Records, per_head: bool) -> Configs:
@@ -58,7 +60,10 @@ def configurations(form: Form, records: Records, per_head: bool) -> Configs:
         count = -(-sizes["V"] // width) * heads
         # a state read in 16 bits leaves registers to load the next tile ahead
         stages = 2 if batch >= (16 if channels else 256) and narrow else 1
-        tiles = 4 if batch > 16 or stages > 1 else 2 if batch == 16 and (channels or replays) else 1
+        tiles = 4 if batch > 16 or stages > 1 else 1
+        # what a program does once is worth sharing where enough programs are left
+        if batch == 16 and (channels or replays) and batch * sizes["HV"] // heads * count >= ENOUGH:
+            tiles = max(tiles, 2)
         decode[batch] = {
             "TILE": width,
             "TILES": min(count, tiles),

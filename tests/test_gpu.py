@@ -97,7 +97,8 @@ def test_drift(name: str) -> None:
         assert found["float32", length].output <= 4e-3
         assert found["split", length].output <= 6e-3
     first, middle, last = (found["split", length].state for length in TOKENS)
-    assert last <= 2 * max(first, middle)
+    # a sum that never decays grows less exact in any float32
+    assert last <= 2 * max(first, middle, found["recurrent", TOKENS[-1]].state)
 
 
 # model steps -------------------------------------------------------------------------------------
