@@ -209,8 +209,8 @@ def show(spec: Path, overrides: tuple[tuple[str, str], ...]) -> None:
     What it prints is a spec itself.
     """
     with errors_printed():
-        from kvgen import spec as specs
         from kvgen.diagnostics import SpecError
+        from kvgen.language import spec as specs
 
         read, diagnostics = specs.read(spec, dict(overrides))
         if read is None or diagnostics:
@@ -262,7 +262,8 @@ def compile_(
     each kernel.
     """
     with errors_printed(as_json):
-        from kvgen import compiler, explain
+        from kvgen import compiler
+        from kvgen.explaining import explain
 
         analysis = compiler.analyse(spec, dict(overrides))
         try:
@@ -293,7 +294,8 @@ def compile_(
 
 
 def probed(analysis: Analysis, target: str) -> list[Any]:
-    from kvgen import compiler, probe
+    from kvgen import compiler
+    from kvgen.probing import probe
 
     with working(f"compiling for {target}"):
         return list(probe.probe(compiler.emit(analysis), target))
@@ -316,7 +318,7 @@ def explain(spec: Path, overrides: tuple[tuple[str, str], ...], as_json: bool) -
     """
     with errors_printed(as_json):
         from kvgen import compiler
-        from kvgen import explain as explanation
+        from kvgen.explaining import explain as explanation
 
         analysis = compiler.analyse(spec, dict(overrides))
         if as_json:
@@ -354,8 +356,8 @@ def check(
             device = "cpu"
             # triton reads this when it is imported
             os.environ.setdefault("TRITON_INTERPRET", "1")
-        from kvgen import check as checks
         from kvgen import compiler
+        from kvgen.checking import check as checks
 
         analysis = compiler.analyse(spec, dict(overrides))
         try:

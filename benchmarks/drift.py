@@ -96,10 +96,10 @@ def drift(
     import torch
 
     from kvgen import compiler
-    from kvgen.interpreter import require, rounding
-    from kvgen.samples import Sampler
+    from kvgen.checking.interpreter import require, rounding
+    from kvgen.checking.samples import Sampler
+    from kvgen.checking.twin import errors
     from kvgen.shipped import resolve
-    from kvgen.twin import errors
 
     require(device)
     sizes = TINY if device == "cpu" else {}

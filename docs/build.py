@@ -111,7 +111,9 @@ def page() -> str:
     # read by triton when it is first imported
     os.environ["TRITON_INTERPRET"] = "1"
     sys.path.insert(0, str(ROOT))
-    from kvgen import compiler, cost, explain, shipped
+    from kvgen import compiler, shipped
+    from kvgen.codegen import cost
+    from kvgen.explaining import explain
 
     path = Path(shipped.resolve(SPEC))
     analysis = compiler.analyse(path)
@@ -135,9 +137,9 @@ def page() -> str:
 
 def walk(analysis: Analysis) -> list[str]:
     """The named values of a token with their axes and ranges."""
-    from kvgen.derivation import Derivation
-    from kvgen.layout import table
-    from kvgen.notation import number
+    from kvgen.explaining.derivation import Derivation
+    from kvgen.explaining.layout import table
+    from kvgen.explaining.notation import number
 
     derivation = Derivation(analysis)
     nodes = {term.text: node for node, term in derivation.notation.known.items()}
@@ -151,8 +153,9 @@ def walk(analysis: Analysis) -> list[str]:
 
 def records(path: Path) -> list[str]:
     """What a token leaves under several storage options."""
-    from kvgen import compiler, cost
-    from kvgen.layout import count, table
+    from kvgen import compiler
+    from kvgen.codegen import cost
+    from kvgen.explaining.layout import count, table
 
     rows = [("state", "records", "a token leaves", "bytes", "gain")]
     for state, kept in STORAGE:
@@ -170,8 +173,8 @@ def records(path: Path) -> list[str]:
 
 
 def lengths(analysis: Analysis) -> list[str]:
-    from kvgen import cost
-    from kvgen.layout import count, table
+    from kvgen.codegen import cost
+    from kvgen.explaining.layout import count, table
 
     total = cost.cost(analysis.form, analysis.records)
     rows = [
@@ -183,9 +186,9 @@ def lengths(analysis: Analysis) -> list[str]:
 
 
 def configs(analysis: Analysis) -> list[str]:
-    from kvgen.config import configurations
-    from kvgen.kernels import per_head
-    from kvgen.layout import table
+    from kvgen.codegen.config import configurations
+    from kvgen.codegen.kernels import per_head
+    from kvgen.explaining.layout import table
 
     chosen = configurations(
         analysis.form, analysis.records, per_head(analysis.form, analysis.records)
@@ -201,8 +204,8 @@ def configs(analysis: Analysis) -> list[str]:
 
 def check(analysis: Analysis) -> list[str]:
     """Two cases, without the errors' digits, which are the machine's."""
-    from kvgen import check as checks
-    from kvgen.layout import table
+    from kvgen.checking import check as checks
+    from kvgen.explaining.layout import table
 
     report = checks.check(analysis, "cpu", only=CASES)
     rows = [("case", "quantity", "bound", "")]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvgen import compiler, cost, explain
-from kvgen.layout import count
+from kvgen import compiler
+from kvgen.codegen import cost
+from kvgen.explaining import explain
+from kvgen.explaining.layout import count
 from kvgen.shipped import Shipped, shipped
 
 HEAD = """\

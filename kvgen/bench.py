@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from kvgen import cost
+from kvgen.checking.samples import draw
+from kvgen.codegen import cost
 from kvgen.compiler import Analysis, emit, imported, temporary_module
-from kvgen.samples import draw
 
 if TYPE_CHECKING:
     import torch

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from kvgen import shipped, spec
+from kvgen import shipped
+from kvgen.algebra.factored import factored
+from kvgen.algebra.form import Form, derive
+from kvgen.algebra.records import Records, plan_records
 from kvgen.diagnostics import SpecError
-from kvgen.factored import factored
-from kvgen.form import Form, derive
-from kvgen.records import Records, plan_records
-from kvgen.spec import Spec
+from kvgen.language import spec
+from kvgen.language.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def analyse(path_or_text: str | Path, overrides: dict[str, str] | None = None) -
 
 def emit(analysis: Analysis) -> str:
     """The module's text."""
-    from kvgen.explain import form_text
-    from kvgen.render import render
+    from kvgen.codegen.render import render
+    from kvgen.explaining.explain import form_text
 
     return render(analysis.form, analysis.records, form_text(analysis))
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from twins import OTHERS, SPECS, analysed
 
-from kvgen import compiler, extremes
-from kvgen.check import CASES, Report, bounds, check
-from kvgen.interpreter import rounding
-from kvgen.samples import Sampler
-from kvgen.spec import Storage
-from kvgen.twin import errors
+from kvgen import compiler
+from kvgen.checking import extremes
+from kvgen.checking.check import CASES, Report, bounds, check
+from kvgen.checking.interpreter import rounding
+from kvgen.checking.samples import Sampler
+from kvgen.checking.twin import errors
+from kvgen.language.spec import Storage
 
 # every state with every kind of record and either layout, dealt over the specs
 STORED = {

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvgen import compiler, cost, explain, formulas, shipped
-from kvgen.derivation import Derivation
+from kvgen import compiler, shipped
+from kvgen.codegen import cost
+from kvgen.explaining import explain, formulas
+from kvgen.explaining.derivation import Derivation
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("gated_deltanet", "kimi_delta_attention", "lightning_attention", "mamba2")

@@ -16,10 +16,10 @@ from twins import OTHERS, SPECS
 
 from benchmarks.drift import LAST, MODES, TOKENS, drift
 from kvgen import compiler
-from kvgen.check import bounds, check
-from kvgen.interpreter import require
+from kvgen.checking.check import bounds, check
+from kvgen.checking.interpreter import require
+from kvgen.checking.twin import Made, Tensors, Twin, worst
 from kvgen.shipped import resolve
-from kvgen.twin import Made, Tensors, Twin, worst
 
 pytestmark = pytest.mark.gpu
 

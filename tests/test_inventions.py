@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvgen import compiler
-from kvgen.check import check
+from kvgen.checking.check import check
 
 CASES = ("recurrent, after decodes", "dropped steps, repeated layers")
 INVENTIONS = sorted((Path(__file__).parent / "inventions").glob("*.yaml"))

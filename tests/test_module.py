@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from twins import SPECS, STATES, analysed, bits, ids, made, ratio, twin
 
 from kvgen import compiler
-from kvgen.check import bounds
-from kvgen.interpreter import rounding
-from kvgen.samples import packed
-from kvgen.twin import Twin, worst
+from kvgen.checking.check import bounds
+from kvgen.checking.interpreter import rounding
+from kvgen.checking.samples import packed
+from kvgen.checking.twin import Twin, worst
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,10 @@ import pytest
 from twins import OTHERS as REST
 from twins import SPECS
 
-from kvgen import compiler, crosscompile
-from kvgen.launches import Launch
-from kvgen.probe import KernelUsage, ProbeError, assembly, probe
+from kvgen import compiler
+from kvgen.probing import crosscompile
+from kvgen.probing.launches import Launch
+from kvgen.probing.probe import KernelUsage, ProbeError, assembly, probe
 from kvgen.shipped import resolve
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")

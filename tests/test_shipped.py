@@ -10,9 +10,9 @@ import pytest
 import torch
 from twins import OTHERS, STATES, analysed, made
 
-from kvgen.check import bounds, check
-from kvgen.interpreter import rounding
-from kvgen.twin import Twin
+from kvgen.checking.check import bounds, check
+from kvgen.checking.interpreter import rounding
+from kvgen.checking.twin import Twin
 
 # a read of 16 bits errs by the state's length, not by the output's: small heads let them differ
 SIZES = {"K": 24, "V": 20}

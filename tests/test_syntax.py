@@ -6,10 +6,10 @@ from fractions import Fraction
 
 import pytest
 
-from kvgen import step
 from kvgen.diagnostics import Diagnostic, Span, tidy
-from kvgen.namespace import Scope
-from kvgen.syntax import FUNCTIONS, Bad, Bin, Call, Expr, Index, Name, Neg, Num, Stmt
+from kvgen.language import step
+from kvgen.language.namespace import Scope
+from kvgen.language.syntax import FUNCTIONS, Bad, Bin, Call, Expr, Index, Name, Neg, Num, Stmt
 
 TENSORS = "q k v a b A_log dt_bias S kk vv bb".split()  # noqa: SIM905
 EXTRAS = {"kk": 2, "vv": 2, "bb": 2}

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from kvgen import compiler
+from kvgen.checking.twin import Made, Twin
 from kvgen.shipped import resolve, shipped
-from kvgen.twin import Made, Twin
 
 SPECS = ["gated_deltanet", "kimi_delta_attention", "lightning_attention", "mamba2"]
 OTHERS = [spec.name for spec in shipped() if spec.name not in SPECS]

@@ -1,0 +1,1 @@
+"""The derivation: statements to decays, reads, writes and records, and what they cost."""

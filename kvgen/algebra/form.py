@@ -1,0 +1,196 @@
+"""The derived form of a recurrence: decays, reads, writes, carried states and the output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvgen.algebra import axes as ax
+from kvgen.algebra import matrix as mx
+from kvgen.algebra.axes import Axes
+from kvgen.algebra.graph import Graph, Node, reachable
+from kvgen.algebra.interval import Interval
+from kvgen.algebra.walk import MOST_DOTS, Walk
+from kvgen.diagnostics import Diagnostic
+from kvgen.language.spec import Spec, Tensor
+
+
+@dataclass(frozen=True)
+class Decay:
+    """A token's own log decay over the head ('') or over the channel K or V, with what is proved.
+
+    constant: it holds no input, so it is the same for every token. nonpositive: it never grows the
+    state. lower: a proved lower bound of the logarithm, or None.
+    """
+
+    channel: str
+    log: Node
+
+    @property
+    def constant(self) -> bool:
+        return not self.log.varies
+
+    @property
+    def nonpositive(self) -> bool:
+        return self.log.bounds.nonpositive
+
+    @property
+    def lower(self) -> float | None:
+        low = self.log.bounds.lo
+        return None if low == -float("inf") else low
+
+
+@dataclass(frozen=True)
+class Write:
+    """One outer product a token leaves: w over K, d over V."""
+
+    w: Node
+    d: Node
+
+    @property
+    def reads(self) -> bool:
+        return self.w.reads or self.d.reads
+
+
+@dataclass(frozen=True)
+class Carry:
+    """A small state carried beside the matrix: its value before and after the token."""
+
+    tensor: Tensor
+    before: Node
+    after: Node
+
+    @property
+    def axes(self) -> Axes:
+        return ax.of(self.tensor.axes)
+
+
+@dataclass(frozen=True)
+class Factored:
+    """Keys that are recorded before their decay: exp(-G) w, with G the running sum of log decays.
+
+    before: G up to the newest record, 0 in an empty buffer. after: G with this token. keys: what is
+    recorded of each write's w. most: records at which exp(-G) is still far from overflowing.
+    """
+
+    before: Node
+    after: Node
+    keys: tuple[Node, ...]
+    most: int
+
+
+@dataclass(frozen=True)
+class Form:
+    """S ← D ⊙ S + Σ w dᵀ, with every read a column of one pass over the stored S."""
+
+    spec: Spec
+    graph: Graph
+    state: Tensor
+    decays: tuple[Decay, ...]
+    writes: tuple[Write, ...]
+    carries: tuple[Carry, ...]
+    output: Node
+    factored: Factored | None = None
+
+    @property
+    def keys(self) -> tuple[Node, ...]:
+        """What a token records of the key side of each write."""
+        return self.factored.keys if self.factored else tuple(write.w for write in self.writes)
+
+    @property
+    def summed_decays(self) -> tuple[Decay, ...]:
+        """The decays whose logs are recorded token by token and summed newest first."""
+        return tuple(d for d in self.decays if not (self.factored and d.channel == "K"))
+
+    @property
+    def roots(self) -> list[Node]:
+        """Everything a decode must compute."""
+        roots = [node for write in self.writes for node in (write.w, write.d)]
+        roots += [decay.log for decay in self.decays]
+        roots += [carry.after for carry in self.carries]
+        return [*roots, self.output]
+
+    @property
+    def reads(self) -> tuple[Node, ...]:
+        """The reads of the stored state, in the order they are needed."""
+        found = [node for node in reachable(self.roots) if node.op == "read"]
+        return tuple(sorted(found, key=lambda node: node.order))
+
+    @property
+    def columns(self) -> tuple[Node, ...]:
+        """The distinct vectors that read the stored state."""
+        return tuple(dict.fromkeys(node.args[0] for node in self.reads))
+
+    @property
+    def writes_read(self) -> bool:
+        """Whether what a token writes depends on the state (a delta rule)."""
+        return any(write.reads for write in self.writes)
+
+    @property
+    def carries_read(self) -> bool:
+        """Whether a carried state is updated from a read of the matrix."""
+        return any(carry.after.reads for carry in self.carries)
+
+    @property
+    def whole_v(self) -> bool:
+        """Whether some step reduces over V, so that one program must hold all of it."""
+        nodes = reachable(self.roots)
+        return any(
+            (node.op == "sum" and node.value == "V")
+            or (node.op == "read" and node.args[0].axes.channels == "V")
+            for node in nodes
+        )
+
+    def decay(self, channel: str) -> Decay | None:
+        return next((decay for decay in self.decays if decay.channel == channel), None)
+
+
+def derive(spec: Spec) -> tuple[Form | None, list[Diagnostic]]:
+    """Walk the spec's step; the form, or None with everything that stands in its way."""
+    walk = Walk(spec)
+    walk.run()
+    last = {step.target: step for step in spec.steps}
+    matrix_state = next(state for state in spec.states if ax.of(state.axes).channels == "KV")
+    carries: list[Carry] = []
+    for tensor in spec.states:
+        if tensor is matrix_state or tensor.name not in last:
+            continue
+        axes = ax.of(tensor.axes)
+        what = f"the carried state {tensor.name}"
+        after = walk.final_node(tensor.name, last[tensor.name].value.span, axes, what)
+        before = walk.graph.leaf("carried", tensor.name, axes, Interval())
+        if after is not None:
+            carries.append(Carry(tensor, before, after))
+    output = None
+    if "o" in last:
+        span = last["o"].value.span
+        output = walk.final_node("o", span, Axes(None, "HV", "V"), "the output o")
+    matrix = None
+    if matrix_state.name in last:
+        matrix = walk.final_matrix(matrix_state.name, last[matrix_state.name].value.span)
+    else:
+        matrix = mx.Matrix(matrix_state.name)
+    if walk.diagnostics or matrix is None or output is None:
+        return None, walk.diagnostics
+    graph = walk.graph
+    decays: list[Decay] = []
+    for channel in ("", "K", "V"):
+        factor = mx.product(graph, matrix, channel)
+        if factor is not None:
+            log = graph.stable_log(factor)
+            if not (log.is_const and log.const == 0):
+                suffix = f"_{channel}" if channel else ""
+                graph.names.setdefault(log, f"log_decay{suffix}")
+                graph.names.setdefault(graph.exp(log), f"decay{suffix}")
+                decays.append(Decay(channel, log))
+    writes = tuple(Write(term.w, term.d) for term in mx.merged(graph, matrix.terms))
+    form = Form(spec, graph, matrix_state, tuple(decays), writes, tuple(carries), output)
+    if len(form.columns) * len(writes) > MOST_DOTS:
+        walk.error(
+            "too-many-dots",
+            f"{len(form.columns)} vectors read the state and {len(writes)} outer products are "
+            f"written: more than {MOST_DOTS} dots for each token in the buffer",
+            last[matrix_state.name].value.span,
+            "read with fewer vectors, or write fewer outer products",
+        )
+        return None, walk.diagnostics
+    return form, []

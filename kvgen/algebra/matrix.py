@@ -1,0 +1,103 @@
+"""The symbolic matrix state: a decayed copy of the state before this token, plus outer products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from kvgen.algebra.graph import Graph, Node
+from kvgen.diagnostics import Span
+
+
+@dataclass(frozen=True)
+class Term:
+    """One outer product: `w` over K, `d` over V."""
+
+    w: Node
+    d: Node
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """(product of factors) ⊙ state + sum of terms.
+
+    state: the name of the state it holds a copy of, or None (only outer products).
+    factors: what multiplies that copy, each over no channel, over K or over V, with its place in
+    the spec. terms: the outer products this token has added so far, decays already applied.
+    """
+
+    state: str | None
+    factors: tuple[tuple[Node, Span], ...] = ()
+    terms: tuple[Term, ...] = ()
+
+
+def scaled(graph: Graph, matrix: Matrix, factors: list[Node], span: Span) -> Matrix:
+    """The matrix times factors that have at most one channel axis each."""
+    terms = matrix.terms
+    for factor in factors:
+        if factor.axes.channels == "K":
+            terms = tuple(replace(t, w=graph.mul(factor, t.w)) for t in terms)
+        else:
+            terms = tuple(replace(t, d=graph.mul(factor, t.d)) for t in terms)
+    if matrix.state is None:
+        return replace(matrix, terms=terms)
+    added = tuple((factor, span) for factor in factors)
+    return replace(matrix, factors=matrix.factors + added, terms=terms)
+
+
+def product(graph: Graph, matrix: Matrix, channel: str) -> Node | None:
+    """The product of the factors over one channel ('' for none), or None where there are none."""
+    found = [node for node, _ in matrix.factors if node.axes.channels == channel]
+    result = found[0] if found else None
+    for node in found[1:]:
+        assert result is not None
+        result = graph.mul(node, result)
+    return result
+
+
+def read(graph: Graph, matrix: Matrix, vector: Node) -> Node:
+    """The matrix contracted with a vector over K (giving V) or over V (giving K).
+
+    One column of the pass over the stored state, and one dot with each of this token's own terms.
+    A factor over the contracted channel joins the column; the others scale what comes back, so
+    that a column stays shared by the value heads of a group.
+    """
+    near = vector.axes.channels
+    far = "V" if near == "K" else "K"
+    parts: list[Node] = []
+    if matrix.state is not None:
+        inner = product(graph, matrix, near)
+        column = vector if inner is None else graph.mul(inner, vector)
+        part = graph.read(matrix.state, column)
+        for channel in ("", far):
+            factor = product(graph, matrix, channel)
+            part = part if factor is None else graph.mul(factor, part)
+        parts.append(part)
+    for term in matrix.terms:
+        same, other = (term.w, term.d) if near == "K" else (term.d, term.w)
+        parts.append(graph.mul(graph.sum(graph.mul(same, vector)), other))
+    total = parts[0]
+    for part in parts[1:]:
+        total = graph.add(total, part)
+    return total
+
+
+def merged(graph: Graph, terms: tuple[Term, ...]) -> tuple[Term, ...]:
+    """The same sum with fewer outer products: terms that share one side become one."""
+    kept: list[Term] = []
+    # where a side was last seen; a side that has been summed is another node
+    by_w: dict[Node, int] = {}
+    by_d: dict[Node, int] = {}
+    for term in terms:
+        place = by_w.get(term.w)
+        if place is not None and kept[place].w is term.w:
+            term = Term(term.w, graph.add(kept[place].d, term.d))
+        else:
+            place = by_d.get(term.d)
+            if place is not None and kept[place].d is term.d:
+                term = Term(graph.add(kept[place].w, term.w), term.d)
+            else:
+                place = len(kept)
+                kept.append(term)
+        kept[place] = term
+        by_w[term.w] = by_d[term.d] = place
+    return tuple(kept)

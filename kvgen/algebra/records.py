@@ -1,0 +1,227 @@
+"""What a token leaves in the buffer, and what is derived from it when it is read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.graph import LEAVES, Node
+
+INPUT_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One recorded value a token: its tensor's name, the node, and the dtype it is kept in."""
+
+    name: str
+    node: Node
+    dtype: str
+
+    @property
+    def heads(self) -> str | None:
+        return self.node.axes.head
+
+    @property
+    def channel(self) -> str:
+        return self.node.axes.channels
+
+    def elements(self, sizes: Mapping[str, Any]) -> int:
+        """Elements a token leaves, all heads together."""
+        count = sizes[self.heads] if self.heads else 1
+        return count * (sizes[self.channel] if self.channel else 1)
+
+    def bytes(self, sizes: Mapping[str, Any], input_bytes: int = INPUT_BYTES) -> int:
+        return self.elements(sizes) * (4 if self.dtype == "float32" else input_bytes)
+
+
+@dataclass(frozen=True)
+class Records:
+    """The stored values, and whether a fold recomputes the writes from the full state.
+
+    replay: the state keeps more precision than a decode reads (storage split), and the writes
+    depend on reads, so a fold runs each recorded token again on the full state. exact: a decode of
+    such a state reads all of it, for what is carried from a read is not computed again.
+    """
+
+    stored: tuple[Stored, ...]
+    replay: bool
+    exact: bool = False
+
+    def derivable(self, node: Node) -> bool:
+        """Whether a recorded token's value of the node follows from what is stored."""
+        return _derivable(node, {stored.node for stored in self.stored})
+
+    def bytes(self, sizes: Mapping[str, Any], input_bytes: int = INPUT_BYTES) -> int:
+        return sum(stored.bytes(sizes, input_bytes) for stored in self.stored)
+
+    def decoded(self, form: Form) -> tuple[Stored, ...]:
+        """What a decode reads of every record: what only a replay needs is left out."""
+        known = {stored.node for stored in self.stored}
+        used = _derived_from(decode_needs(form), known)
+        return tuple(stored for stored in self.stored if stored.node in used)
+
+    def folded(self, form: Form) -> tuple[Stored, ...]:
+        """What a fold reads of every record: a replay computes again what depends on a read."""
+        if not self.replay:
+            return self.decoded(form)
+        return tuple(stored for stored in self.stored if not stored.node.reads)
+
+
+def plan_records(form: Form) -> Records:
+    """Choose the stored values for the spec's storage mode."""
+    storage = form.spec.storage
+    exact = storage.state == "split" and form.carries_read
+    replay = storage.state == "split" and form.writes_read and not exact
+    stored: list[Stored] = []
+    if form.factored:
+        # the point of factored keys is that nothing is left to do when they are read back
+        kept = (form.factored.after, *form.factored.keys)
+        stored += [Stored("", node, "float32") for node in dict.fromkeys(kept)]
+    for node in _needs(form, replay):
+        _store(stored, node, form, keep_inputs=storage.records == "input", replay=replay)
+    return Records(_named(stored, form), replay, exact)
+
+
+def decode_needs(form: Form) -> list[Node]:
+    """What a decode reads of every record: its summed decays, w and d."""
+    needed = [decay.log for decay in form.summed_decays]
+    for key, write in zip(form.keys, form.writes, strict=True):
+        needed += [key, write.d]
+    return list(dict.fromkeys(needed))
+
+
+def replay_needs(form: Form) -> list[Node]:
+    """What a fold needs to run a recorded token again: columns, and all that no read touches."""
+    needed: dict[Node, None] = {decay.log: None for decay in form.decays}
+    seen: set[Node] = set()
+    pending = [node for write in form.writes for node in (write.w, write.d)]
+    while pending:
+        node = pending.pop(0)
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "read":
+            needed[node.args[0]] = None
+        elif node.reads:
+            pending.extend(node.args)
+        else:
+            needed[node] = None
+    return list(needed)
+
+
+def _needs(form: Form, replay: bool) -> list[Node]:
+    needed = dict.fromkeys(replay_needs(form) if replay else ())
+    needed.update(dict.fromkeys(decode_needs(form)))
+    # decays first, for other factors may follow from their logs
+    logs = {decay.log for decay in form.decays}
+    return sorted(needed, key=lambda node: (node.reads, node not in logs, node.order))
+
+
+def _derivable(node: Node, stored: set[Node]) -> bool:
+    seen: set[Node] = set()
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if node in stored or node.is_const or node in seen:
+            continue
+        if node.op in (*LEAVES, "read", "index", "sum"):
+            return False
+        seen.add(node)
+        pending.extend(node.args)
+    return True
+
+
+def _derived_from(nodes: list[Node], stored: set[Node]) -> set[Node]:
+    """The stored nodes that the given ones are derived from."""
+    used: set[Node] = set()
+    seen: set[Node] = set()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if node in stored:
+            used.add(node)
+        elif node not in seen:
+            seen.add(node)
+            pending.extend(node.args)
+    return used
+
+
+def _store(stored: list[Stored], node: Node, form: Form, keep_inputs: bool, replay: bool) -> None:
+    if _derivable(node, {kept.node for kept in stored}):
+        return
+    exact = Stored("", node, "float32")
+    if not keep_inputs:
+        stored.append(exact)
+        return
+    if node.reads:
+        # a correction read from the rounded half of the state may be rounded itself, for its exact
+        # value is recomputed when it is folded
+        stored.append(replace(exact, dtype="input" if replay else "float32"))
+        return
+    sizes = dict(form.spec.sizes)
+    cover = _cover(node, stored)
+    if cover is None or sum(s.bytes(sizes) for s in cover) >= exact.bytes(sizes):
+        stored.append(exact)
+    else:
+        stored.extend(cover)
+
+
+def _cover(node: Node, stored: list[Stored]) -> list[Stored] | None:
+    """Inputs as they came plus float32 scalars from which the node follows, or None."""
+    kept = {known.node for known in stored}
+    found: dict[Node, Stored] = {}
+    seen: set[Node] = set()
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        if node in seen or _derivable(node, kept | set(found)):
+            continue
+        seen.add(node)
+        raw = node.args[0] if node.op == "index" else node
+        if raw.op == "input" and node.axes.channels:
+            found[node] = Stored("", node, "input")
+        elif not node.axes.channels:
+            found[node] = Stored("", node, "float32")
+        elif node.op in (*LEAVES, "index", "sum") or node.reads:
+            return None
+        else:
+            pending.extend(node.args)
+    return list(found.values())
+
+
+def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:
+    """Names from the spec where it has one for the value, else from its part in the form."""
+    roles: dict[Node, str] = {}
+    for decay in form.decays:
+        roles[decay.log] = f"log_decay_{decay.channel}" if decay.channel else "log_decay"
+    for key, write in zip(form.keys, form.writes, strict=True):
+        roles.setdefault(key, "write_key")
+        roles.setdefault(write.d, "write_value")
+    taken = {form.state.name, "cursors", "pending", *(c.tensor.name for c in form.carries)}
+    taken |= {f"{form.state.name}_hi", f"{form.state.name}_lo", "work"}
+    named: list[Stored] = []
+    for kept in stored:
+        node = kept.node
+        base = form.graph.names.get(node)
+        if base is None and node.op == "index":
+            base = f"{node.args[0].value}{node.value}"
+        base = base or roles.get(node) or _described(node, form) or "factor"
+        name, count = base, 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        taken.add(name)
+        named.append(replace(kept, name=name))
+    return tuple(named)
+
+
+def _described(node: Node, form: Form) -> str | None:
+    """A name for a function of one named value, such as sigmoid_b, or for a norm's reciprocal."""
+    if node.op == "div" and node.args[1].op == "sqrt":
+        return "inverse_norm"
+    if len(node.args) == 1 and node.args[0] in form.graph.names:
+        return f"{node.op}_{form.graph.names[node.args[0]]}"
+    return None

@@ -1,0 +1,1 @@
+"""A generated module against its recurrence in float64."""

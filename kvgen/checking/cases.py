@@ -1,0 +1,324 @@
+"""What `kvgen check` puts a module through: each case runs a cache beside exact states.
+
+Errors are ‖x − x*‖₂ / ‖x*‖₂ over a row's [HV, V] for outputs and over a row's state; a case reports
+its worst row and token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from kvgen import compiler
+from kvgen.algebra.graph import reachable
+from kvgen.checking import extremes
+from kvgen.checking.samples import Sampler, packed, padded
+from kvgen.checking.twin import Made, Tensors, Twin, worst
+from kvgen.compiler import Analysis
+from kvgen.language.spec import Storage
+
+# float32 inputs, state and records; what two kernels of one module may differ by
+EXACT = 2e-5
+SAME = 2e-6
+STATE_BOUNDS = {"float32": EXACT, "split": EXACT, "bfloat16": 2e-2, "float16": 3e-3}
+ROUNDED_OUTPUT = 4e-3
+ROUNDED_STATE_OUTPUT = 6e-3
+
+
+@dataclass(frozen=True)
+class Row:
+    """The worst error of one quantity in one case."""
+
+    case: str
+    quantity: str
+    error: float
+    bound: float
+    ok: bool
+
+
+def bounds(storage: Storage, dtype: torch.dtype) -> tuple[float, float]:
+    """What outputs and states may be off by: a read in 16 bits, or an output in 16 bits, rounds."""
+    if storage.state != "float32":
+        output = ROUNDED_STATE_OUTPUT
+    else:
+        output = EXACT if dtype == torch.float32 else ROUNDED_OUTPUT
+    return output, STATE_BOUNDS[storage.state]
+
+
+@dataclass
+class Checker:
+    """Makes the twins that the cases run, and keeps what they found."""
+
+    analysis: Analysis
+    device: str
+    rows: list[Row] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+    modules: dict[tuple[tuple[str, int], ...], Made] = field(default_factory=dict)
+    strays: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def quick(self) -> bool:
+        """In the interpreter a program takes milliseconds."""
+        return self.device == "cpu"
+
+    def sizes(self, **changed: int) -> dict[str, int]:
+        """The spec's sizes, or small ones with as many value heads to a key head."""
+        spec = self.analysis.spec
+        ratio = spec.size("HV") // spec.size("H")
+        found = {name: spec.size(name) for name in ("H", "HV", "K", "V")}
+        if self.quick:
+            heads = min(found["H"], 2)
+            found = {"H": heads, "HV": heads * (ratio if ratio <= 4 else 2)}
+            found |= {"K": min(spec.size("K"), 32), "V": min(spec.size("V"), 16)}
+        return found | changed
+
+    def one_group(self, **changed: int) -> dict[str, int]:
+        """One key head in the interpreter, where the number of heads is not the point."""
+        found = self.sizes()
+        if self.quick:
+            found |= {"H": 1, "HV": found["HV"] // found["H"]}
+        return found | changed
+
+    def many_groups(self) -> dict[str, int]:
+        """Enough key heads that some of them read well what is left after strong decays: one
+        token's write, which a random key may miss, as a state in 16 bits does not forgive."""
+        found = self.sizes()
+        ratio, heads = found["HV"] // found["H"], max(found["H"], 6)
+        return found | {"H": heads, "HV": heads * ratio}
+
+    def made(self, sizes: dict[str, int]) -> Made:
+        key = tuple(sizes.items())
+        if key not in self.modules:
+            overrides = {f"sizes.{name}": str(size) for name, size in sizes.items()}
+            analysis = compiler.analyse(self.analysis.spec.text, overrides)
+            path = compiler.temporary_module(analysis.spec.name, compiler.emit(analysis))
+            self.modules[key] = Made(analysis, compiler.imported(path))
+        return self.modules[key]
+
+    def twin(self, sizes: dict[str, int], buffer: int = 4, layers: int = 2, **options: Any) -> Twin:
+        """buffer, layers: in the interpreter. A GPU takes the spec's own buffer, so that less is
+        compiled, and two layers."""
+        length = buffer if self.quick or buffer == 1 else None
+        layers = layers if self.quick else 2
+        return Twin(self.made(sizes), self.device, buffer=length, layers=layers, **options)
+
+    def report(self, case: str, twin: Twin, least: float = 0.0) -> None:
+        """A row for the outputs and for every state; stray writes are collected over all cases.
+
+        least: what bounds are raised to."""
+        output, state = (
+            max(bound, least) for bound in bounds(self.analysis.spec.storage, twin.dtype)
+        )
+        for quantity, error in twin.found.items():
+            if quantity in ("padding", "other slots"):
+                self.strays[quantity] = max(self.strays.get(quantity, 0.0), error)
+            else:
+                self.add(case, quantity, error, output if quantity == "output" else state)
+
+    def add(self, case: str, quantity: str, error: float, bound: float) -> None:
+        self.rows.append(Row(case, quantity, error, bound, bool(error <= bound)))
+
+
+# cases ------------------------------------------------------------------------------------------
+
+
+def decode(checker: Checker, case: str) -> None:
+    """3 L + 1 tokens from fresh and from given states; rows come one after the other, so that they
+    fold at different steps."""
+    twin = checker.twin(checker.sizes(), seed=1)
+    _decode(twin)
+    checker.report(case, twin)
+
+
+def _decode(twin: Twin) -> None:
+    tokens = 3 * twin.cache.buffer + 1
+    admitted = {5: 0, 2: 1, 6: 3}
+    for token in range(tokens):
+        for slot, first in admitted.items():
+            if token == first:
+                (twin.reset if slot == 5 else twin.admit)([slot])
+        live = [slot if token >= admitted[slot] else -1 for slot in (5, 2, 6)]
+        twin.step([live[0], -1, *live[1:]])
+        if token % 4 == 2 or token == tokens - 1:
+            twin.compare()
+
+
+def rounded_inputs(checker: Checker, case: str) -> None:
+    twin = checker.twin(checker.one_group(), seed=2, layers=1, dtype=torch.bfloat16)
+    _decode(twin)
+    checker.report(case, twin)
+
+
+def slots(checker: Checker, case: str) -> None:
+    """A row is folded by force, another copied with records in its buffer, a third recycled."""
+    twin = checker.twin(checker.one_group(), seed=3)
+    twin.admit([7, 0, 3])
+    twin.step([7, 0, 3], force=[False, True, False])
+    twin.step([0, 3, 7])
+    twin.copy([7, 0], [4, 1])
+    twin.step([4, 7, 3], force=[False, False, True])
+    twin.flush()
+    twin.compare()
+    twin.step([4, 7, 1])
+    twin.admit([7])
+    twin.step([7, 4, -1])
+    twin.flush([4])
+    twin.compare()
+    twin.step([7, 4, 3])
+    twin.step([-1, 1, 0])
+    twin.compare()
+    checker.report(case, twin)
+
+
+def replays(checker: Checker, case: str) -> None:
+    """A step whose outputs are thrown away, and layers that run twice, leave no trace."""
+    twin = checker.twin(checker.one_group(), seed=4, buffer=3)
+    twin.admit([6, 1])
+    for token in range(5):
+        twin.step([6, 1, -1], dropped=token % 2 == 1, twice=[0] if token % 3 else [0, 1])
+        twin.compare()
+    checker.report(case, twin)
+
+
+def recurrent(checker: Checker, case: str) -> None:
+    """The plain kernel alone, and after decodes whose records are not folded."""
+    twin = checker.twin(checker.one_group(), seed=5, layers=1)
+    twin.admit([2, 5])
+    for kernel in ("recurrent", "recurrent", "decode", "decode", "recurrent", "decode", "decode"):
+        twin.step([5, -1, 2], kernel=kernel)
+        twin.compare()
+    checker.report(case, twin)
+
+
+def one_place(checker: Checker, case: str) -> None:
+    """With a buffer of one token, decode is the plain kernel in two launches."""
+    buffered, plain = (
+        checker.twin(checker.one_group(), seed=6, layers=1, buffer=1) for _ in range(2)
+    )
+    split = checker.analysis.spec.storage.state == "split"
+    found: dict[str, float] = {}
+    for twin in (buffered, plain):
+        twin.admit([4, 1])
+    for _ in range(6):
+        pairs = zip(buffered.step([1, 4]), plain.step([1, 4], kernel="recurrent"), strict=True)
+        error = max(worst(got, wanted) for got, wanted in pairs)
+        # a decode of a split state reads its upper half, the plain kernel both
+        if not split:
+            found["output"] = max(found.get("output", 0.0), error)
+    for layer in range(buffered.layers):
+        states = plain.read(layer, [1, 4])
+        for name, got in buffered.read(layer, [1, 4]).items():
+            found[name] = max(found.get(name, 0.0), worst(got, states[name]))
+    for quantity, error in found.items():
+        checker.add(case, f"{quantity}, from recurrent's", error, SAME)
+    for twin in (buffered, plain):
+        twin.compare()
+    checker.report(case, buffered)
+
+
+def odd_sizes(checker: Checker, case: str) -> None:
+    channels = {"K": 40, "V": 24} if checker.quick else {"K": 96, "V": 192}
+    _short(checker, case, checker.one_group(**channels), seed=7)
+
+
+def equal_heads(checker: Checker, case: str) -> None:
+    heads = 2 if checker.quick else min(checker.analysis.spec.size("HV"), 8)
+    _short(checker, case, checker.sizes(H=heads, HV=heads), seed=8)
+
+
+def grouped_heads(checker: Checker, case: str) -> None:
+    heads = 1 if checker.quick else min(checker.analysis.spec.size("H"), 4)
+    _short(checker, case, checker.sizes(H=heads, HV=3 * heads), seed=9)
+
+
+def packed_inputs(checker: Checker, case: str) -> None:
+    """Inputs and output in memory with other strides: slices of one tensor, padded last axes."""
+    twin = checker.twin(checker.one_group(), seed=10, layers=1, buffer=2)
+    twin.admit([3, 6])
+    for token in range(5):
+        twin.layout = padded if token % 2 else packed
+        twin.step([6, -1, 3], kernel="recurrent" if token == 2 else "decode")
+    twin.compare()
+    checker.report(case, twin)
+
+
+def _short(checker: Checker, case: str, sizes: dict[str, int], seed: int) -> None:
+    twin = checker.twin(sizes, seed=seed, buffer=3, layers=1)
+    twin.admit([6, 1])
+    for token in range(twin.cache.buffer + 2):
+        twin.step([1, 6, -1], kernel="recurrent" if token == 2 else "decode")
+    twin.compare()
+    checker.report(case, twin)
+
+
+def zero_and_one(checker: Checker, case: str) -> None:
+    """Decays of exactly 0 and exactly 1 between ordinary ones, element by element."""
+    _extreme(checker, case, ("zero", "one"), seed=11)
+
+
+def strong(checker: Checker, case: str) -> None:
+    """Log decays that sum to less than -1000 within a buffer, then ordinary ones again."""
+    _extreme(checker, case, ("strong",), seed=12)
+
+
+def _extreme(checker: Checker, case: str, kinds: tuple[str, ...], seed: int) -> None:
+    made = checker.made(checker.many_groups())
+    if not made.analysis.form.decays:
+        return
+    drawing = Sampler(made.analysis.spec, checker.device, seed)
+    # many rows stand for all values an input may take
+    sample = {**drawing.inputs(64, torch.float32), **drawing.params()}
+    found = [extremes.find(made.analysis.form, sample, kind) for kind in kinds]
+    for kind, each in zip(kinds, found, strict=True):
+        said = "not reached by any one input or parameter: left out"
+        if each is not None:
+            said = f"{each.driver} = {each.value:g}"
+        checker.notes[f"{kind} decay"] = said
+    reached = [each for each in found if each is not None]
+    if not reached:
+        return
+
+    def change(sampler: Sampler, tensors: Tensors, token: int | None) -> Tensors:
+        changed = dict(tensors)
+        for place, each in enumerate(reached):
+            if each.driver in changed and each.is_input == (token is not None):
+                drawn = changed[each.driver]
+                chance = sampler.uniform(drawn)
+                # a third of the elements each, or half of them
+                chosen = (chance * 3 >= place) & (chance * 3 < place + 1)
+                if each.kind == "strong":
+                    chosen = chance < 0.5
+                changed[each.driver] = drawn.masked_fill(chosen, each.value)
+        return changed
+
+    twin = checker.twin(checker.many_groups(), seed=seed, buffer=8, layers=1, change=change)
+    twin.admit([5])
+    for token in range(twin.cache.buffer + 3):
+        twin.step([-1, 5])
+        if token % 3 == 0:
+            twin.compare()
+    twin.compare()
+    # an exponent that is carried, such as a running log-sum-exp, is off by its last bits
+    nodes = reachable([decay.log for decay in made.analysis.form.decays])
+    carried = [twin.states[0][str(node.value)] for node in nodes if node.op == "carried"]
+    sizes = [x[x.isfinite()].abs().max().item() for x in carried if x.isfinite().any()]
+    checker.report(case, twin, least=max(sizes, default=0.0) * 2.0**-22)
+
+
+CASES: dict[str, Callable[[Checker, str], None]] = {
+    "decode, rows out of phase": decode,
+    "bfloat16 inputs": rounded_inputs,
+    "flush, copy, recycled slots": slots,
+    "dropped steps, repeated layers": replays,
+    "recurrent, after decodes": recurrent,
+    "buffer of 1": one_place,
+    "odd sizes": odd_sizes,
+    "H = HV": equal_heads,
+    "HV = 3 H": grouped_heads,
+    "packed and padded inputs": packed_inputs,
+    "decay of 0 and 1": zero_and_one,
+    "strong decay": strong,
+}

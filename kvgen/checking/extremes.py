@@ -1,0 +1,118 @@
+"""Values of a decay's inputs at which it vanishes, stands still, or forgets within a few tokens.
+
+They are found by trying: constants are put in place of one input or parameter that the decay's
+logarithm depends on, and the logarithm is evaluated, so no recurrence is known by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.graph import Node, reachable
+
+TRIED = tuple(
+    sign * size for size in (0, 1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 1e5) for sign in (1, -1)
+)
+# the log of one token's decay: (lowest, highest)
+WANTED = {"zero": (-1e7, -120.0), "one": (-1e-10, 1e-10), "strong": (-1e7, -400.0)}
+
+FUNCTIONS = {
+    "neg": torch.neg, "exp": torch.exp, "log": torch.log, "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh, "relu": torch.relu, "abs": torch.abs, "sqrt": torch.sqrt,
+    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "pow": torch.pow,
+    "minimum": torch.minimum, "maximum": torch.maximum, "logaddexp": torch.logaddexp,
+    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """Setting `driver` to `value` brings the decay where `kind` says."""
+
+    kind: str
+    driver: str
+    is_input: bool
+    value: float
+
+
+def find(form: Form, drawn: Mapping[str, torch.Tensor], kind: str) -> Extreme | None:
+    """The smallest value of an input, or else of a parameter, that reaches an extreme.
+
+    drawn: the inputs with rows in front and the parameters, in float32. None where no single one
+    of them can bring every element of the decay there: it is bounded, constant, or out of range.
+    """
+    logs = [decay.log for decay in form.decays]
+    leaves = [node for node in reachable(logs) if node.op in ("input", "param")]
+    tensors = {tensor.name: tensor for tensor in (*form.spec.inputs, *form.spec.params)}
+    low, high = WANTED[kind]
+    for leaf in sorted(leaves, key=lambda node: (node.op != "input", node.order)):
+        name = str(leaf.value)
+        least, most = tensors[name].range or (-float("inf"), float("inf"))
+        for value in TRIED:
+            if not least <= value <= most:
+                continue
+            changed = {**drawn, name: torch.full_like(drawn[name], value)}
+            total = _total(form, logs, changed)
+            if total is not None and low <= total.min().item() and total.max().item() <= high:
+                return Extreme(kind, name, leaf.op == "input", value)
+    return None
+
+
+def _total(form: Form, logs: list[Node], drawn: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """The log of the whole decay, or None where something on the way to it is not finite."""
+    values = evaluate(form, logs, drawn)
+    if not all(bool(value.isfinite().all()) for value in values.values()):
+        return None
+    total = torch.zeros(())
+    for log in logs:
+        total = total + values[log]
+    return total
+
+
+def evaluate(
+    form: Form, roots: list[Node], drawn: Mapping[str, torch.Tensor]
+) -> dict[Node, torch.Tensor]:
+    """Every node the roots depend on, as [rows, extra, heads, K, V] with ones for missing axes.
+
+    The roots depend on no read of the state; carried states have their initial values, finite
+    ones in place of infinite ones.
+    """
+    sizes = dict(form.spec.sizes)
+    ratio = sizes["HV"] // sizes["H"]
+    initial = {carry.tensor.name: carry.tensor.init for carry in form.carries}
+    values: dict[Node, torch.Tensor] = {}
+    like = next(iter(drawn.values()))
+    for node in reachable(roots):
+        if node.op == "const":
+            values[node] = like.new_full((1, 1, 1, 1, 1), node.const)
+        elif node.op == "carried":
+            start = torch.tensor(initial[str(node.value)]).nan_to_num(neginf=-10.0, posinf=10.0)
+            values[node] = like.new_full((1, 1, 1, 1, 1), start.item())
+        elif node.op in ("input", "param"):
+            values[node] = _spread(drawn[str(node.value)], node, sizes)
+        elif node.op == "index":
+            assert isinstance(node.value, int)
+            values[node] = values[node.args[0]][:, node.value : node.value + 1]
+        elif node.op == "sum":
+            values[node] = values[node.args[0]].sum(3 if node.value == "K" else 4, keepdim=True)
+        else:
+            args = [values[arg] for arg in node.args]
+            if node.axes.head == "HV":
+                args = [
+                    x.repeat_interleave(ratio, 2) if arg.axes.head == "H" else x
+                    for x, arg in zip(args, node.args, strict=True)
+                ]
+            values[node] = FUNCTIONS[node.op](*args)
+    return values
+
+
+def _spread(x: torch.Tensor, node: Node, sizes: dict[str, int]) -> torch.Tensor:
+    axes = node.axes
+    shape = [x.shape[0] if node.op == "input" else 1]
+    shape += [sizes[axis] if axis else 1 for axis in (axes.extra, axes.head)]
+    shape += [sizes[channel] if channel in axes.channels else 1 for channel in "KV"]
+    return x.reshape(shape)

@@ -1,0 +1,1 @@
+"""The generated module's text: what the recurrence decides in it, printed for the templates."""

@@ -1,0 +1,272 @@
+"""The scopes of each generated kernel: which values are computed where, as finished lines.
+
+Templates hold the structure of a kernel; what the recurrence decides comes from here as text.
+"""
+
+from __future__ import annotations
+
+import keyword
+from dataclasses import dataclass
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.graph import Node, reachable
+from kvgen.algebra.records import Records
+from kvgen.codegen.printer import ATOM, Namer, Text
+
+# names the templates use inside kernels; a spec's own names step aside
+KERNEL_NAMES = """
+tl triton torch math float int bool range min max abs sum len print
+heads head group groups leads row slot part unit step tile value_tile key value blank
+place held after newer count j since since_key since_value kept kept_key kept_value weight
+total state high low item items entry layer listed real_key real_value
+slot_count out_row out_head slots_ptr cursors_ptr pending_ptr work_ptr out_ptr dst_ptr src_ptr
+PLACES SPAN TILE TILES PARTS PER_HEAD STAGES
+"""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A tensor argument of a kernel: an input or parameter, and the strides it is read with."""
+
+    name: str
+    pointer: str
+    strides: tuple[str, ...]
+    axes: tuple[str, ...]
+    is_input: bool
+
+
+@dataclass
+class Shapes:
+    """How tiles are padded and masked: a mask is written only where a size is no power of two."""
+
+    k: int
+    v: int
+
+    @property
+    def masks_k(self) -> bool:
+        return self.k & (self.k - 1) != 0
+
+    @property
+    def masks_v(self) -> bool:
+        return self.v & (self.v - 1) != 0
+
+    def span(self, channel: str) -> int:
+        size = self.k if channel == "K" else self.v
+        return 1 << (size - 1).bit_length()
+
+    def index(self, channel: str) -> str:
+        return "key" if channel == "K" else "value"
+
+    def masked(self, channel: str) -> bool:
+        return self.masks_k if channel == "K" else self.masks_v
+
+    @property
+    def masks(self) -> dict[str, str]:
+        return {c: f"real_{self.index(c)}" for c in "KV" if self.masked(c)}
+
+
+def namer_for(form: Form, records: Records) -> Namer:
+    taken = set(KERNEL_NAMES.split()) | set(keyword.kwlist)
+    for tensor in (*form.spec.inputs, *form.spec.params):
+        taken |= {f"{tensor.name}_ptr", f"{tensor.name}_row", f"{tensor.name}_head"}
+    for name in cache_names(form, records):
+        taken |= {f"{local(name)}_{part}" for part in ("ptr", "slot", "layer", "at")}
+    return Namer(taken)
+
+
+def local(name: str) -> str:
+    """What a tensor of the cache is called inside kernels, where inputs have names too."""
+    return f"{name}_cache"
+
+
+def cache_names(form: Form, records: Records) -> list[str]:
+    """Every tensor of the cache that belongs to slots, layer by layer."""
+    state = form.state.name
+    states = [f"{state}_hi", f"{state}_lo"] if form.spec.storage.state == "split" else [state]
+    return [*states, *(s.name for s in records.stored), *(c.tensor.name for c in form.carries)]
+
+
+def arguments(form: Form, roots: list[Node]) -> list[Argument]:
+    """The inputs and parameters that the roots need, in the spec's order."""
+    used = {node.value for node in reachable(roots) if node.op in ("input", "param")}
+    found: list[Argument] = []
+    for tensor in (*form.spec.inputs, *form.spec.params):
+        if tensor.name not in used:
+            continue
+        is_input = tensor.kind == "input"
+        axes = (("B",) if is_input else ()) + tensor.axes
+        strided = axes[:-1] if len(axes) > 1 else axes[: 1 if is_input else 0]
+        strides = tuple(f"{tensor.name}_{stride_name(axis)}" for axis in strided)
+        pointer = f"{tensor.name}_ptr"
+        found.append(Argument(tensor.name, pointer, strides, tensor.axes, is_input))
+    return found
+
+
+def stride_name(axis: str) -> str:
+    return {"B": "row", "H": "head", "HV": "head"}.get(axis, axis.lower())
+
+
+# -- loads
+
+
+@dataclass
+class TokenLoads:
+    """Loads the current token's inputs, parameters and carried states."""
+
+    form: Form
+    records: Records
+    shapes: Shapes
+
+    def __call__(self, node: Node) -> Text | None:
+        leaf = node.args[0] if node.op == "index" else node
+        if leaf.op == "carried":
+            return self._carried(leaf)
+        if leaf.op == "previous":
+            return newest_sum(self.form, self.records, self.shapes)
+        if leaf.op not in ("input", "param"):
+            return None
+        name = str(leaf.value)
+        axes = leaf.axes.names
+        parts = [f"{name}_ptr"]
+        is_input = leaf.op == "input"
+        if is_input:
+            parts.append(f"row * {name}_row")
+        for position, axis in enumerate(axes):
+            last = position == len(axes) - 1
+            index = {"H": "group", "HV": "head", "K": "key", "V": "value"}.get(axis)
+            index = str(node.value) if index is None else index
+            parts.append(index if last else f"{index} * {name}_{stride_name(axis)}")
+        text = loaded(" + ".join(parts), node.axes.channels, self.shapes)
+        return Text(f"{text}.to(tl.float32)", ATOM, node.axes.channels)
+
+    def _carried(self, leaf: Node) -> Text:
+        address = carried_address(self.form, str(leaf.value), "count")
+        return Text(loaded(address, leaf.axes.channels, self.shapes), ATOM, leaf.axes.channels)
+
+
+@dataclass
+class RecordLoads:
+    """Loads recorded values: at one place (`j`), or at all places of a tile (dimension P)."""
+
+    records: Records
+    shapes: Shapes
+    place: str
+    held: str | None
+
+    def __post_init__(self) -> None:
+        self.by_node = {stored.node: stored for stored in self.records.stored}
+
+    def __call__(self, node: Node) -> Text | None:
+        stored = self.by_node.get(node)
+        if stored is None:
+            return None
+        many = self.held is not None
+        channel = stored.channel
+        if not channel:
+            address = f"{local(stored.name)}_at"
+            if self.place != "0":
+                address += f" + {self.place}"
+            mask = f", mask={self.held}, other=0.0" if many else ""
+            text = f"tl.load({address}{mask})"
+        else:
+            size = self.shapes.k if channel == "K" else self.shapes.v
+            index = self.shapes.index(channel)
+            row, column = (f"{self.place}[:, None]", f"{index}[None, :]") if many else (
+                self.place, index
+            )  # fmt: skip
+            masks = [f"{self.held}[:, None]"] if many else []
+            if self.shapes.masked(channel):
+                masks.append(f"real_{index}[None, :]" if many else f"real_{index}")
+            mask = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
+            start = "" if self.place == "0" else f"{row} * {size} + "
+            text = f"tl.load({local(stored.name)}_at + {start}{column}{mask})"
+        if stored.dtype == "input":
+            text += ".to(tl.float32)"
+        return Text(text, ATOM, ("P" if many else "") + channel)
+
+
+def loaded(address: str, channel: str, shapes: Shapes) -> str:
+    if channel and shapes.masked(channel):
+        return f"tl.load({address}, mask=real_{shapes.index(channel)}, other=0.0)"
+    return f"tl.load({address})"
+
+
+def newest_sum(form: Form, records: Records, shapes: Shapes) -> Text:
+    """The running sum of log decays up to the newest record; 0 in an empty buffer."""
+    assert form.factored is not None
+    name = next(s.name for s in records.stored if s.node is form.factored.after)
+    masks = ["(count > 0)", *(["real_key"] if shapes.masks_k else [])]
+    address = f"{local(name)}_at + (count - 1) * {shapes.k} + key"
+    return Text(f"tl.load({address}, mask={' & '.join(masks)}, other=0.0)", ATOM, "K")
+
+
+def head_index(axis: str | None) -> str | None:
+    return {"H": "group", "HV": "head", None: None}[axis]
+
+
+def head_count(axis: str | None, ratio: int) -> str:
+    """How many heads a cache tensor has, in terms of the kernel's `heads`."""
+    if axis is None:
+        return "1"
+    return "heads" if axis == "HV" or ratio == 1 else f"(heads // {ratio})"
+
+
+def carried_address(form: Form, name: str, place: str) -> str:
+    """Where a carried state lies after `place` records, in [slots, layers, places + 1, *axes]."""
+    carry = next(c for c in form.carries if c.tensor.name == name)
+    sizes = dict(form.spec.sizes)
+    ratio = sizes["HV"] // sizes["H"]
+    axes = carry.axes
+    width = sizes[axes.channels] if axes.channels else 1
+    count = head_count(axes.head, ratio)
+    index = head_index(axes.head)
+    stride = f"({place}) * {count} * {width}" if count != "1" else f"({place}) * {width}"
+    parts = [f"{local(name)}_at", stride.replace(" * 1", "") if width == 1 else stride]
+    if index:
+        parts.append(index if width == 1 else f"{index} * {width}")
+    if axes.channels:
+        parts.append("key" if axes.channels == "K" else "value")
+    return " + ".join(parts)
+
+
+# -- levels
+
+
+def unit_level(nodes: list[Node], per_head: bool) -> set[Node]:
+    """The nodes a program computes once, before it goes over value tiles."""
+    found: set[Node] = set()
+    for node in nodes:
+        moves = node.reads or "V" in node.axes.channels
+        moves = moves or (not per_head and node.axes.head == "HV")
+        if not moves and all(arg in found for arg in node.args):
+            found.add(node)
+    return found
+
+
+def per_head(form: Form, records: Records) -> bool:
+    """Whether a decode program serves one value head, because scores differ between heads."""
+    sizes = dict(form.spec.sizes)
+    if sizes["HV"] == sizes["H"] or any(d.channel == "K" for d in form.decays):
+        return True
+    grouped = [*form.columns, *(write.w for write in form.writes)]
+    if any(c.axes.channels == "V" for c in form.columns):
+        return True
+    return any(node.axes.head == "HV" for node in grouped)
+
+
+def boundary(form: Form, roots: list[Node], unit: set[Node]) -> tuple[list[Node], list[Node]]:
+    """Values to be ready before the tiles, and before the reads within one tile."""
+    nodes = reachable(roots)
+    before_tiles: dict[Node, None] = {}
+    before_reads: dict[Node, None] = {}
+    for node in nodes:
+        for arg in node.args if node.op != "index" else ():
+            if arg in unit and node not in unit and not arg.is_const:
+                before_tiles[arg] = None
+            if not arg.reads and arg not in unit and node.reads:
+                before_reads[arg] = None
+    for node in (*roots, *form.columns):
+        if node.is_const or node.reads:
+            continue
+        (before_tiles if node in unit else before_reads)[node] = None
+    return list(before_tiles), list(before_reads)

@@ -1,0 +1,179 @@
+"""The recurrence as written, statement by statement, as lines of plain torch.
+
+This is the oracle of everything else, so it is printed from the spec's own statements and shares
+nothing with the derivation: no graph, no decays, no records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from kvgen.language.spec import Spec
+from kvgen.language.syntax import Bin, Call, Expr, Index, Name, Neg, Num
+
+ORDER = ("B", "extra", "head", "K", "V")
+HEADS = ("H", "HV")
+LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "@": 2, "**": 4}
+ATOM = 5
+TORCH = {
+    "exp": "torch.exp", "log": "torch.log", "sigmoid": "torch.sigmoid", "tanh": "torch.tanh",
+    "relu": "torch.relu", "abs": "torch.abs", "sqrt": "torch.sqrt",
+}  # fmt: skip
+HELPED = ("softplus", "logsigmoid", "silu", "l2norm", "rmsnorm", "minimum", "maximum", "logaddexp")
+
+
+@dataclass(frozen=True)
+class Value:
+    """Printed torch: its text, how tightly it binds, and its dimensions as axis names."""
+
+    text: str
+    binds: int
+    dims: tuple[str, ...]
+
+    def inside(self, level: int) -> str:
+        return self.text if self.binds >= level else f"({self.text})"
+
+
+@dataclass
+class TorchPrinter:
+    """Prints the statements of one spec; `helpers` collects the functions they call."""
+
+    spec: Spec
+    helpers: set[str]
+    env: dict[str, tuple[str, ...]]
+    sizes_used: set[str]
+
+    def aligned(self, value: Value, dims: tuple[str, ...]) -> Value:
+        """The value with its heads repeated for the value heads, and length-1 axes inserted."""
+        if "HV" in dims and "H" in value.dims and self.ratio > 1:
+            self.helpers.add("heads")
+            axis = value.dims.index("H") - len(value.dims)
+            grouped = tuple("HV" if dim == "H" else dim for dim in value.dims)
+            value = Value(f"_heads({value.text}, {axis})", ATOM, grouped)
+        present = {_slot(dim) for dim in value.dims}
+        marks = [":" if _slot(dim) in present else "None" for dim in dims]
+        while marks and marks[0] == "None":
+            marks.pop(0)
+        if "None" not in marks:
+            return value
+        return Value(f"{value.inside(ATOM)}[{', '.join(marks)}]", ATOM, dims)
+
+    @property
+    def ratio(self) -> int:
+        return self.spec.size("HV") // self.spec.size("H")
+
+    def expr(self, expr: Expr) -> Value:
+        match expr:
+            case Num(value=number):
+                return _number(number)
+            case Name(id=name) if name in self.env:
+                return Value(name, ATOM, self.env[name])
+            case Name(id=name):
+                self.sizes_used.add(name)
+                return Value(name, ATOM, ())
+            case Neg(value=inner):
+                value = self.expr(inner)
+                return Value(f"-{value.inside(3)}", 3, value.dims)
+            case Index(base=base, index=place):
+                value = self.expr(base)
+                at = next(i for i, dim in enumerate(value.dims) if _slot(dim) == "extra")
+                marks = ", ".join([":"] * at + [str(place)])
+                dims = value.dims[:at] + value.dims[at + 1 :]
+                return Value(f"{value.inside(ATOM)}[{marks}]", ATOM, dims)
+            case Bin(op="@"):
+                return self.contraction(expr)
+            case Bin(op=op):
+                return self.binary(op, self.expr(expr.left), self.expr(expr.right))
+            case Call():
+                return self.call(expr)
+        raise AssertionError(f"no such expression: {expr}")
+
+    def binary(self, op: str, left: Value, right: Value) -> Value:
+        dims = joined(left.dims, right.dims)
+        level = LEVELS[op]
+        first = self.aligned(left, dims).inside(level + (op == "**"))
+        second = self.aligned(right, dims).inside(level + (op != "**"))
+        sign = op if op == "**" else f" {op} "
+        return Value(f"{first}{sign}{second}", level, dims)
+
+    def contraction(self, expr: Bin) -> Value:
+        left, right = self.expr(expr.left), self.expr(expr.right)
+        over = "V" if {"K", "V"} <= set(left.dims) else "K"
+        if not {"K", "V"} <= set(left.dims + right.dims):
+            over = "K" if "K" in left.dims else "V"
+        product = self.binary("*", left, right)
+        axis = product.dims.index(over) - len(product.dims)
+        dims = tuple(dim for dim in product.dims if dim != over)
+        return Value(f"({product.text}).sum({axis})", ATOM, dims)
+
+    def call(self, expr: Call) -> Value:
+        args = [self.expr(arg) for arg in expr.args]
+        if expr.func == "outer":
+            return self.binary("*", *args)
+        if expr.func == "sum":
+            return Value(f"{args[0].inside(ATOM)}.sum(-1)", ATOM, args[0].dims[:-1])
+        dims = args[0].dims
+        for arg in args[1:]:
+            dims = joined(dims, arg.dims)
+        inner = [self.aligned(arg, dims).text for arg in args]
+        if not dims and len(inner) == 1:
+            # torch's functions take no plain numbers
+            inner = [f"torch.as_tensor({inner[0]}, dtype=torch.float64)"]
+        if expr.func in TORCH:
+            return Value(f"{TORCH[expr.func]}({', '.join(inner)})", ATOM, dims)
+        self.helpers.add(expr.func)
+        if expr.func in ("l2norm", "rmsnorm"):
+            inner.append(repr(float(expr.eps)) if expr.eps is not None else "1e-6")
+        return Value(f"_plain_{expr.func}({', '.join(inner)})", ATOM, dims)
+
+
+def reference_lines(spec: Spec) -> tuple[list[str], set[str]]:
+    """The body of `reference` from inputs to the last statement, and the helpers it calls."""
+    env: dict[str, tuple[str, ...]] = {}
+    for tensor in spec.params:
+        env[tensor.name] = tensor.axes
+    for tensor in (*spec.inputs, *spec.states):
+        env[tensor.name] = ("B", *tensor.axes)
+    printer = TorchPrinter(spec, set(), env, set())
+    lines: list[str] = []
+    for statement in spec.steps:
+        value = printer.expr(statement.value)
+        lines.append(f"{statement.target} = {value.text}")
+        env[statement.target] = value.dims
+    output = printer.aligned(Value("o", ATOM, env["o"]), ("B", "HV", "V"))
+    lines.append(f"o = _spread({output.text}, (rows, heads, {spec.size('V')}))")
+    printer.helpers.add("spread")
+    for tensor in spec.states:
+        dims = ("B", *tensor.axes)
+        value = printer.aligned(Value(tensor.name, ATOM, env[tensor.name]), dims)
+        extents = ["rows", *(_extent(axis, spec) for axis in tensor.axes)]
+        shape = ", ".join(extents) + ("," if len(extents) == 1 else "")
+        lines.append(f"{tensor.name} = _spread({value.text}, ({shape}))")
+    sizes = [f"{name} = {spec.size(name)}" for name in sorted(printer.sizes_used)]
+    return sizes + lines, printer.helpers
+
+
+def _extent(axis: str, spec: Spec) -> str:
+    ratio = spec.size("HV") // spec.size("H")
+    if axis == "HV" or (axis == "H" and ratio == 1):
+        return "heads"
+    return f"heads // {ratio}" if axis == "H" else str(spec.size(axis))
+
+
+def joined(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    present = {_slot(dim): dim for dim in (*first, *second)}
+    if "HV" in first + second:
+        present["head"] = "HV"
+    return tuple(present[slot] for slot in ORDER if slot in present)
+
+
+def _slot(dim: str) -> str:
+    if dim in HEADS:
+        return "head"
+    return dim if dim in ("B", "K", "V") else "extra"
+
+
+def _number(number: Fraction) -> Value:
+    text = str(number.numerator) if number.denominator == 1 else repr(float(number))
+    return Value(text, ATOM, ())

@@ -1,0 +1,390 @@
+"""A form and its records as the text of a module."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import textwrap
+from dataclasses import dataclass
+from functools import cache
+
+import jinja2
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.graph import Node
+from kvgen.algebra.records import Records
+from kvgen.codegen import cost, scopes
+from kvgen.codegen.config import Configs, configurations
+from kvgen.codegen.kernels import (
+    Shapes,
+    arguments,
+    carried_address,
+    head_count,
+    head_index,
+    local,
+    per_head,
+)
+from kvgen.codegen.reference import reference_lines
+from kvgen.data import data_dir
+from kvgen.language.spec import MAX_BUFFER
+
+
+@dataclass(frozen=True)
+class CacheTensor:
+    """A tensor of the cache as the templates see it.
+
+    shape: its text after `slots, layers`. head_offset: what a kernel adds to reach its head.
+    """
+
+    name: str
+    shape: str
+    dtype: str
+    head_offset: str
+    head: str | None
+
+    @property
+    def local(self) -> str:
+        return local(self.name)
+
+
+@dataclass(frozen=True)
+class CarriedMove:
+    """A carried state as the fold moves it to the first place."""
+
+    name: str
+    form: Form
+    mask_load: str
+    mask_store: str
+    shape_text: str
+
+    def at(self, place: str) -> str:
+        return carried_address(self.form, self.name, place)
+
+
+@cache
+def environment() -> jinja2.Environment:
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(data_dir("templates")),
+        undefined=jinja2.StrictUndefined,
+        line_statement_prefix="#:",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    env.filters["tuple_text"] = _tuple_text
+    return env
+
+
+def render(form: Form, records: Records, form_text: str) -> str:
+    """The module's text: the same form, records and configurations give the same bytes."""
+    context = _context(form, records, form_text)
+    return _spaced(environment().get_template("module.py.jinja").render(context))
+
+
+def _spaced(text: str) -> str:
+    """Two blank lines before every top-level definition, one before a method."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        opens = line.startswith(("@", "def ", "class ", "# -- "))
+        method = line.startswith(("    def ", "    @"))
+        wanted = 2 if opens else 1 if method else 0
+        decorated = lines and lines[-1].lstrip().startswith("@")
+        if wanted and not decorated:
+            while lines and not lines[-1]:
+                lines.pop()
+            lines += [""] * wanted
+        if line or (lines and lines[-1]):
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
+    spec = form.spec
+    sizes = dict(spec.sizes)
+    ratio = sizes["HV"] // sizes["H"]
+    shapes = Shapes(sizes["K"], sizes["V"])
+    single = per_head(form, records)
+    decode = scopes.decode_scope(form, records, shapes, single)
+    step = scopes.step_scope(form, records, shapes)
+    fold = scopes.fold_scope(form, records, shapes)
+    lines, torch_helpers = reference_lines(spec)
+    tensors = _tensors(form, records, ratio)
+    state = form.state.name
+    planes = [f"{state}_hi", f"{state}_lo"] if spec.storage.state == "split" else [state]
+    stored = {s.name for s in records.stored}
+    # a correction that a fold recomputes is recorded for decodes alone
+    folded = _lines(fold)
+    step_tensors = [t for t in tensors if t.name not in stored or f"{t.local}_at" in folded]
+    matrix_tensors = [t for t in step_tensors if t.name in planes or t.name in stored]
+    decode_tensors = [t for t in tensors if records.exact or t.name != f"{state}_lo"]
+    used = [*form.roots, *(s.node for s in records.stored)]
+    like = next((t for t in spec.inputs if "V" in t.axes), None)
+    configs = configurations(form, records, single)
+    module_hash = hashlib.sha256(spec.text.encode()).hexdigest()[:16]
+    carries = _carried(form, shapes, ratio)
+    first = next(iter(records.stored))
+    return {
+        "spec": spec,
+        "sizes": sizes,
+        "storage": spec.storage,
+        "form": form,
+        "form_text": form_text,
+        "hash": module_hash,
+        "ratio": ratio,
+        "shapes": shapes,
+        "decode": decode,
+        "step": step,
+        "fold": fold,
+        "helpers": decode.helpers | step.helpers | fold.helpers,
+        "torch_helpers": torch_helpers,
+        "reference_lines": lines,
+        "tensors": tensors,
+        "planes": planes,
+        "plane_tensors": [t for t in tensors if t.name in planes],
+        "read_plane": local(planes[0]),
+        "exact": records.exact,
+        "matrix_tensors": matrix_tensors,
+        "matrix_names": _tuple_text([t.name for t in matrix_tensors]),
+        "step_tensors": step_tensors,
+        "step_names": _tuple_text([t.name for t in step_tensors]),
+        "fold_has_groups": _has_groups(folded, step_tensors, form),
+        "read_has_groups": _has_groups(folded, matrix_tensors),
+        "step_has_groups": _has_groups(folded + _lines(step), step_tensors, form),
+        "decode_names": _tuple_text([t.name for t in decode_tensors]),
+        "decode_tensors": decode_tensors,
+        "decode_unit_tensors": [t for t in decode_tensors if single or t.head != "HV"],
+        "decode_tile_tensors": [t for t in decode_tensors if not single and t.head == "HV"],
+        "decode_arguments": arguments(form, used),
+        "step_arguments": arguments(form, form.roots),
+        "all_arguments": [
+            (t.name, _shape(t.axes, t.kind == "input", sizes, ratio), not t.axes)
+            for t in (*spec.inputs, *spec.params)
+        ],
+        "signature": ", ".join(t.name for t in (*spec.inputs, *spec.params)),
+        "argument_docs": _argument_docs(form),
+        "output_like": like.name if like else spec.inputs[0].name,
+        "state_name": state,
+        "state_local": local(state) if len(planes) == 1 else state,
+        "carries": carries,
+        "carried_names": _tuple_text([c.name for c in carries]),
+        "needs_leads": any("leads" in store.line for store in step.stores),
+        "initial": _initial(form, planes),
+        "needed_names": _tuple_text([t.name for t in tensors]),
+        "buffer": cost.buffer_length(form, records),
+        "most_places": form.factored.most if form.factored else MAX_BUFFER,
+        "first_record": {
+            "name": first.name,
+            "rank": 3 + bool(first.heads) + bool(first.channel),
+        },
+        "buffer_from": _buffer_from(first.name, first.heads is not None),
+        "dtype_from": _dtype_from(records),
+        "fold_tile": configs["default"]["fold"][64]["TILE"],
+        "fold_warps": configs["default"]["fold"][64]["num_warps"],
+        "configs": _configs_literal(configs),
+        "states": spec.states,
+        "literal": _literal,
+        "literal_text": _quoted,
+        "docstring": _docstring(form),
+        "spec_literal": _text_literal(spec.text),
+        "form_literal": _text_literal(form_text),
+        "recorded_inputs": sorted(
+            {_leaf(s.node) for s in records.stored if s.dtype == "input" and not s.node.reads}
+        ),
+        "state_shapes": {t.name: _shape(t.axes, True, sizes, ratio) for t in spec.states},
+        "heads_from": _heads_from(form, ratio),
+    }
+
+
+def _lines(scope: scopes.FoldScope | scopes.StepScope) -> str:
+    """A scope's lines of code."""
+    lines = [*scope.before, *scope.after, *(column for _, column, _ in scope.reads)]
+    lines += [part for pair in (*scope.decays, *scope.writes) for part in pair]
+    if isinstance(scope, scopes.StepScope):
+        lines += [store.line for store in scope.stores]
+    else:
+        lines += scope.last
+    return "\n".join(lines)
+
+
+def _has_groups(lines: str, tensors: list[CacheTensor], form: Form | None = None) -> bool:
+    """Whether the code uses the number of the head's group."""
+    places = [t.head_offset for t in tensors]
+    if form is not None:
+        places += [carried_address(form, carry.tensor.name, "0") for carry in form.carries]
+    return re.search(r"\bgroup\b", "\n".join([lines, *places])) is not None
+
+
+def _tuple_text(names: list[str]) -> str:
+    return "(" + ", ".join(f'"{name}"' for name in names) + ("," if len(names) == 1 else "") + ")"
+
+
+def _buffer_from(name: str, has_heads: bool) -> str:
+    return f'self.tensors["{name}"].shape[{3 if has_heads else 2}]'
+
+
+def _dtype_from(records: Records) -> str:
+    kept = next((s.name for s in records.stored if s.dtype == "input"), None)
+    return f'self.tensors["{kept}"].dtype' if kept else "torch.bfloat16"
+
+
+def _tensors(form: Form, records: Records, ratio: int) -> list[CacheTensor]:
+    sizes = dict(form.spec.sizes)
+    storage = form.spec.storage
+    k, v = sizes["K"], sizes["V"]
+    name = form.state.name
+    matrix = f", heads, {v}, {k}" if storage.layout == "vk" else f", heads, {k}, {v}"
+    offset = f" + head * {k * v}"
+    if storage.state == "split":
+        found = [
+            CacheTensor(f"{name}_hi", matrix, "torch.bfloat16", offset, "HV"),
+            CacheTensor(f"{name}_lo", matrix, "torch.int16", offset, "HV"),
+        ]
+    else:
+        found = [CacheTensor(name, matrix, f"torch.{storage.state}", offset, "HV")]
+    for stored in records.stored:
+        width = sizes[stored.channel] if stored.channel else 1
+        shape = ""
+        index = head_index(stored.heads)
+        offset = ""
+        if index:
+            shape += f", {head_count(stored.heads, ratio).strip('()')}"
+            offset = f" + {index} * (PLACES * {width})" if width > 1 else f" + {index} * PLACES"
+        shape += ", buffer" + (f", {width}" if stored.channel else "")
+        dtype = "dtype" if stored.dtype == "input" else "torch.float32"
+        found.append(CacheTensor(stored.name, shape, dtype, offset, stored.heads))
+    for carry in form.carries:
+        shape = ", buffer + 1"
+        if carry.axes.head:
+            shape += f", {head_count(carry.axes.head, ratio).strip('()')}"
+        if carry.axes.channels:
+            shape += f", {sizes[carry.axes.channels]}"
+        found.append(CacheTensor(carry.tensor.name, shape, "torch.float32", "", None))
+    return found
+
+
+def _carried(form: Form, shapes: Shapes, ratio: int) -> list[CarriedMove]:
+    moves: list[CarriedMove] = []
+    sizes = dict(form.spec.sizes)
+    for carry in form.carries:
+        axes = carry.axes
+        guards: list[str] = []
+        if axes.head is None:
+            guards.append("(head == 0)")
+        elif axes.head == "H" and ratio > 1:
+            guards.append(f"(head % {ratio} == 0)")
+        if axes.channels != "V":
+            guards.append("(value_tile == 0)")
+        real = []
+        if axes.channels and shapes.masked(axes.channels):
+            real = [f"real_{shapes.index(axes.channels)}"]
+        load = f", mask={real[0]}, other=0.0" if real else ""
+        every = guards + real
+        store = f", mask={' & '.join(every)}" if every else ""
+        extents = []
+        if axes.head:
+            extents.append("heads" if axes.head == "HV" or ratio == 1 else f"heads // {ratio}")
+        if axes.channels:
+            extents.append(str(sizes[axes.channels]))
+        text = "".join(f", {extent}" for extent in extents) or ","
+        moves.append(CarriedMove(carry.tensor.name, form, load, store, text))
+    return moves
+
+
+def _shape(axes: tuple[str, ...], is_input: bool, sizes: dict[str, int], ratio: int) -> str:
+    extents = ["rows"] if is_input else []
+    for axis in axes:
+        if axis == "HV" or (axis == "H" and ratio == 1):
+            extents.append("heads")
+        else:
+            extents.append(f"heads // {ratio}" if axis == "H" else str(sizes[axis]))
+    return f"({', '.join(extents)}{',' if len(extents) == 1 else ''})"
+
+
+def _argument_docs(form: Form) -> list[str]:
+    inputs = [f"{t.name} [{', '.join(('B', *t.axes))}]" for t in form.spec.inputs]
+    params = [f"{t.name} [{', '.join(t.axes)}]" for t in form.spec.params]
+    text = f"inputs: {', '.join(inputs)}"
+    if params:
+        text += f"; parameters: {', '.join(params)}"
+    text += ". Any float dtype, any strides with a contiguous last axis."
+    return textwrap.wrap(text, 92)
+
+
+def _initial(form: Form, planes: list[str]) -> str:
+    init = form.state.init
+    if len(planes) == 2 and init != 0:
+        high, low = _split(init)
+        pairs = [(planes[0], high), (planes[1], low)]
+    else:
+        pairs = [(plane, init) for plane in planes]
+    pairs += [(carry.tensor.name, carry.tensor.init) for carry in form.carries]
+    inner = ", ".join(f'("{name}", {_literal(value)})' for name, value in pairs)
+    return f"({inner},)"
+
+
+def _split(value: float) -> tuple[float, float]:
+    """The two planes of a float32: the upper as its value, the lower as an integer."""
+    import struct
+
+    (bits,) = struct.unpack("<i", struct.pack("<f", value))
+    high = (bits + 0x8000) >> 16
+    (upper,) = struct.unpack("<f", struct.pack("<i", high << 16))
+    return upper, float(bits - (high << 16))
+
+
+def _literal(value: float) -> str:
+    if value in (float("inf"), -float("inf")):
+        return f'float("{value}")'
+    return repr(float(value))
+
+
+def _configs_literal(configs: Configs) -> str:
+    """The configurations, one batch a line."""
+    lines = ["{"]
+    for gpu, kernels in configs.items():
+        lines.append(f"    {_quoted(gpu)}: {{")
+        for kernel, batches in kernels.items():
+            lines.append(f"        {_quoted(kernel)}: {{")
+            for batch, config in batches.items():
+                inner = ", ".join(f"{_quoted(name)}: {value}" for name, value in config.items())
+                lines.append(f"            {batch}: {{{inner}}},")
+            lines.append("        },")
+        lines.append("    },")
+    return "\n".join([*lines, "}"])
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _docstring(form: Form) -> str:
+    spec = form.spec
+    text = spec.title or spec.name
+    if spec.source:
+        text += f" ({spec.source})"
+    return '"""' + text.replace("\\", "\\\\").replace('"', "'") + '."""'
+
+
+def _text_literal(text: str) -> str:
+    """A multi-line text as a parenthesised literal, one line of it a line."""
+    lines = text.splitlines(keepends=True)
+    inner = "".join(f'    {_quoted(line[:-1])[:-1]}\\n"\n' for line in lines if line.endswith("\n"))
+    rest = "".join(f"    {_quoted(line)}\n" for line in lines if not line.endswith("\n"))
+    return f"(\n{inner}{rest})"
+
+
+def _leaf(node: Node) -> str:
+    leaf = node.args[0] if node.op == "index" else node
+    return str(leaf.value)
+
+
+def _heads_from(form: Form, ratio: int) -> str:
+    """Value heads as a count read from an argument that has a head axis."""
+    for tensor in (*form.spec.inputs, *form.spec.params):
+        for axis in ("HV", "H"):
+            if axis in tensor.axes:
+                place = tensor.axes.index(axis) + (tensor.kind == "input")
+                times = f" * {ratio}" if axis == "H" and ratio > 1 else ""
+                return f"{tensor.name}.shape[{place}]{times}"
+    return str(form.spec.size("HV"))

@@ -1,0 +1,417 @@
+"""What the recurrence decides in each kernel, as finished lines of Triton.
+
+A decode has four places where values are computed: once a program (`unit`), once a tile before the
+reads (`tile`), after them (`after`), and over all places of the buffer. The recurrent kernel and
+the fold have one value head and one tile a program, so they need only the last distinction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kvgen.algebra.form import Decay, Form
+from kvgen.algebra.graph import Node, reachable
+from kvgen.algebra.records import Records, replay_needs
+from kvgen.codegen.kernels import (
+    RecordLoads,
+    Shapes,
+    TokenLoads,
+    boundary,
+    carried_address,
+    local,
+    namer_for,
+    newest_sum,
+    unit_level,
+)
+from kvgen.codegen.printer import ATOM, Emission, Text, aligned
+
+
+@dataclass(frozen=True)
+class Store:
+    """One value a decode leaves: the address, the text, and which programs store it."""
+
+    address: str
+    value: str
+    guards: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        mask = f", mask={' & '.join(self.guards)}" if self.guards else ""
+        return f"tl.store({self.address}, {self.value}{mask})"
+
+
+@dataclass(frozen=True)
+class Read:
+    """One read: its name, the column's text, the contracted channel and the one it gives.
+
+    scale: what of the stored state is left along the given channel, as a text, or None.
+    terms: for every write, the text of the far side at all places, and of the weighted scores.
+    """
+
+    name: str
+    column: str
+    near: str
+    far: str
+    scale: str | None
+    terms: tuple[tuple[str, str], ...]
+
+
+@dataclass
+class Buffer:
+    """The buffer's part of a decode: lines by level and the texts the reads use."""
+
+    unit: list[str] = field(default_factory=list)
+    tile: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+    values: list[str] = field(default_factory=list)
+    weight: str | None = None
+
+
+@dataclass
+class DecodeScope:
+    per_head: bool
+    unit: list[str]
+    tile: list[str]
+    reads: list[Read]
+    after: list[str]
+    unit_stores: list[Store]
+    tile_stores: list[Store]
+    output: str
+    helpers: set[str]
+
+    @property
+    def needs_leads(self) -> bool:
+        """Whether only a group's first head stores something."""
+        return any("leads" in store.guards for store in (*self.unit_stores, *self.tile_stores))
+
+
+@dataclass
+class StepScope:
+    """The plain kernel's token: lines before and after the reads, and the update of the tile."""
+
+    before: list[str]
+    reads: list[tuple[str, str, str]]
+    after: list[str]
+    decays: list[tuple[str, str]]
+    writes: list[tuple[str, str]]
+    stores: list[Store]
+    output: str
+    helpers: set[str]
+
+
+@dataclass
+class FoldScope:
+    """One recorded token applied to a tile of the state; `last`: what follows the newest."""
+
+    before: list[str]
+    reads: list[tuple[str, str, str]]
+    after: list[str]
+    decays: list[tuple[str, str]]
+    writes: list[tuple[str, str]]
+    last: list[str]
+    helpers: set[str]
+
+
+# -- decode
+
+
+def decode_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> DecodeScope:
+    namer = namer_for(form, records)
+    token = Emission(form.graph, namer, TokenLoads(form, records, shapes), masks=shapes.masks)
+    roots = [*form.roots, *(stored.node for stored in records.stored)]
+    unit = unit_level(reachable(roots), per_head)
+    before_tiles, before_reads = boundary(form, roots, unit)
+    token.emit(before_tiles)
+    unit_lines = token.take()
+    token.emit(before_reads)
+    tile_lines = token.take()
+    buffer = _buffer(form, records, shapes, per_head, token)
+    reads = _reads(form, buffer, token, unit)
+    token.emit(roots)
+    after = token.take()
+    unit_stores, tile_stores = _stores(form, records, shapes, per_head, unit, token)
+    return DecodeScope(
+        per_head,
+        unit_lines + buffer.unit,
+        tile_lines + buffer.tile,
+        reads,
+        after,
+        unit_stores,
+        tile_stores,
+        token.known[form.output].text,
+        token.helpers,
+    )
+
+
+def _buffer(
+    form: Form, records: Records, shapes: Shapes, per_head: bool, token: Emission
+) -> Buffer:
+    """Everything that is read back from the buffer: decays since each place, w and d."""
+    buffer = Buffer()
+
+    def places(place: str, held: str | None, suffix: str) -> Emission:
+        loads = RecordLoads(records, shapes, place, held)
+        return Emission(form.graph, token.namer, loads, token.helpers, suffix, shapes.masks)
+
+    for decay in form.summed_decays:
+        level = buffer.tile if decay.channel == "V" or not per_head else buffer.unit
+        level += _decay_lines(decay, places, buffer, token)
+    if form.factored:
+        (kept,) = token.emit([form.graph.exp(form.factored.before)])
+        buffer.unit += token.take()
+        buffer.kept["K"] = kept.text
+    held = places("place", "held", "s")
+    for node in form.keys:
+        held.emit([node])
+        key = held.clean(node)
+        if key.binds != ATOM or "(" in key.text:
+            key = held.bind(node, key, "write_key")
+        buffer.unit += held.take()
+        text = aligned(key, "PK").text
+        if "K" in buffer.kept and not form.factored:
+            name = token.namer.new("keys_now")
+            buffer.unit.append(f"{name} = {text} * tl.exp(since_key)")
+            text = name
+        buffer.keys.append(text)
+    for write in form.writes:
+        held.emit([write.d])
+        value = held.clean(write.d)
+        if value.binds != ATOM or "(" in value.text:
+            value = held.bind(write.d, value, "write_value")
+        buffer.tile += held.take()
+        text = aligned(value, "PV").text
+        if "V" in buffer.kept:
+            name = token.namer.new("values_now")
+            buffer.tile.append(f"{name} = {text} * tl.exp(since_value)")
+            text = name
+        buffer.values.append(text)
+    return buffer
+
+
+SINCE = {"": "since", "K": "since_key", "V": "since_value"}
+KEPT = {"": "kept", "K": "kept_key", "V": "kept_value"}
+
+
+def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission) -> list[str]:
+    """The decay since each place, summed newest first, and what is left of the stored state."""
+    channel = decay.channel
+    dims = "P" + channel
+    newer, first = places("after", "newer", "_newer"), places("0", None, "_first")
+    (log,), (oldest,) = newer.emit([decay.log]), first.emit([decay.log])
+    since, kept = SINCE[channel], KEPT[channel]
+    select = "[:, None]" if channel else ""
+    lines = newer.take()
+    # a load has already been masked to 0 beyond the cursor; anything derived from one has not
+    single = len(lines) == 1 and lines[0].endswith("other=0.0)")
+    direct = single or log.text.startswith("tl.load(")
+    if direct:
+        lines.append(f"{since} = tl.cumsum({log.text}, 0, reverse=True)")
+    else:
+        text = aligned(log, dims).text
+        lines.append(f"{since} = tl.cumsum(tl.where(newer{select}, {text}, 0.0), 0, reverse=True)")
+    lines += first.take()
+    lines += [
+        f"total = tl.sum(tl.where((place == 0){select}, {since}, 0.0), 0)",
+        f"{kept} = tl.exp(total + tl.where(count > 0, {oldest.text}, 0.0))",
+    ]
+    if not channel:
+        lines.append(f"weight = tl.exp({since})")
+        buffer.weight = "weight"
+    buffer.kept[channel] = kept
+    return lines
+
+
+def _reads(form: Form, buffer: Buffer, token: Emission, unit: set[Node]) -> list[Read]:
+    """The columns in order; scores against the buffer stand where the keys are."""
+    reads: list[Read] = []
+    for node in form.reads:
+        near = node.args[0].axes.channels
+        far = node.axes.channels
+        column = token.clean(node.args[0]).inside(ATOM)
+        near_sides = buffer.keys if near == "K" else buffer.values
+        far_sides = buffer.values if near == "K" else buffer.keys
+        level = buffer.unit if node.args[0] in unit else buffer.tile
+        decayed = column
+        if near in buffer.kept:
+            decayed = token.namer.new("column")
+            level.append(f"{decayed} = {column} * {buffer.kept[near]}")
+        # factored keys hold no decay of their own: the column's serves for all of them
+        asked = decayed if near == "K" and form.factored else column
+        terms: list[tuple[str, str]] = []
+        for near_side, far_side in zip(near_sides, far_sides, strict=True):
+            score = token.namer.new("score")
+            level.append(f"{score} = tl.sum({near_side} * {asked}[None, :], 1)")
+            weighted = f"({buffer.weight} * {score})" if buffer.weight else score
+            if far == "K" and form.factored:
+                # and what comes back over K is a sum of them
+                now = token.namer.new("keys_now")
+                level.append(f"{now} = {far_side} * {buffer.kept['K']}[None, :]")
+                far_side = now
+            terms.append((far_side, weighted))
+        scales = [buffer.kept[c] for c in ("", far) if c in buffer.kept]
+        name = token.namer.new(form.graph.names.get(node) or "read")
+        token.known[node] = Text(name, ATOM, far)
+        scale = " * ".join(scales) or None
+        reads.append(Read(name, decayed, near, far, scale, tuple(terms)))
+    return reads
+
+
+def _stores(
+    form: Form,
+    records: Records,
+    shapes: Shapes,
+    per_head: bool,
+    unit: set[Node],
+    token: Emission,
+) -> tuple[list[Store], list[Store]]:
+    unit_stores: list[Store] = []
+    tile_stores: list[Store] = []
+    for stored in records.stored:
+        node = stored.node
+        address = f"{local(stored.name)}_at + count"
+        if stored.channel:
+            size = shapes.k if stored.channel == "K" else shapes.v
+            address += f" * {size} + {shapes.index(stored.channel)}"
+        guards = _guards(form, node, shapes, per_head, node in unit)
+        level = unit_stores if node in unit else tile_stores
+        level.append(Store(address, token.known[node].text, guards))
+    for carry in form.carries:
+        node = carry.after
+        level = (
+            unit_stores if node in unit and _same_head(carry.axes.head, per_head) else tile_stores
+        )
+        address = carried_address(form, carry.tensor.name, "count + 1")
+        guards = _guards(form, carry.before, shapes, per_head, level is unit_stores)
+        value = _spread(token.known[node], carry.axes.channels, shapes)
+        level.append(Store(address, value, guards))
+    return unit_stores, tile_stores
+
+
+def _ratio(form: Form) -> int:
+    return form.spec.size("HV") // form.spec.size("H")
+
+
+def _same_head(head: str | None, per_head: bool) -> bool:
+    return per_head or head != "HV"
+
+
+def _spread(text: Text, channel: str, shapes: Shapes) -> str:
+    """A scalar stored to a vector state is broadcast by the store's address block."""
+    if channel and not text.dims:
+        return (
+            f"{text.text} + tl.zeros([{shapes.span(channel)}], tl.float32)"
+            if channel == "K"
+            else (f"{text.text} + tl.zeros([TILE], tl.float32)")
+        )
+    return text.text
+
+
+def _guards(
+    form: Form, node: Node, shapes: Shapes, per_head: bool, at_unit: bool
+) -> tuple[str, ...]:
+    """Of the programs that compute the same value, one stores it."""
+    guards: list[str] = []
+    axes = node.axes
+    if axes.head is None:
+        guards.append("(head == 0)" if per_head or not at_unit else "(group == 0)")
+    elif axes.head == "H" and _ratio(form) > 1 and (per_head or not at_unit):
+        guards.append("leads")
+    if axes.channels != "V":
+        guards.append("(part == 0)" if at_unit else "(value_tile == 0)")
+    if axes.channels and shapes.masked(axes.channels):
+        guards.append(f"real_{shapes.index(axes.channels)}")
+    return tuple(guards)
+
+
+# -- the plain kernel and the fold
+
+
+def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
+    token = Emission(
+        form.graph, namer_for(form, records), TokenLoads(form, records, shapes), masks=shapes.masks
+    )
+    factors = _factors(form)
+    roots = [*form.roots, *factors.values()]
+    _, before_reads = boundary(form, roots, set())
+    token.emit(before_reads)
+    before = token.take()
+    reads = _tile_reads(form.reads, form, token)
+    token.emit(roots)
+    after = token.take()
+    stores: list[Store] = []
+    for carry in form.carries:
+        address = carried_address(form, carry.tensor.name, "count + 1")
+        guards = _guards(form, carry.before, shapes, True, False)
+        value = _spread(token.known[carry.after], carry.axes.channels, shapes)
+        stores.append(Store(address, value, guards))
+    return StepScope(
+        before,
+        reads,
+        after,
+        [(channel, token.clean(node).inside(ATOM)) for channel, node in factors.items()],
+        _writes(form, token, tuple(write.w for write in form.writes)),
+        stores,
+        token.known[form.output].text,
+        token.helpers,
+    )
+
+
+def fold_scope(form: Form, records: Records, shapes: Shapes) -> FoldScope:
+    loads = RecordLoads(records, shapes, "j", None)
+    record = Emission(form.graph, namer_for(form, records), loads, masks=shapes.masks)
+    factors = {d.channel: form.graph.exp(d.log) for d in form.summed_decays}
+    sides = [*form.keys, *(write.d for write in form.writes)]
+    last: list[str] = []
+    if form.factored:
+        newest = newest_sum(form, records, shapes)
+        last = [f"state = state * tl.exp({newest.text})[:, None]"]
+    reads: list[tuple[str, str, str]] = []
+    if records.replay:
+        needed = replay_needs(form)
+        wanted = {id(node) for node in needed}
+        # a correction is computed again, so the recorded one is not looked at
+        exact = [s for s in records.stored if not s.node.reads]
+        record.load = RecordLoads(Records(tuple(exact), True), shapes, "j", None)
+        record.emit([*needed, *factors.values()])
+        used = [node for node in form.reads if id(node.args[0]) in wanted]
+        below = set(reachable(sides))
+        used = [node for node in used if node in below]
+        before = record.take()
+        reads = _tile_reads(tuple(used), form, record)
+        record.emit(sides)
+    else:
+        record.emit([*sides, *factors.values()])
+        before = record.take()
+    return FoldScope(
+        before,
+        reads,
+        record.take(),
+        [(channel, record.clean(node).inside(ATOM)) for channel, node in factors.items()],
+        _writes(form, record, form.keys),
+        last,
+        record.helpers,
+    )
+
+
+def _factors(form: Form) -> dict[str, Node]:
+    """A token's decay factors, as exp of their logs."""
+    return {decay.channel: form.graph.exp(decay.log) for decay in form.decays}
+
+
+def _tile_reads(nodes: tuple[Node, ...], form: Form, scope: Emission) -> list[tuple[str, str, str]]:
+    reads: list[tuple[str, str, str]] = []
+    for node in nodes:
+        name = scope.namer.new(form.graph.names.get(node) or "read")
+        column = scope.clean(node.args[0]).inside(ATOM)
+        reads.append((name, column, node.args[0].axes.channels))
+        scope.known[node] = Text(name, ATOM, node.axes.channels)
+    return reads
+
+
+def _writes(form: Form, scope: Emission, keys: tuple[Node, ...]) -> list[tuple[str, str]]:
+    texts: list[tuple[str, str]] = []
+    for key, write in zip(keys, form.writes, strict=True):
+        w, d = scope.clean(key), scope.clean(write.d)
+        texts.append((aligned(w, "KV").text, aligned(d, "KV").text))
+    return texts

@@ -1,0 +1,1 @@
+"""What was derived, in the notation of the spec: the text of `kvgen explain`."""

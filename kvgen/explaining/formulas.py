@@ -1,0 +1,75 @@
+"""Bytes and operations of a token as formulas in the sizes and the buffer length L."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kvgen.codegen import cost
+from kvgen.explaining.derivation import Analysed
+
+if TYPE_CHECKING:
+    from sympy import Expr
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A quantity of one token, one layer and one row; its value at the spec's sizes."""
+
+    key: str
+    text: str
+    value: float
+
+
+def formulas(analysis: Analysed) -> list[Formula]:
+    """Every quantity of the cost model, in a fixed order."""
+    import sympy
+
+    form, records = analysis.form, analysis.records
+    numbers = dict(form.spec.sizes)
+    symbols = {name: sympy.Symbol(name, positive=True) for name in numbers}
+    # a size of the spec may be called L too
+    length = sympy.Symbol("L" if "L" not in numbers else "places", positive=True)
+    buffer = cost.buffer_length(form, records)
+
+    def evaluated(sizes: Any, places: Any) -> dict[str, Any]:
+        cost_ = cost.cost(form, records, sizes=sizes)
+        operations = cost.operations(form, records, places, sizes)
+        return {
+            "state": cost_.state,
+            "read": cost_.read,
+            "record": cost_.record,
+            "record_read": cost_.record_read,
+            "record_fold": cost_.record_fold,
+            "carried": cost_.carried,
+            "io": cost_.io,
+            "decode": cost_.decode(places),
+            "fold": cost_.moved + places * cost_.record_fold,
+            "recurrent": cost_.recurrent(),
+            "floor": cost_.floor(places),
+            "operations_decode": operations.decode,
+            "operations_fold": operations.fold,
+            "operations_recurrent": operations.recurrent,
+            "exponentials": operations.exponentials,
+        }
+
+    values = evaluated(numbers, buffer)
+    expressions = evaluated(symbols, length)
+    return [
+        Formula(key, _text(sympy.expand(expressions[key]), length), values[key]) for key in values
+    ]
+
+
+def _text(expression: Expr, length: Expr) -> str:
+    """Ordered by powers of L, so that one sees what a longer buffer costs and saves."""
+    found: list[str] = []
+    for power in (0, 1, -1):
+        part = expression.coeff(length, power)
+        text = str(part).replace("*", "·")
+        if part == 0:
+            continue
+        if power:
+            text = f"({text})" if " " in text else text
+            text = f"{text}·{length}" if power > 0 else f"{text}/{length}"
+        found.append(f"+ {text}" if found else text)
+    return " ".join(found).replace("+ -", "- ") or "0"

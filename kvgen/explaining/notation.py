@@ -1,0 +1,221 @@
+"""Values of a form in the spec's own notation: one line for each named or shared value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kvgen.algebra.axes import Axes
+from kvgen.algebra.graph import Graph, Node
+from kvgen.codegen.printer import Namer
+
+WIDE = 60
+# a dot binds looser than a product here, so that it stands in parentheses there
+ATOM, POWER, UNARY, PRODUCT, DOT, SUM = 6, 5, 4, 3, 2, 1
+SIGNS = {"add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT)}
+LEAVES = ("input", "param", "carried")
+
+
+@dataclass(frozen=True)
+class Line:
+    """name = text, with the value's axes."""
+
+    name: str
+    text: str
+    axes: Axes
+
+
+@dataclass(frozen=True)
+class Term:
+    """A value's text, and how tightly it binds."""
+
+    text: str
+    binds: int = ATOM
+
+    def inside(self, level: int) -> str:
+        return self.text if self.binds >= level else f"({self.text})"
+
+
+@dataclass
+class Notation:
+    """Writes values down as lines. Each shared value is written once, so texts stay linear.
+
+    state: what the matrix state before the token is called. names: the names that certain values
+    must have; they get a line of their own. known: what needs no further line. suffix: what is
+    added to the name of each line.
+    """
+
+    graph: Graph
+    state: str
+    names: Mapping[Node, str] = field(default_factory=dict)
+    known: dict[Node, Term] = field(default_factory=dict)
+    suffix: str = ""
+    namer: Namer = field(default_factory=Namer)
+    lines: list[Line] = field(default_factory=list)
+    users: dict[Node, int] = field(default_factory=dict)
+    counted: set[Node] = field(default_factory=set)
+    patterns: dict[Node, tuple[str, tuple[Node, ...]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        leaves = [node for node in self.graph.nodes.values() if node.op in LEAVES]
+        kept = [node for node in leaves if self.graph.names[node] == node.value]
+        for node in dict.fromkeys((*kept, *leaves)):
+            self.known.setdefault(node, Term(self.namer.new(self.graph.names[node])))
+        wanted = {node: name for node, name in self.names.items() if node not in self.known}
+        self.names = {node: self.namer.new(name) for node, name in wanted.items()}
+
+    def take(self) -> list[Line]:
+        """The lines written since the last call."""
+        lines, self.lines = self.lines, []
+        return lines
+
+    def count(self, roots: Iterable[Node]) -> None:
+        """Count uses below these roots: what they share gets a line when it is first met."""
+        for node in self._order(roots):
+            if node not in self.counted:
+                self.counted.add(node)
+                for part in self._parts(node)[1]:
+                    self.users[part] = self.users.get(part, 0) + 1
+
+    def write(self, roots: Iterable[Node]) -> list[str]:
+        """The roots' texts; what they need and has a name or several uses gets a line first."""
+        roots = list(roots)
+        self.count(roots)
+        for node in self._order(roots):
+            if node in self.known:
+                continue
+            term = self._term(node)
+            named = node in self.names or node in self.graph.names or node.op == "read"
+            shared = self.users.get(node, 0) > 1 and len(term.text) > 8
+            if not node.is_const and node.op != "index" and (
+                named or shared or (len(term.text) > WIDE and node in self.users)
+            ):  # fmt: skip
+                term = self._line(node, term)
+            self.known[node] = term
+        return [self.known[root].text for root in roots]
+
+    def _line(self, node: Node, term: Term) -> Term:
+        name = self.names.get(node)
+        if name is None:
+            name = self.graph.names.get(node) or ("read" if node.op == "read" else "y")
+            name = self.namer.new(name)
+        name += self.suffix
+        self.lines.append(Line(name, term.text, node.axes))
+        return Term(name)
+
+    def _order(self, roots: Iterable[Node]) -> list[Node]:
+        """Parts before their users, nothing below a value that is known."""
+        seen: set[Node] = set()
+        found: list[Node] = []
+        pending: list[tuple[Node, bool]] = [(root, False) for root in reversed(list(roots))]
+        while pending:
+            node, visited = pending.pop()
+            if visited:
+                found.append(node)
+            elif node not in seen and node not in self.known:
+                seen.add(node)
+                pending.append((node, True))
+                pending.extend((part, False) for part in reversed(self._parts(node)[1]))
+        return found
+
+    # -- patterns
+
+    def _parts(self, node: Node) -> tuple[str, tuple[Node, ...]]:
+        """The operation as a reader would name it, and what it acts on; the same at every call."""
+        if node not in self.patterns:
+            self.patterns[node] = self._pattern(node)
+        return self.patterns[node]
+
+    def _pattern(self, node: Node) -> tuple[str, tuple[Node, ...]]:
+        if node.op == "mul":
+            x, y = node.args
+            if y.op == "sigmoid" and y.args[0] is x and self._plain(y):
+                return "silu", (x,)
+            if (norm := self._norm(x, y)) is not None:
+                return norm, (x,)
+        if node.op == "sum" and node.args[0].op == "mul" and self._plain(node.args[0]):
+            x, y = node.args[0].args
+            if x.axes.channels == y.axes.channels:
+                return "dot", (x, y)
+        return node.op, node.args
+
+    def _plain(self, node: Node) -> bool:
+        """Whether the value has no name of its own that a pattern would hide."""
+        return not (node in self.known or node in self.names or node in self.graph.names)
+
+    def _norm(self, x: Node, scale: Node) -> str | None:
+        """What `x * scale` is called if scale is 1 / sqrt(a sum of x's squares + eps)."""
+        if scale.op != "div" or not _is(scale.args[0], 1.0) or scale.args[1].op != "sqrt":
+            return None
+        inner = scale.args[1].args[0]
+        if inner.op != "add" or not inner.args[1].is_const:
+            return None
+        squares, eps = inner.args
+        name, hidden = "l2norm", [scale, scale.args[1], inner, squares]
+        if squares.op == "mul" and squares.args[1].is_const:
+            name, (squares, _) = "rmsnorm", squares.args
+            hidden.append(squares)
+        if squares.op != "sum" or squares.args[0].args != (x, x) or squares.args[0].op != "mul":
+            return None
+        if not all(self._plain(each) for each in (*hidden, squares.args[0])):
+            return None
+        return name if _is(eps, 1e-6) else f"{name}:{number(eps.const)}"
+
+    # -- texts
+
+    def _term(self, node: Node) -> Term:
+        if node.is_const:
+            text = number(node.const)
+            return Term(text, UNARY if text.startswith("-") else POWER if "**" in text else ATOM)
+        op, parts = self._parts(node)
+        terms = [self.known[part] for part in parts]
+        if op in SIGNS:
+            return _infix(op, terms, parts)
+        match op:
+            case "neg":
+                return Term(f"-{terms[0].inside(POWER)}", UNARY)
+            case "pow":
+                return Term(f"{terms[0].inside(ATOM)}**{terms[1].inside(ATOM)}", POWER)
+            case "dot":
+                return Term(f"{terms[0].inside(ATOM)} @ {terms[1].inside(ATOM)}", DOT)
+            case "index":
+                return Term(f"{terms[0].text}[{node.value}]")
+            case "read":
+                left = parts[0].axes.channels == "K"
+                column = terms[0].inside(ATOM)
+                return Term(f"{column} @ {self.state}" if left else f"{self.state} @ {column}", DOT)
+        function, _, eps = op.partition(":")
+        inner = ", ".join(term.text for term in terms)
+        return Term(f"{function}({inner}, eps={eps})" if eps else f"{function}({inner})")
+
+
+def _infix(op: str, terms: list[Term], parts: tuple[Node, ...]) -> Term:
+    sign, level = SIGNS[op]
+    left, right = terms
+    first = left.inside(level)
+    if op in ("add", "sub") and parts[1].is_const and right.text.startswith("-"):
+        return Term(f"{first} {'-' if op == 'add' else '+'} {right.text[1:]}", level)
+    second = right.inside(level if op in ("add", "mul") else level + 1)
+    if second.startswith("-"):
+        second = f"({second})"
+    return Term(f"{first} {sign} {second}", level)
+
+
+def number(value: float) -> str:
+    """A constant as a reader would write it; roots of integers as such."""
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if value == int(value) and abs(value) < 1e15:
+        return str(int(value))
+    text = repr(value).replace("e-0", "e-")
+    if len(text) > 12 and 1e-4 < value < 1e4:
+        base = round(value**-2 if value < 1 else value**2)
+        power = -0.5 if value < 1 else 0.5
+        if 1 < base < 1 << 20 and math.isclose(base**power, value, rel_tol=1e-15):
+            return f"{base}**{power}"
+    return text if len(text) <= 12 else f"{value:.9g}".replace("e-0", "e-")
+
+
+def _is(node: Node, value: float) -> bool:
+    return node.is_const and node.const == value

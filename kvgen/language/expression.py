@@ -1,0 +1,341 @@
+"""One expression of Python's grammar -> the tree of `syntax`; everything else is refused."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from fractions import Fraction
+
+from kvgen.diagnostics import Diagnostic, Span, did_you_mean, quote
+from kvgen.language import constants, habits
+from kvgen.language.constants import Constant, Unusable
+from kvgen.language.lines import Line
+from kvgen.language.namespace import Scope, integer
+from kvgen.language.syntax import (
+    FUNCTIONS,
+    NORMS,
+    Bad,
+    Bin,
+    Call,
+    Expr,
+    Index,
+    Name,
+    Neg,
+    Num,
+    Operator,
+)
+
+_OPERATORS: dict[type[ast.operator], Operator] = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
+    ast.Pow: "**",
+    ast.MatMult: "@",
+}
+
+
+class Converter:
+    """Converts the expressions of one logical line."""
+
+    def __init__(self, line: Line, scope: Scope, report: Callable[[Diagnostic], None]) -> None:
+        self.line = line
+        self.scope = scope
+        self.send = report
+
+    def convert(self, node: ast.expr) -> Expr:
+        """The tree of a whole right-hand side."""
+        return self._convert(node)[0]
+
+    def report(self, code: str, message: str, span: Span, help: str | None = None) -> Bad:
+        self.send(Diagnostic(code, message, span, help))
+        return Bad(span)
+
+    def span(self, node: ast.expr | ast.keyword) -> Span:
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        return self.line.span(
+            node.lineno - 1, node.col_offset, node.end_lineno - 1, node.end_col_offset
+        )
+
+    def text(self, node: ast.expr) -> str:
+        return " ".join((ast.get_source_segment(self.line.text, node) or "").split())
+
+    def _convert(self, node: ast.expr) -> tuple[Expr, Constant | None]:
+        """The tree, and its bound if it is made of numbers alone."""
+        match node:
+            case ast.Constant():
+                return self._number(node)
+            case ast.Name():
+                return self._name(node)
+            case ast.UnaryOp(op=ast.USub()):
+                value, constant = self._convert(node.operand)
+                negated = Constant(-constant.value, constant.bits) if constant else None
+                return Neg(value, self.span(node)), negated
+            case ast.UnaryOp(op=ast.UAdd()):
+                return self._convert(node.operand)
+            case ast.UnaryOp():
+                sign = "not" if isinstance(node.op, ast.Not) else "~"
+                message = f"'{sign}' has no place in an expression"
+                return self.report("unsupported", message, self.span(node), habits.CHOICE), None
+            case ast.BinOp():
+                return self._binary(node)
+            case ast.Call():
+                return self._call(node), None
+            case ast.Subscript():
+                return self._index(node), None
+            case ast.Attribute():
+                return self._attribute(node), None
+            case _:
+                what, help = habits.PARTS.get(type(node), ("this", None))
+                message = f"{what} has no place in an expression"
+                return self.report("unsupported", message, self.span(node), help), None
+
+    def _number(self, node: ast.Constant) -> tuple[Expr, Constant | None]:
+        span, text = self.span(node), self.text(node)
+        if isinstance(node.value, bool) or not isinstance(node.value, int | float):
+            message = f"{quote(text)} is not a number of the language"
+            return self.report("bad-number", message, span), None
+        try:
+            value = constants.literal(text)
+        except Unusable as error:
+            return self.report("bad-number", f"{quote(text)} {error}", span), None
+        return Num(value, span), constants.of(value)
+
+    def _name(self, node: ast.Name) -> tuple[Expr, Constant | None]:
+        name, span, scope = node.id, self.span(node), self.scope
+        if name in scope.loops:
+            value = Fraction(scope.loops[name])
+            return Num(value, span), constants.of(value)
+        if name in scope.assigned or name in scope.tensors:
+            return Name(name, span), None
+        if name in scope.sizes:
+            return Name(name, span), constants.of(Fraction(scope.sizes[name]))
+        if name in scope.broken:
+            return Bad(span), None
+        return self._unknown(name, span), None
+
+    def _unknown(self, name: str, span: Span) -> Bad:
+        scope = self.scope
+        if name in FUNCTIONS:
+            arguments = ", ".join("xy"[: FUNCTIONS[name]])
+            message = f"'{name}' is a function and needs its arguments"
+            return self.report("unknown-name", message, span, f"write '{name}({arguments})'")
+        if name in scope.later:
+            help = f"it is assigned on line {scope.later[name]}, after its use"
+            return self.report("unknown-name", f"'{name}' has no value yet", span, help)
+        if name in scope.ended:
+            help = "a loop variable ends with its loop"
+            return self.report("unknown-name", f"unknown name '{name}'", span, help)
+        help = did_you_mean(name, scope.known())
+        if name in ("inf", "nan"):
+            help = "inf stands only in 'init' and 'range'"
+        return self.report("unknown-name", f"unknown name {quote(name)}", span, help)
+
+    def _binary(self, node: ast.BinOp) -> tuple[Expr, Constant | None]:
+        operator = _OPERATORS.get(type(node.op))
+        if operator is None:
+            return self._foreign(node), None
+        left, a = self._convert(node.left)
+        right, b = self._convert(node.right)
+        span = self.span(node)
+        if operator == "**" and b and abs(b.value) > constants.MAX_EXPONENT:
+            message = f"the exponent is larger than {constants.MAX_EXPONENT}"
+            return self.report("bad-number", message, self.span(node.right)), None
+        constant = None
+        if operator == "/" and b and b.value == 0:
+            return self.report("bad-number", "this divides by zero", self.span(node.right)), None
+        if a and b and operator != "@":
+            try:
+                constant = constants.combine(operator, a, b)
+            except Unusable as error:
+                return self.report("bad-number", f"the constant {error}", span), None
+        return Bin(operator, left, right, span), constant
+
+    def _foreign(self, node: ast.BinOp) -> Bad:
+        sign, help = habits.OPERATORS[type(node.op)]
+        self._convert(node.left)
+        if sign == "^" and self.text(node.right).split(" ")[0] == "T":
+            help = habits.TRANSPOSE_HELP
+            return self.report("unsupported", "nothing is transposed", self._sign(node, sign), help)
+        self._convert(node.right)
+        if help:
+            sides = [self.text(node.left), self.text(node.right)]
+            short = all(len(side) <= 40 for side in sides)
+            help = help.format(*(sides if short else ("x", "y")))
+        message = f"'{sign}' is not an operator of the language"
+        return self.report("bad-operator", message, self._sign(node, sign), help)
+
+    def _sign(self, node: ast.BinOp, sign: str) -> Span:
+        """The operator itself, which stands somewhere between its sides."""
+        rows = self.line.text.split("\n")
+        left = node.left
+        assert left.end_lineno is not None and left.end_col_offset is not None
+        row, column = left.end_lineno - 1, left.end_col_offset
+        while row < node.right.lineno:
+            if (found := rows[row].find(sign, column)) >= 0:
+                return self.line.span(row, found, row, found + len(sign))
+            row, column = row + 1, 0
+        return self.span(node)
+
+    def _call(self, node: ast.Call) -> Expr:
+        if not isinstance(node.func, ast.Name):
+            return self._method(node)
+        name, span = node.func.id, self.span(node.func)
+        if name not in FUNCTIONS:
+            return self._unknown_function(node, name, span)
+        starred = [each for each in node.args if isinstance(each, ast.Starred)]
+        if starred:
+            return self.report("bad-call", "a star has no place in a call", self.span(starred[0]))
+        args = tuple(self.convert(each) for each in node.args)
+        eps, fine = self._keywords(node, name)
+        if not fine:
+            return Bad(self.span(node))
+        wanted = FUNCTIONS[name]
+        if len(args) != wanted:
+            given = "1 argument" if wanted == 1 else f"{wanted} arguments"
+            message = f"'{name}' takes {given}, {len(args)} given"
+            help = None
+            if name in NORMS and len(args) == 2:
+                help = f"write 'eps={self.text(node.args[1])}'"
+            elif name == "sum" and args:
+                help = "sum(x) acts over the one channel axis"
+            elif name == "outer":
+                help = "outer(key side, value side)"
+            where = self.span(node.args[wanted]) if len(args) > wanted else self.span(node)
+            return self.report("bad-call", message, where, help)
+        return Call(name, args, eps, self.span(node), span)
+
+    def _keywords(self, node: ast.Call, name: str) -> tuple[Fraction | None, bool]:
+        """eps, and whether all keywords were as they should be."""
+        eps, fine = None, True
+        for keyword in node.keywords:
+            span = self.span(keyword)
+            if keyword.arg != "eps" or name not in NORMS:
+                fine = False
+                what = f"'{keyword.arg}'" if keyword.arg else "'**'"
+                help = "only l2norm and rmsnorm take one, eps"
+                if name == "sum":
+                    help = "sum(x) acts over the one channel axis"
+                self.report("bad-call", f"'{name}' takes no argument {what}", span, help)
+                continue
+            value = self.convert(keyword.value)
+            if isinstance(value, Num):
+                eps = value.value
+            else:
+                fine = False
+                if not isinstance(value, Bad):
+                    message, where = "eps is a number, 0 or more", self.span(keyword.value)
+                    self.report("bad-call", message, where, "such as eps=1e-6")
+        return eps, fine
+
+    def _unknown_function(self, node: ast.Call, name: str, span: Span) -> Bad:
+        arguments = self._arguments(node)
+        scope = self.scope
+        if name in scope.tensors or name in scope.assigned or name in scope.sizes:
+            message = f"'{name}' is not a function"
+            return self.report("unknown-function", message, span, f"write '{name} * (...)'")
+        help = habits.instead(name, arguments)
+        if name in habits.NOTHING:
+            help = f"leave it out: {habits.NOTHING[name]}"
+        elif name in ("where", "select"):
+            help = habits.CHOICE
+        elif name in habits.TRANSPOSES:
+            help = habits.TRANSPOSE_HELP
+        help = help or did_you_mean(name, FUNCTIONS) or "the functions are " + " ".join(FUNCTIONS)
+        return self.report("unknown-function", f"unknown function {quote(name)}", span, help)
+
+    def _arguments(self, node: ast.Call) -> list[str]:
+        """The arguments' texts; what is wrong inside them is reported."""
+        values = [*node.args, *(each.value for each in node.keywords)]
+        for each in values:
+            if not isinstance(each, ast.Starred):
+                self._convert(each)
+        return [self.text(each) for each in node.args]
+
+    def _method(self, node: ast.Call) -> Bad:
+        arguments = self._arguments(node)
+        func = node.func
+        if not isinstance(func, ast.Attribute):
+            message = "only the functions of the language can be called"
+            return self.report("unknown-function", message, self.span(func))
+        root = func.value
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        foreign = (
+            isinstance(root, ast.Name)
+            and root.id in habits.MODULES
+            and root.id not in self.scope.known()
+        )
+        if not foreign:
+            self._convert(func.value)
+            arguments = [self.text(func.value), *arguments]
+        name, shown = func.attr, ", ".join(arguments)
+        help = habits.instead(name, arguments)
+        if name in FUNCTIONS:
+            shown = ", ".join(arguments[: FUNCTIONS[name]])
+            help = f"write '{name}({shown})'" if len(shown) <= 60 else f"write '{name}(...)'"
+        elif name in habits.TRANSPOSES:
+            help = habits.TRANSPOSE_HELP
+        elif name in habits.NOTHING:
+            help = f"leave it out: {habits.NOTHING[name]}"
+        what = "a module" if foreign else "a method"
+        where = self.span(func) if foreign else self._after(func)
+        return self.report("unsupported", f"{what} has no place in an expression", where, help)
+
+    def _after(self, node: ast.Attribute) -> Span:
+        """`.name` of an attribute."""
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        row, end = node.end_lineno - 1, node.end_col_offset
+        start = end - len(node.attr)
+        dot = self.line.text.split("\n")[row][start - 1 : start] == "."
+        return self.line.span(row, start - dot, row, end)
+
+    def _attribute(self, node: ast.Attribute) -> Bad:
+        if node.attr in habits.TRANSPOSES:
+            self._convert(node.value)
+            message = f"'.{node.attr}' has no place here: axes carry names"
+            help = habits.TRANSPOSE_HELP
+            return self.report("unsupported", message, self._after(node), help)
+        if isinstance(node.value, ast.Name) and node.value.id in habits.MODULES:
+            message = "a module has no place in an expression"
+            return self.report("unsupported", message, self.span(node))
+        self._convert(node.value)
+        message = "an attribute has no place in an expression"
+        return self.report("unsupported", message, self._after(node))
+
+    def _index(self, node: ast.Subscript) -> Expr:
+        span, base = self.span(node), self.convert(node.value)
+        if isinstance(node.slice, ast.Slice | ast.Tuple):
+            what = "a slice" if isinstance(node.slice, ast.Slice) else "a list of indices"
+            help = "one index, along the extra axis: k[i]"
+            return self.report(
+                "bad-index", f"{what} has no place here", self.span(node.slice), help
+            )
+        index = self._integer(node.slice)
+        if index is None or isinstance(base, Bad):
+            return Bad(span)
+        if isinstance(base, Name) and base.id in self.scope.sizes:
+            return self.report("bad-index", f"'{base.id}' is a size", span)
+        if not isinstance(base, Name):
+            help = "name it first, or index its parts"
+            return self.report("bad-index", "only a name can be indexed", span, help)
+        if base.id in self.scope.assigned:
+            # what a name has become is for the walk to know
+            length = None
+        elif (length := self.scope.extras.get(base.id)) is None:
+            message = f"'{base.id}' has no extra axis to index"
+            return self.report("bad-index", message, span, "heads and channels have no numbers")
+        if index < 0 or (length is not None and index >= length):
+            have = f": '{base.id}' has {length}" if length is not None else ""
+            message = f"the index {index} is out of range{have}"
+            return self.report("bad-index", message, self.span(node.slice), "the first is 0")
+        return Index(base, index, span)
+
+    def _integer(self, node: ast.expr) -> int | None:
+        """The value of integers, sizes and loop variables under + - *; None is reported."""
+        if (value := integer(node, {**self.scope.sizes, **self.scope.loops})) is not None:
+            return value
+        if not isinstance(self.convert(node), Bad):
+            message = "an index is made of loop variables and integers"
+            self.report("bad-index", message, self.span(node))
+        return None

@@ -1,0 +1,274 @@
+"""A spec: one recurrence as its YAML file declares it, checked and completed.
+
+`sample` says how random values of an input or parameter are drawn for checks:
+
+- `normal`: N(0, 1), the default
+- `small`: 0.1 N(0, 1)
+- `tiny`: 0.01 N(0, 1)
+- `unit`: N(0, 1), scaled to length 1 over the channel axis
+- `positive`: uniform in (0, 1)
+- `gate`: N(-4, 1), a gate before its activation that lets a state decay slowly
+- `log_uniform`: the logarithm of a uniform value in (1, 16), as A_log is initialised
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from kvgen.diagnostics import Diagnostic, tidy
+from kvgen.language import overrides as options
+from kvgen.language import source, step
+from kvgen.language.declarations import MATRIX, STANDARD, Declarations, Kind, Tensor
+from kvgen.language.names import refusal
+from kvgen.language.namespace import Scope
+from kvgen.language.schema import Reader
+from kvgen.language.syntax import Stmt
+
+__all__ = ["SAMPLES", "Kind", "Spec", "Storage", "Tensor", "read", "show"]
+
+SAMPLES = ("normal", "small", "tiny", "unit", "positive", "gate", "log_uniform")
+MAX_BUFFER = 64
+
+_REQUIRED = ("kvgen", "name", "sizes", "inputs", "state", "step")
+_OPTIONAL = ("title", "source", "params", "storage", "buffer", "sample")
+_STORAGE = {
+    "state": ("float32", "bfloat16", "float16", "split"),
+    "records": ("float32", "input"),
+    "layout": ("kv", "vk"),
+}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How state and records are kept in memory."""
+
+    state: Literal["float32", "bfloat16", "float16", "split"] = "float32"
+    records: Literal["float32", "input"] = "float32"
+    layout: Literal["kv", "vk"] = "kv"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One recurrence; `text` is the completed YAML, `original` the file that spans point into."""
+
+    name: str
+    title: str
+    source: str
+    sizes: tuple[tuple[str, int], ...]
+    inputs: tuple[Tensor, ...]
+    params: tuple[Tensor, ...]
+    states: tuple[Tensor, ...]
+    steps: tuple[Stmt, ...]
+    storage: Storage
+    # None: the compiler's choice
+    buffer: int | None
+    sample: tuple[tuple[str, str], ...]
+    text: str
+    path: str
+    original: str = field(default="", repr=False)
+
+    def size(self, name: str) -> int:
+        """The value of a size."""
+        return dict(self.sizes)[name]
+
+
+def read(
+    path_or_text: str | Path, overrides: Mapping[str, str] | None = None
+) -> tuple[Spec | None, list[Diagnostic]]:
+    """Read a spec; all that is wrong with it comes back beside whatever could be made of it."""
+    path, text, found = source.open_text(path_or_text)
+    if found:
+        return None, found
+    document = source.parse(text)
+    if not document.values:
+        return None, list(tidy(document.diagnostics))
+    changed = options.apply(document, overrides or {})
+    spec, more = _Builder(Reader(document, changed), path).build()
+    # what is no plain value has been reported, and its type is no second mistake
+    known = {each.span for each in document.diagnostics if each.span}
+    more = [each for each in more if each.span not in known]
+    return (None if document.diagnostics else spec), list(tidy(document.diagnostics + more))
+
+
+def show(spec: Spec) -> str:
+    """The completed YAML with all defaults, itself a legal spec."""
+    return spec.text
+
+
+class _Builder:
+    """Reads the keys of one document in turn."""
+
+    def __init__(self, reader: Reader, path: str) -> None:
+        self.reader = reader
+        self.path = path
+        self.declared = Declarations(reader)
+
+    def build(self) -> tuple[Spec | None, list[Diagnostic]]:
+        reader = self.reader
+        keys = reader.keys((), _REQUIRED, _OPTIONAL)
+        if "kvgen" in keys and (keys["kvgen"] != 1 or keys["kvgen"] is True):
+            help = "this kvgen reads 'kvgen: 1'"
+            reader.report("bad-version", "an unknown version of the language", ("kvgen",), help)
+        name = self._name() if "name" in keys else ""
+        title = reader.text(("title",)) if keys.get("title") is not None else name
+        origin = reader.text(("source",)) if keys.get("source") is not None else ""
+        self.declared.read(keys)
+        storage = self._storage() if keys.get("storage") is not None else Storage()
+        buffer = self._buffer() if "buffer" in keys else None
+        sample = self._sample() if keys.get("sample") is not None else ()
+        whole = not reader.found and {*_REQUIRED} <= keys.keys()
+        block = self._block() if "step" in keys else None
+        if block is None:
+            return None, reader.found
+        read = step.read(block, self._scope())
+        found = [*reader.found, *read.diagnostics]
+        if read.whole:
+            found += self._assignments(read.statements)
+        if not whole or not read.whole:
+            return None, found
+        tensors = self.declared.tensors.values()
+        sizes = {each: self.declared.sizes[each] for each in STANDARD} | self.declared.sizes
+        spec = Spec(
+            name=name,
+            title=title or "",
+            source=origin or "",
+            sizes=tuple(sizes.items()),
+            inputs=tuple(each for each in tensors if each.kind == "input"),
+            params=tuple(each for each in tensors if each.kind == "param"),
+            states=tuple(each for each in tensors if each.kind == "state"),
+            steps=read.statements,
+            storage=storage,
+            buffer=buffer,
+            sample=sample,
+            text="",
+            path=self.path,
+            original=reader.document.text,
+        )
+        return replace(spec, text=_complete(spec, [text for _, _, text in block])), found
+
+    def _name(self) -> str:
+        name = self.reader.text(("name",), longest=64)
+        if name is None:
+            return ""
+        refused = refusal(name)
+        if refused is None and name in sys.stdlib_module_names:
+            message = f"'{name}' is a module of Python's library"
+            refused = ("reserved-name", message, "choose another name")
+        if refused:
+            self.reader.report(refused[0], refused[1], ("name",), refused[2])
+        return name
+
+    def _storage(self) -> Storage:
+        if not self.reader.table(("storage",), "state, records and layout"):
+            return Storage()
+        chosen: dict[str, Any] = {}
+        for key in self.reader.keys(("storage",), (), _STORAGE):
+            if value := self.reader.choice(("storage", key), _STORAGE[key]):
+                chosen[key] = value
+        return Storage(**chosen)
+
+    def _buffer(self) -> int | None:
+        if self.reader.value(("buffer",)) == "auto":
+            return None
+        return self.reader.integer(("buffer",), 1, MAX_BUFFER)
+
+    def _sample(self) -> tuple[tuple[str, str], ...]:
+        if not self.reader.table(("sample",), "names to kinds of random values"):
+            return ()
+        names = [each.name for each in self.declared.tensors.values() if each.kind != "state"]
+        broken = [name for name in self.declared.where if name in self.declared.broken]
+        keys = self.reader.keys(("sample",), (), [*names, *broken])
+        chosen = [(name, self.reader.choice(("sample", name), SAMPLES)) for name in keys]
+        return tuple((name, kind) for name, kind in chosen if kind)
+
+    def _block(self) -> list[tuple[int, int, str]] | None:
+        """The lines of `step`, if they can be mapped back to the file."""
+        where = ("step",)
+        value, place = self.reader.value(where), self.reader.document.places.get(where)
+        help = "write 'step: |' and the statements below it, indented"
+        if not isinstance(value, str) or place is None:
+            self.reader.report("bad-step", "step is a block of statements", where, help, key=True)
+        elif not value.strip():
+            self.reader.report("bad-step", "step is empty", where, help, key=True)
+        elif place.style not in ("", "|") or (place.style == "" and place.lines > 1):
+            what = {">": "is a folded block", "": "goes on over lines without a '|'"}
+            message = f"step {what.get(place.style, 'is a text in quotes')}"
+            self.reader.report("bad-step", message, where, help)
+        else:
+            return self.reader.document.block(where)
+        return None
+
+    def _scope(self) -> Scope:
+        declared = self.declared
+        extras = {
+            name: next((declared.sizes.get(axis) for axis in t.axes if axis not in STANDARD), None)
+            for name, t in declared.tensors.items()
+        }
+        return Scope(frozenset(extras), extras, declared.sizes, frozenset(declared.broken))
+
+    def _assignments(self, statements: Sequence[Stmt]) -> list[Diagnostic]:
+        """What `step` should have assigned and has not."""
+        targets = {each.target for each in statements}
+        found: list[Diagnostic] = []
+        if "o" not in targets:
+            message, help = "step assigns no output 'o'", "such as 'o = q @ S'"
+            found.append(Diagnostic("missing-output", message, self.reader.span(("step",)), help))
+        for each in self.declared.tensors.values():
+            if each.kind == "state" and each.name not in targets:
+                message = f"step never updates the state '{each.name}'"
+                help = None if each.axes == MATRIX else "what does not change is a parameter"
+                found.append(Diagnostic("state-not-updated", message, each.span, help))
+        return found
+
+
+def _complete(spec: Spec, rows: list[str]) -> str:
+    """The spec's YAML with every default written out."""
+    storage = {each.name: getattr(spec.storage, each.name) for each in fields(Storage)}
+    lines = ["kvgen: 1", f"name: {spec.name}", f"title: {_text(spec.title)}"]
+    lines += [f"source: {_text(spec.source)}"] if spec.source else []
+    lines += ["", f"sizes: {_map({name: str(value) for name, value in spec.sizes})}", ""]
+    for section, tensors in (
+        ("inputs", spec.inputs),
+        ("params", spec.params),
+        ("state", spec.states),
+    ):
+        if tensors:
+            lines += [f"{section}:", *(f"  {each.name}: {_tensor(each)}" for each in tensors)]
+    body = "\n".join(f"  {row}".rstrip() for row in rows).strip("\n")
+    lines += ["", "step: |", body, ""]
+    lines += [f"storage: {_map(storage)}", f"buffer: {spec.buffer or 'auto'}"]
+    lines += [f"sample: {_map(dict(spec.sample))}"] if spec.sample else []
+    return "\n".join(lines) + "\n"
+
+
+def _map(items: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in items.items()) + "}"
+
+
+def _tensor(tensor: Tensor) -> str:
+    axes = f"[{', '.join(tensor.axes)}]"
+    items = {"axes": axes}
+    if tensor.init:
+        items["init"] = _number(tensor.init)
+    if tensor.range:
+        items["range"] = f"[{', '.join(map(_number, tensor.range))}]"
+    return _map(items) if len(items) > 1 else axes
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+
+
+def _text(text: str) -> str:
+    """A plain scalar where YAML reads it back as this text, else one in quotes."""
+    plain = re.fullmatch(r"[A-Za-z][\w ,.()/+-]*", text) and isinstance(source.resolve(text), str)
+    return text if plain else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""What a module's kernels use on a GPU, compiled without one."""

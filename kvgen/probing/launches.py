@@ -1,0 +1,186 @@
+"""What a generated module launches: every kernel, with arguments as a server would pass them.
+
+The module's own host code runs on tensors without memory, and its launches are recorded instead of
+executed: types, strides, constants and options are those of real calls at the spec's sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from kvgen.language import spec as specs
+from kvgen.language.spec import Spec, Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime.jit import JITFunction
+
+# enough that the states take the more than 2 GiB that they have in a server: AMD's compiler
+# addresses smaller tensors in another way
+SLOTS, LAYERS = 256, 36
+DEVICE = "meta"
+
+# what stands in the names of a target's GPUs
+GPUS = {
+    "sm_80": ("A100", "A800", "A30"),
+    "sm_90": ("H100", "H200", "H800", "H20"),
+    "sm_100": ("B100", "B200"),
+    "sm_120": ("RTX 50", "RTX PRO"),
+    "gfx942": ("MI300", "MI325"),
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel and all that decides which program Triton makes of it."""
+
+    kernel: str
+    config: str
+    function: JITFunction[Any]
+    signature: dict[str, str]
+    constants: dict[tuple[int, ...], Any]
+    attributes: dict[tuple[int, ...], Any]
+    options: dict[str, Any]
+
+
+def record(
+    module: Any, name: str, target: GPUTarget, batches: tuple[int, ...] | None
+) -> list[Launch]:
+    """The distinct launches of a session with the module on the target's GPUs.
+
+    name: the target's, as in sm_90. batches: None for those that the configurations distinguish.
+    """
+    spec, wrong = specs.read(module.SPEC["text"])
+    assert spec is not None and not wrong
+    with _recorded(target) as recorder:
+        for table in _tables(module.CONFIGS, name):
+            module.CONFIGS = {"default": table}
+            known = {batch for kernel in table.values() for batch in kernel}
+            _session(module, spec, batches or tuple(sorted(known)), recorder)
+    return recorder.labelled()
+
+
+def _tables(configs: dict[str, Any], target: str) -> Iterator[dict[str, Any]]:
+    for gpu, table in configs.items():
+        if gpu == "default" or any(part in gpu for part in GPUS[target]):
+            yield table
+
+
+def _session(module: Any, spec: Spec, batches: tuple[int, ...], recorder: _Recorder) -> None:
+    """Call everything that a server calls."""
+    import torch
+
+    def empty(tensors: tuple[Tensor, ...], dtype: torch.dtype, *batch: int) -> dict[str, Any]:
+        shapes = {tensor.name: [*batch, *map(spec.size, tensor.axes)] for tensor in tensors}
+        return {name: torch.empty(s, dtype=dtype, device=DEVICE) for name, s in shapes.items()}
+
+    cache = module.Cache.empty(SLOTS, LAYERS, device=DEVICE)
+    params = empty(spec.params, torch.float32)
+    for batch in batches:
+        recorder.batch = batch
+        slots = torch.empty(batch, dtype=torch.int32, device=DEVICE)
+        inputs = empty(spec.inputs, cache.dtype, batch)
+        # the offset of layer 0 is 0, which Triton may compile differently from others
+        for layer in (0, 1):
+            module.decode(cache, layer, slots, **inputs, **params)
+            module.recurrent(cache, layer, slots, **inputs, **params)
+        module.advance(cache, slots)
+        module.advance(cache, slots, torch.empty(batch, dtype=torch.bool, device=DEVICE))
+    recorder.batch = None
+    slots = torch.empty(2, dtype=torch.int32, device=DEVICE)
+    for layer in (0, 1):
+        cache.load(layer, slots, cache.read(layer, slots))
+    cache.copy(slots, slots.clone())
+    cache.reset(slots)
+    module.flush(cache)
+
+
+@dataclass
+class _Recorder:
+    """Launches by what identifies them, and the batches that each was used for."""
+
+    target: GPUTarget
+    batch: int | None = None
+    launches: dict[str, Launch] = field(default_factory=dict)
+    batches: dict[str, dict[int | None, None]] = field(default_factory=dict)
+
+    def add(self, function: JITFunction[Any], args: Any, kwargs: dict[str, Any]) -> None:
+        from triton.compiler.compiler import make_backend
+        from triton.runtime.jit import create_function_from_signature
+
+        # what Triton itself does before it looks for a compiled kernel
+        backend = make_backend(self.target)
+        bind = create_function_from_signature(function.signature, function.params, backend)
+        bound, specialised, options = bind(*args, **kwargs)
+        kinds = dict(zip(bound, specialised, strict=True))
+        constants, attributes = {}, {}
+        for i, (name, (kind, attribute)) in enumerate(kinds.items()):
+            if kind == "constexpr":
+                constants[i,] = bound[name]
+            elif isinstance(attribute, str):
+                attributes[i,] = backend.parse_attr(attribute)
+        chosen = {p.name: bound[p.name] for p in function.params if p.is_constexpr}
+        launch = Launch(
+            kernel=function.__name__.removeprefix("_").removesuffix("_kernel"),
+            config=" ".join(f"{name}={value}" for name, value in {**chosen, **options}.items()),
+            function=function,
+            signature={name: kind for name, (kind, _) in kinds.items()},
+            constants=constants,
+            attributes=attributes,
+            options=options,
+        )
+        key = repr((launch.kernel, kinds, constants, sorted(options.items())))
+        self.launches.setdefault(key, launch)
+        self.batches.setdefault(key, {})[self.batch] = None
+
+    def labelled(self) -> list[Launch]:
+        """Each with what tells it from others of its kernel and configuration, and its batches."""
+        launches = []
+        for key, launch in self.launches.items():
+            alike = [
+                other
+                for other in self.launches.values()
+                if (other.kernel, other.config) == (launch.kernel, launch.config)
+            ]
+            parts = [launch.config]
+            for i, name in enumerate(launch.signature):
+                kind = _kind(launch, i, name)
+                if any(_kind(other, i, name) != kind for other in alike):
+                    parts.append(kind)
+            batches = [str(batch) for batch in self.batches[key] if batch is not None]
+            if batches:
+                parts.append(f"batch={','.join(batches)}")
+            launches.append(replace(launch, config=" ".join(filter(None, parts))))
+        kernels = list(dict.fromkeys(launch.kernel for launch in launches))
+        return sorted(launches, key=lambda launch: kernels.index(launch.kernel))
+
+
+def _kind(launch: Launch, i: int, name: str) -> str:
+    """A parameter as Triton sees it: `rows=1`, `rows:i32`, `rows:i32%16`, `ptr:*bf16%16<2GiB`."""
+    if (i,) in launch.constants:
+        return f"{name}={launch.constants[i,]}"
+    known = dict(launch.attributes.get((i,), ()))
+    divisible = "%16" if "tt.divisibility" in known else ""
+    small = "<2GiB" if "tt.pointer_range" in known else ""
+    return f"{name}:{launch.signature[name]}{divisible}{small}"
+
+
+@contextmanager
+def _recorded(target: GPUTarget) -> Iterator[_Recorder]:
+    from triton.runtime.jit import JITFunction
+
+    recorder = _Recorder(target)
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        recorder.add(self, args, kwargs)
+
+    original = JITFunction.run
+    JITFunction.run = run
+    try:
+        yield recorder
+    finally:
+        JITFunction.run = original
