@@ -48,6 +48,17 @@ class SpecFile(click.ParamType):
             self.fail(printable(str(error)), param, ctx)
 
 
+class Output(click.ParamType):
+    """FILE or DIR: a folder, if it ends as one, is there."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if str(value).endswith(("/", os.sep)) and not Path(value).is_dir():
+            self.fail(printable(f"'{value}' is not a folder"), param, ctx)
+        return Path(value)
+
+
 class Override(click.ParamType):
     """K=V: a key of the spec, with dots, and its value."""
 
@@ -132,6 +143,7 @@ First steps:
   kvgen list                          what ships with kvgen
   kvgen explain gated_deltanet        what the compiler derives from it
   kvgen compile gated_deltanet        write ./gated_deltanet.py
+  kvgen check gated_deltanet          run that beside the recurrence, with or without a GPU
   kvgen new mine                      start a recurrence of your own
 
 \b
@@ -153,7 +165,8 @@ def cli() -> None:
 def list_(as_json: bool) -> None:
     """List the specs that ship with kvgen.
 
-    Each may be named wherever a command takes SPEC.
+    Each may be named wherever a command takes SPEC, and is a good start for one of your own:
+    `kvgen new mine --from NAME`.
     """
     from kvgen.shipped import shipped
 
@@ -198,15 +211,16 @@ def new(name: str, origin: Path | None) -> None:
 @cli.command(
     epilog="""\b
 Examples:
-  kvgen show kda
-  kvgen show kda --set storage.state=split > split.yaml"""
+  kvgen show gated_deltanet
+  kvgen show gated_deltanet --set storage.state=split > split.yaml"""
 )
 @spec_argument
 @set_option
 def show(spec: Path, overrides: tuple[tuple[str, str], ...]) -> None:
     """Print a spec in full: with all defaults, and after --set.
 
-    What it prints is a spec itself.
+    What it prints is a spec itself. Its `storage` says how the state is kept (float32, bfloat16,
+    float16, or split into two planes of 16 bits), its `sample` how `kvgen check` draws values.
     """
     with errors_printed():
         from kvgen.diagnostics import SpecError
@@ -226,14 +240,14 @@ def show(spec: Path, overrides: tuple[tuple[str, str], ...]) -> None:
 Examples:
   kvgen compile gated_deltanet
   kvgen compile mine.yaml -o src/kernels/
-  kvgen compile kda --set storage.state=split --set sizes.HV=8 --target sm_90""",
+  kvgen compile gated_deltanet --set storage.state=split --target sm_90""",
 )
 @spec_argument
 @click.option(
     "-o",
     "--output",
     "out",
-    type=click.Path(path_type=Path),
+    type=Output(),
     metavar="FILE or DIR",
     help="Where the module goes.  [default: ./NAME.py]",
 )
@@ -257,19 +271,22 @@ def compile_(
     """Write the Triton module of a spec.
 
     The module is one readable file that runs wherever torch and triton do. It is written only if
-    it differs, and not at all if the spec has an error. Its records, its buffer length L* and its
-    bytes per token are printed; for each --target also the registers, spills and shared memory of
-    each kernel.
+    it differs, and not at all if the spec has an error. Printed are its records, which are what a
+    token leaves in the buffer, its bytes per token, and L*, the buffer length that moves the
+    fewest; for each --target also the registers, spills and shared memory of each kernel.
     """
     with errors_printed(as_json):
         from kvgen import compiler
         from kvgen.explaining import explain
 
+        if out is not None and out.is_file() and out.samefile(spec):
+            raise click.BadParameter(printable(f"'{out}' is the spec"), param_hint="'-o'")
         analysis = compiler.analyse(spec, dict(overrides))
         try:
             path = compiler.write(analysis, out)
         except OSError as error:
-            fail(f"error: cannot write the module: {error}")
+            place = f" to '{out}'" if out is not None else ""
+            fail(printable(f"error: cannot write the module{place}: {error.strerror}"))
         rows = [("module", str(path)), *explain.summary(analysis)]
         usages = [(target, usage) for target in targets for usage in probed(analysis, target)]
     if as_json:
@@ -313,8 +330,9 @@ Examples:
 def explain(spec: Path, overrides: tuple[tuple[str, str], ...], as_json: bool) -> None:
     """Say what the compiler derives from a spec.
 
-    The decay and what is proved of it, the reads as columns of one pass over the state, the
-    record that a token leaves, the fold, bytes and operations, and the best buffer length L*.
+    The decay and what is proved of it, the reads as columns of one pass over the stored state, the
+    record that a token leaves in the buffer, the fold that applies the records to the state, bytes
+    and operations, and the best buffer length L*.
     """
     with errors_printed(as_json):
         from kvgen import compiler
@@ -338,7 +356,8 @@ Examples:
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
-    help="cpu runs the kernels in Triton's interpreter, at small sizes.  "
+    help="cpu runs the kernels in Triton's interpreter, at small sizes of its own, in half a "
+    "minute; cuda at the spec's sizes.  "
     "[default: cuda where there is one]",
 )
 @set_option
@@ -348,8 +367,10 @@ def check(
 ) -> None:
     """Check a spec's module against the recurrence itself.
 
-    The module runs over many tokens, folds, windows, padding and odd sizes, next to the plain
-    recurrence in float64. Prints a table of errors and ends with exit code 1 if one is too large.
+    The module decodes many tokens beside the recurrence in float64: through folds, copies,
+    recycled slots, padding rows, dropped steps, odd sizes and extreme decays. Prints a table of
+    errors, |x - x*| / |x*|, with what each may be at most, and what was drawn; ends with exit code
+    1 if an error is too large.
     """
     with errors_printed(as_json):
         if (device or best_device()) == "cpu":
@@ -390,7 +411,8 @@ def best_device() -> str:
     epilog="""\b
 Examples:
   kvgen bench gated_deltanet
-  kvgen bench kda --batch 1,8,64 --layers 27 --json"""
+  kvgen bench kimi_delta_attention --batch 1,8,64 --layers 27 --json
+  kvgen bench gated_deltanet --set storage.state=split"""
 )
 @spec_argument
 @click.option(
@@ -403,7 +425,9 @@ Examples:
     help="Batch sizes.",
 )
 @click.option(
-    "--layers", type=click.IntRange(min=1), help="Layers with distinct states, as a model has."
+    "--layers",
+    type=click.IntRange(min=1),
+    help="Layers with distinct states, as a model has.  [default: 36]",
 )
 @set_option
 @json_option
@@ -417,7 +441,9 @@ def bench(
     """Time a spec's module on this machine's GPU.
 
     Whole model steps are replayed as CUDA graphs, folds included, with distinct states and moving
-    cursors. Next to each time stand its floor and its error.
+    cursors: `decode` is the buffered kernel, `recurrent` the plain one. Times are microseconds for
+    one layer. Next to each stand the worst step, in which every row folds; its floor, the time of
+    the fewest bytes; its share of the floor; and its error against float64.
     """
     with errors_printed(as_json):
         if best_device() == "cpu":

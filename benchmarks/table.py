@@ -1,8 +1,9 @@
 """Write docs/performance.md: every shipped spec's buffered and plain decode on this machine's GPU.
 
     python benchmarks/table.py [--states float32,split] [--batches 1,16,64,256] [SPEC…]
+    python benchmarks/table.py --from docs/data/h100.json      the page again, from kept figures
 
-Times are `kvgen bench`'s: see kvgen/bench.py for the method.
+Times are `kvgen bench`'s: see kvgen/bench.py for the method. Figures are figures.py's.
 """
 
 from __future__ import annotations
@@ -10,28 +11,70 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kvgen import compiler, shipped
-from kvgen.bench import Report, bench
+from kvgen.bench import Report, Row, bench
 
-HEADER = """# Performance
+HEADER = """# {title}
 
-Measured on {device} ({versions}) by
+{intro}
+
+![{alt}](figures/{figure})
+
+## Method
+
+Measured on {device} ({versions}), once, by
 
     {command}
 
-One layer of a model step, in microseconds: CUDA graphs of {layers} layers (fewer where memory is
-short) with distinct states,
-random slots, bfloat16 inputs, cursors moving and staggered over the buffer's phases, folds
-included; the median of seven cycles. *worst* is the step in which every row folds. *floor* is the
-fewest bytes a step can move (the state read once and written once in L tokens, records at their
-mean length, inputs and output) over this GPU's copy bandwidth, {copy:.0f} GB/s read and written;
-a floor is not a lower bound where a read alone is faster than a copy, or where a state stays in
-the cache. *error* is ‖x − x*‖₂ / ‖x*‖₂ of a row's outputs against float64, the worst of 40 tokens
-and two rows, rounding to bfloat16 included. Configurations are the untuned defaults.
+- **What is timed**: whole model steps, replayed as a CUDA graph: {layers} layers{fewer} with
+  distinct states, so that a step finds none in the cache unless all fit into it; slots in random
+  order, inputs random and bfloat16. Times are microseconds for one layer, with its share of the
+  `advance` that ends the step. Layers stand back to back: the projections and convolutions that a
+  model has between them are not there.
+- **Folds are included**: cursors are staggered over the buffer's phases and move inside the graph.
+  *buffered* is the median of seven runs of whole cycles of the buffer, ± the spread of the middle
+  five. *worst* is the one step in which every row folds at once.
+- *plain* is the module's own `recurrent`, which reads and writes the state for every token, timed
+  in the same process. No other library is in these tables. *gain* is plain over buffered.
+- *floor* is the time of the fewest bytes a step can move (the state read once and written once in
+  L tokens, records at their mean length, inputs and output) at this GPU's copy bandwidth,
+  {copy:.0f} GB/s read and written: the fastest of the copies timed beside the tables, of which the
+  slowest had {slowest:.0f}. *share* is floor over buffered. Launches are not counted in a floor.
+- *error* is ‖x − x*‖₂ / ‖x*‖₂ of a row's outputs against float64, the worst of 40 tokens and two
+  rows; rounding the output to bfloat16 alone makes 1.7e-03 of it.
+- **Configurations are rules of thumb**, chosen by batch; nothing has been tuned.
+
+**At small batches** a step is bound by latency, not by bytes: by loads that wait for each other
+and by sums over the buffer, of which the plain kernel has fewer. It is ahead today at batch 1 for
+almost every recurrence, at 4 for some, and at 16 still for a few. Where it is, call `recurrent`,
+which works on the same cache; the buffer pays where the bytes of the states decide.
 """
+
+# what stands over the tables of a page: title, introduction, figure, its text
+PAGES = {
+    "performance.md": (
+        "Performance",
+        "The four recurrences that are served most, in three storage modes. The other recurrences "
+        "are in\n[performance-family.md](performance-family.md), errors over thousands of tokens "
+        "in [drift.md](drift.md).",
+        "time.svg",
+        "time of a layer against batch: buffered with a float32 and a split state, plain kernel, "
+        "floor",
+    ),
+    "performance-family.md": (
+        "Performance of the whole family",
+        "Every other shipped recurrence with a float32 state. The four that are served most, in "
+        "more storage\nmodes, are in [performance.md](performance.md).",
+        "gain.svg",
+        "gain of the buffered decode over the plain kernel for every shipped recurrence",
+    ),
+}
 
 
 def main() -> None:
@@ -42,7 +85,13 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=36)
     parser.add_argument("--out", type=Path, default=Path("docs/performance.md"))
     parser.add_argument("--json", type=Path, help="write the figures too")
+    parser.add_argument(
+        "--from", dest="kept", type=Path, help="write the page from such figures; measure nothing"
+    )
     args = parser.parse_args()
+    if args.kept:
+        write(args.out, read(args.kept), args.kept)
+        return
     names = args.specs or [found.name for found in shipped.shipped()]
     batches = [int(batch) for batch in args.batches.split(",")]
     started = time.time()
@@ -56,25 +105,37 @@ def main() -> None:
                 print(f"{name} {state}: {error}", file=sys.stderr, flush=True)
                 continue
             print(f"{time.time() - started:5.0f} s  {name} {state}", file=sys.stderr, flush=True)
-            write(args.out, reports, args.layers)
+            write(args.out, reports, args.json)
             if args.json:
                 args.json.write_text(json.dumps([report.data() for report in reports]))
 
 
-def write(path: Path, reports: list[Report], layers: int) -> None:
-    """The page, whole, after every report: what was measured is kept when time runs out."""
-    first = reports[0]
-    command = " ".join(["python", *sys.argv])
-    lines = [
-        HEADER.format(
-            device=first.device,
-            versions=first.versions,
-            command=command,
-            layers=layers,
-            copy=first.copy_gbs,
-        )
+def read(path: Path) -> list[Report]:
+    """Figures as `--json` has written them."""
+    return [
+        Report(**{**data, "rows": tuple(Row(**row) for row in data["rows"])})
+        for data in json.loads(path.read_text(encoding="utf-8"))
     ]
+
+
+def level(reports: Sequence[Report]) -> list[Report]:
+    """The reports with floors at one bandwidth, the highest of them: a copy is at times slower."""
+    best = max(report.copy_gbs for report in reports)
+    found: list[Report] = []
     for report in reports:
+        ratio = report.copy_gbs / best
+        rows = [
+            replace(row, floor_us=row.floor_us * ratio, share=row.share * ratio)
+            for row in report.rows
+        ]
+        found.append(replace(report, rows=tuple(rows)))
+    return found
+
+
+def write(path: Path, reports: Sequence[Report], kept: Path | None) -> None:
+    """The page, whole, after every report: what was measured is kept when time runs out."""
+    lines = [heading(path, reports, kept)]
+    for report in level(reports):
         lines.append(f"## {report.spec}, {report.storage} state, buffer {report.buffer}\n")
         lines.append("| batch | buffered | worst | floor | share | error | plain | error | gain |")
         lines.append("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
@@ -88,6 +149,37 @@ def write(path: Path, reports: list[Report], layers: int) -> None:
             )
         lines.append("")
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def heading(path: Path, reports: Sequence[Report], kept: Path | None) -> str:
+    """What stands over the tables."""
+    first, rows = reports[0], [row for report in reports for row in report.rows]
+    title, intro, figure, alt = PAGES.get(path.name, PAGES["performance.md"])
+    bandwidths = [report.copy_gbs for report in reports]
+    least = min(row.layers for row in rows)
+    command = ["python benchmarks/table.py"]
+    command += ["--states", ",".join(dict.fromkeys(report.storage for report in reports))]
+    command += ["--batches", ",".join(dict.fromkeys(str(row.batch) for row in rows))]
+    command += ["--out", str(path), *(["--json", str(kept)] if kept else [])]
+    command += list(dict.fromkeys(report.spec for report in reports))
+    return HEADER.format(
+        title=title,
+        intro=intro,
+        figure=figure,
+        alt=alt,
+        device=first.device,
+        versions=first.versions,
+        command=wrapped(command),
+        layers=first.layers,
+        fewer=f" ({least} where memory is short)" if least < first.layers else "",
+        copy=max(bandwidths),
+        slowest=min(bandwidths),
+    )
+
+
+def wrapped(words: Sequence[str]) -> str:
+    """A command on several lines, as a shell takes it."""
+    return " \\\n      ".join(textwrap.wrap(" ".join(words), 88, break_on_hyphens=False))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,14 @@ TEMPLATE = """\
 # From a recurrence to a kernel
 
 Gated DeltaNet through every stage of kvgen. Each block below is what kvgen itself gives;
-`python docs/build.py` writes this page anew.
+`python docs/build.py` writes this page anew. [architecture.md](architecture.md) says which part of
+the compiler does what.
+
+The idea first. A linear-attention layer keeps a matrix S for each head, and a token changes it by
+a factor (the decay) and an outer product of two vectors (the write). Reading and writing S for
+every token is what decoding costs. But a token's effect on S is known from a few vectors: so keep
+those in a small buffer, leave S as it is, and correct what is read from it. Every L tokens the
+buffer is folded into S.
 
 ## 1. The spec
 
@@ -38,11 +45,13 @@ Gated DeltaNet through every stage of kvgen. Each block below is what kvgen itse
 
 ## 2. The walk
 
-`step` is walked once with the state as a symbol. Every assignment becomes one node of a graph,
-equal nodes being one, with named axes and a proved range: a factor on the state must be proved ≥
-0, and what is proved ≤ 1 cannot make the state grow. `read` and `read_2` stand for what two
-vectors read of the state before the token, Sₙ. `raw_k` is the input `k`, whose name the step
-assigns anew.
+`step` is walked once with the state as a symbol. Every value becomes one node of a graph, equal
+nodes being one, with named axes and a proved range: a factor on the state must be proved ≥ 0, and
+what is proved ≤ 1 cannot make the state grow. Sₙ is the state before the token, and `read` and
+`read_2` are what two vectors read of it: `k`, for the delta rule, and `x2`, the scaled query.
+Reads and the write are all taken back to Sₙ. That is why the output reads Sₙ too and not the new
+state: `o` adds the token's own write by the dot `k @ x2`. `raw_k` is the input `k`, whose name the
+step assigns anew.
 
 {walk}
 
@@ -50,7 +59,8 @@ assigns anew.
 
 The state before a token is one decayed copy of the stored state S₀ and the outer products that
 the n tokens since have left in the buffer. So a read is one pass over S₀ and dots with the
-buffer, and no token but the last of L has to write S₀. This text also heads the generated module.
+buffer, and no token but the last of L has to write S₀. A small j marks what token j has left; Γⱼ
+is the sum of the log decays of the tokens after it. This text also heads the generated module.
 
 {form}
 
@@ -61,7 +71,8 @@ buffer, and no token but the last of L has to write S₀. This text also heads t
 What a token has to leave in the buffer follows from the form. Storing inputs as they came instead
 takes fewer bytes, and what is derived from them is computed again when it is read back. With
 `storage.state=split` a decode reads half of the state's bytes, and a fold computes again what was
-read from that half.
+read from that half. Gain is by bytes alone: those of the plain kernel with such a state, over
+those of a decode and its share of a fold.
 
 {records}
 
@@ -72,15 +83,19 @@ near L* = {best:.1f}; kvgen takes the power of two with the fewest.
 
 {lengths}
 
-Tile sizes and warps are the tuner's. Before anything is tuned they are chosen by rule, here for a
-batch of 1 and one of 64:
+Tile sizes and warps do not change what is computed. Nothing has been tuned yet: they are chosen by
+rule, here for a batch of 1 and one of 64. TILE is the value channels that are worked on at once,
+TILES how many such tiles a program goes over, EARLY whether a tile is loaded before all else, so
+that its latency is hidden:
 
 {configs}
 
 ## 6. The module
 
 `kvgen compile gated_deltanet` writes one file, which needs torch and triton only. Its decode
-kernel has the spec's names. A program serves one key head. First come the token's vectors and
+kernel has the spec's names; `count` is the slot's cursor, `place` the places in the buffer, `held`
+those below the cursor, and names with `_cache_at` are addresses of this slot's part of the cache.
+A program serves one key head. First come the token's vectors and
 their dots with the recorded keys, which all value heads of the group share:
 
 {shared}
@@ -102,7 +117,8 @@ copies, padding and odd sizes. Two of its cases, in Triton's interpreter on a CP
 {check}
 
 A buffer of one place folds after every token, so it must agree with the plain kernel; and does,
-but for the last bits of float32.
+but for the last bits of float32. [performance.md](performance.md) has its times on a GPU,
+[drift.md](drift.md) its errors after thousands of tokens.
 """
 
 
@@ -165,11 +181,7 @@ def records(path: Path) -> list[str]:
         buffer = cost.buffer_length(analysis.form, analysis.records)
         names = ", ".join(stored.name for stored in analysis.records.stored)
         rows.append((state, kept, names, count(total.record), f"{total.gain(buffer):.2f}"))
-    return [
-        *table(rows),
-        "",
-        "gain: bytes of the plain kernel with such a state, over those of a decode and its fold",
-    ]
+    return table(rows)
 
 
 def lengths(analysis: Analysis) -> list[str]:

@@ -11,13 +11,45 @@ HEAD = """\
 # Errors
 
 A spec with errors is refused with all of them at once; nothing is written and the exit status
-is 1. Each has a code, a place, and what to write instead. Below, every code as it is printed for
-a bad spec of the test suite (`tests/bad`); `python docs/build.py` writes this page anew.
+is 1. Each has a code in brackets, the place with a caret under the smallest wrong thing, `= help`
+with what to write instead, and `= note` where another place has a part in it. From Python they are
+`kvgen.SpecError(…).diagnostics`; `--json` prints them for programs.
+
+Below, every code as it is printed for a bad spec of the test suite (`tests/bad`);
+`python docs/build.py` writes this page anew.
 """
+
+GROUPS = {
+    "The recurrence": (
+        "What cannot be computed in one pass over the stored state, or is not a recurrence",
+        "decay-read decay-separable decay-sign matrix-nonlinear missing-output no-write "
+        "read-of-read state-not-updated state-twice",
+    ),
+    "Axes": (
+        "Values whose axes do not fit",
+        "axis-extra axis-index axis-mismatch",
+    ),
+    "Statements": (
+        "The text of `step`",
+        "bad-call bad-indent bad-index bad-loop bad-number bad-operator bad-step bad-syntax "
+        "bad-target unknown-function unknown-name unsupported",
+    ),
+    "Declarations": (
+        "Sizes, inputs, parameters, states and their names",
+        "bad-axes bad-name bad-range bad-size bad-state duplicate-name reserved-name unknown-axis",
+    ),
+    "The file": (
+        "YAML, its keys and their values",
+        "bad-character bad-override bad-type bad-value bad-version bad-yaml duplicate-key "
+        "missing-key unknown-key unreadable yaml-feature",
+    ),
+    # and what no group names
+    "Limits": ("What would take a compiler or a GPU too long, and all else", ""),
+}
 
 
 def page() -> str:
-    """The text of the page: the first example of every code, by code."""
+    """The text of the page: the first example of every code, by group."""
     examples: dict[str, str] = {}
     for path in sorted(BAD.glob("*.txt"), key=lambda path: (len(path.stem), path.stem)):
         text = path.read_text(encoding="utf-8").rstrip()
@@ -25,5 +57,15 @@ def page() -> str:
             found = re.match(r"error\[([a-z-]+)\]", block)
             if found and (path.stem.startswith(found[1]) or found[1] not in examples):
                 examples.setdefault(found[1], block.split("\n\n")[0])
-    sections = [f"## {code}\n\n```\n{examples[code]}\n```\n" for code in sorted(examples)]
-    return "\n".join([HEAD, *sections])
+    grouped = {name: codes.split() for name, (_, codes) in GROUPS.items()}
+    named = {code for codes in grouped.values() for code in codes}
+    if unknown := named - set(examples):
+        raise LookupError(f"no bad spec shows {', '.join(sorted(unknown))}")
+    grouped["Limits"] += sorted(set(examples) - named)
+    parts = [HEAD]
+    for name, codes in grouped.items():
+        parts.append(f"- **{name}**: {', '.join(f'[{code}](#{code})' for code in codes)}")
+    for name, codes in grouped.items():
+        parts.append(f"\n## {name}\n\n{GROUPS[name][0]}.")
+        parts += [f"\n### {code}\n\n```\n{examples[code]}\n```" for code in codes]
+    return "\n".join(parts) + "\n"

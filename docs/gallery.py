@@ -14,14 +14,30 @@ HEAD = """\
 # The shipped recurrences
 
 Each as its paper has it and in the form that kvgen derives from it; `python docs/build.py` writes
-this page anew. Bytes are those of one token in one layer with a float32 state and float32
-records: what a token leaves in the buffer (record), and what a decode moves with its share of a
-fold, against the plain kernel, which reads and writes the whole state. L* is the buffer length
-with the fewest bytes, buffer the power of two that kvgen takes. `kvgen explain NAME` has the
-derivation with every proof, and `--set storage.state=split`, `--set sizes.HV=8` change what it is
-derived from.
+this page anew. `kvgen explain NAME` has the derivation with every proof, `kvgen show NAME` the
+spec, and [performance.md](performance.md) and [performance-family.md](performance-family.md) have
+times.
+
+How to read the forms:
+
+- H query/key heads, HV value heads, K key and V value channels; `x @ S` reads the state with a
+  key-side vector, `S @ y` with a value-side one.
+- S₀ is the stored state. Tokens 1 … n came since it was last written and wait in the buffer; Sₙ is
+  the state that they have made of it, the one that the current token finds.
+- A name with a small j is what token j has left of it: its *record*. Γⱼ is the sum of the
+  logarithms of the decays of all tokens after j, so that exp(Γⱼ) is what is left of j's write.
+- A *fold* applies the records to S₀, oldest first, and empties the buffer.
+
+And the table, all bytes being those of one token of one row in one layer, with a float32 state and
+float32 records:
+
+- **record**: bytes that a token leaves in the buffer. **L\\***: the buffer length that moves the
+  fewest bytes. **buffer**: the power of two that kvgen takes.
+- **decode**: bytes that a buffered decode moves, with its share of a fold. **plain**: those of a
+  kernel that reads and writes the whole state. **ratio**: plain over decode, which is what a GPU
+  bound by bytes would gain.
 """
-COLUMNS = ("", "H", "HV", "K", "V", "record", "L*", "buffer", "decode", "plain", "ratio")
+COLUMNS = ("recurrence", "H", "HV", "K", "V", "record", "L*", "buffer", "decode", "plain", "ratio")
 
 
 def page() -> str:
@@ -59,7 +75,7 @@ def section(spec: Shipped, analysis: compiler.Analysis) -> list[str]:
         *(line.rstrip() for line in explain.form_text(analysis).splitlines()),
         "```",
         "",
-        f"A record has {count(total.record)} bytes, L* is {total.best_buffer:.1f}; with a buffer "
+        f"A record has {count(total.record)} bytes, L\\* is {total.best_buffer:.1f}; with a buffer "
         f"of {buffer} a token moves {count(total.decode(buffer))} bytes, {count(saved)} fewer "
         "than the plain kernel.",
         "",

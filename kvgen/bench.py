@@ -117,7 +117,8 @@ def copy_bandwidth() -> float:
     source = torch.randint(0, 255, (1 << 30,), dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     times = [time_of(lambda: target.copy_(source)) for _ in range(REPEATS)]
-    return 2 * source.numel() / statistics.median(times)
+    # the fastest: a floor is what the memory can do
+    return 2 * source.numel() / min(times)
 
 
 def time_of(run: Callable[[], object]) -> float:

@@ -67,7 +67,7 @@ def write(analysis: Analysis, out: Path | None = None) -> Path:
     if path.is_dir():
         path = path / name
     text = emit(analysis)
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    if path.is_file() and path.read_bytes() == text.encode():
         return path
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

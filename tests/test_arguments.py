@@ -269,6 +269,57 @@ def test_wrap(module, cache) -> None:
         fewer = {key: value for key, value in right.items() if key != name}
         refused(lambda fewer=fewer: module.Cache.wrap(fewer), "tensors: ", name)
     refused(lambda: module.Cache.wrap(right, window=9), "window: 9", "buffer = 4")
+    refused(lambda: module.Cache.wrap(right, window=None), "window: None", "integer")
+    refused(lambda: module.Cache.wrap({**right, "T": right["S"]}), "tensors: T", "S, log_decay")
+
+
+@pytest.mark.parametrize("wrong", [None, "cache", 3])
+def test_what_is_no_cache(wrong: Any, module) -> None:
+    given = arguments("gated_deltanet")
+    refused(lambda: module.decode(wrong, 0, ids(0, 1), **given), "cache: ", repr(wrong))
+    refused(lambda: module.advance(wrong, ids(0, 1)), "cache: ", repr(wrong))
+    refused(lambda: module.flush(wrong), "cache: ", repr(wrong))
+    refused(lambda: module.Cache.wrap(wrong), "tensors: ", repr(wrong))
+
+
+def test_the_cache_of_another_module(module) -> None:
+    other = made("mamba2").module.Cache.empty(SLOTS, device="cpu", buffer=4)
+    refused(lambda: module.advance(other, ids(0, 1)), "cache: Cache")
+
+
+def test_wrap_refuses_heads_that_are_no_groups(module, cache) -> None:
+    heads = {"S": 2, "log_decay": 2, "d": 2}
+    odd = {
+        name: tensor.narrow(heads[name], 0, 1).clone() if name in heads else tensor
+        for name, tensor in cache.tensors.items()
+    }
+    refused(lambda: module.Cache.wrap(odd), "heads: 1", "multiple of 2")
+
+
+def test_wrap_refuses_no_slots(module, cache) -> None:
+    none = {name: tensor[:0] for name, tensor in cache.tensors.items() if name != "work"}
+    refused(lambda: module.Cache.wrap(none), "slots: 0", "integer >= 1")
+
+
+def test_wrap_refuses_a_buffer_in_which_factored_keys_overflow() -> None:
+    module = made("kimi_delta_attention_bounded").module
+    cache = module.Cache.empty(1, device="cpu")
+    wide = {
+        name: torch.zeros(*x.shape[:3], 40, *x.shape[4:]) if x.dim() > 3 and name != "S" else x
+        for name, x in cache.tensors.items()
+    }
+    refused(lambda: module.Cache.wrap(wide), "buffer: 40", "at most 16")
+    refused(lambda: module.Cache.empty(1, device="cpu", window=17), "window: 17", "16")
+
+
+@pytest.mark.parametrize("wrong", [None, torch.int8])
+def test_wrap_checks_the_dtype_of_recorded_inputs(wrong: torch.dtype | None) -> None:
+    module = made("mamba2", "state=split", "records=input").module
+    tensors = dict(module.Cache.empty(2, device="cpu").tensors)
+    for name in ("B", "x"):
+        tensors[name] = None if wrong is None else tensors[name].to(wrong)
+    parts = ("B: NoneType", "") if wrong is None else ("dtype: torch.int8", "torch.float16")
+    refused(lambda: module.Cache.wrap(tensors), *parts)
 
 
 def test_values_are_checked_on_a_gpu_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,3 +331,19 @@ def test_values_are_checked_on_a_gpu_only_when_asked(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("KVGEN_CHECK", "1")
     assert module._strict(elsewhere)
     assert module._strict(ids(1))
+
+
+def test_decode_and_read_wait_for_the_advance_of_a_plain_step() -> None:
+    module = made("gated_deltanet").module
+    cache = module.Cache.empty(SLOTS, 2, device="cpu", dtype=torch.float32, buffer=4)
+    right = arguments("gated_deltanet")
+    module.recurrent(cache, 0, ids(2, -1), **right)
+    for early in (
+        lambda: module.decode(cache, 1, ids(0, 2), **right),
+        lambda: cache.read(0, ids(2)),
+    ):
+        refused(early, "slots: slot 2 comes from `recurrent`", "`advance` first")
+    module.decode(cache, 1, ids(0, 1), **right)
+    module.recurrent(cache, 1, ids(2, -1), **right)
+    module.advance(cache, ids(2, -1))
+    module.decode(cache, 0, ids(0, 2), **right)

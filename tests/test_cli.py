@@ -98,6 +98,8 @@ def test_titles(line: tuple[str, str], folder: Path, monkeypatch: pytest.MonkeyP
         ("show", "mine.yaml", "--set", "sizes.HV"),
         ("show", "mine.yaml", "--set", "=8"),
         ("compile", "mine.yaml", "--target", "sm_1"),
+        ("compile", "mine.yaml", "-o", "mine.yaml"),
+        ("compile", "mine.yaml", "-o", "./nowhere/"),
         ("check", "mine.yaml", "--device", "tpu"),
         ("bench", "mine.yaml", "--batch", "1,x"),
         ("bench", "mine.yaml", "--batch", "0"),
@@ -239,6 +241,20 @@ def test_compile_says_what_it_wrote(folder: Path) -> None:
     assert data["summary"] and data["kernels"] == []
     # the same text is not written again
     assert (out / "gated_deltanet.py").stat().st_mtime_ns == written
+
+
+def test_compile_writes_over_what_is_no_text(folder: Path) -> None:
+    (folder / "gla.py").write_bytes(bytes(range(256)))
+    result = run("compile", "gla")
+    assert result.exit_code == 0, result.output
+    assert (folder / "gla.py").read_text(encoding="utf-8").startswith("# gla")
+
+
+def test_compile_names_the_file_it_cannot_write(folder: Path) -> None:
+    result = run("compile", "gla", "-o", "nowhere/gla.py")
+    assert result.exit_code == 1 and result.stdout == ""
+    assert "'nowhere/gla.py': No such file or directory" in result.stderr
+    assert not list(folder.iterdir())
 
 
 def test_explain() -> None:

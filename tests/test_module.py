@@ -18,7 +18,8 @@ from kvgen import compiler
 from kvgen.checking.check import bounds
 from kvgen.checking.interpreter import rounding
 from kvgen.checking.samples import packed
-from kvgen.checking.twin import Twin, worst
+from kvgen.checking.twin import Made, Twin, worst
+from kvgen.language.names import refusal
 
 
 @pytest.fixture(autouse=True)
@@ -306,6 +307,42 @@ def test_flush_folds_what_is_there() -> None:
     within(pair)
 
 
+@pytest.mark.parametrize("name", ["gated_deltanet", "mlstm"])
+def test_a_flush_leaves_a_plain_step_to_its_advance(name: str) -> None:
+    """The plain kernel has folded what the row held: folding it again would count it twice."""
+    pairs = [twin(name, seed=5) for _ in range(2)]
+    states = []
+    for flushed, pair in zip((False, True), pairs, strict=True):
+        pair.admit([3, 1])
+        pair.step([3, 1])
+        advance = pair.module.advance
+
+        def flush_first(*given: object, pair: Twin = pair, advance=advance) -> None:
+            pair.module.flush(pair.cache)
+            advance(*given)
+
+        with pytest.MonkeyPatch.context() as patch:
+            if flushed:
+                patch.setattr(pair.module, "advance", flush_first)
+            pair.step([1, 3], kernel="recurrent")
+        pair.step([3, 1])
+        pair.compare()
+        within(pair)
+        states.append(pair.read(0, [1, 3]))
+    assert all(torch.equal(states[0][each], states[1][each]) for each in states[0])
+
+
+def test_a_tile_must_hold_what_is_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = twin("gated_oja")
+    for kernel, batches in pair.module.CONFIGS["default"].items():
+        small = {batch: {**config, "TILE": 4} for batch, config in batches.items()}
+        monkeypatch.setitem(pair.module.CONFIGS["default"], kernel, small)
+    pair.admit([1])
+    for kernel in ("decode", "recurrent"):
+        with pytest.raises(Exception, match="TILE: expected at least V"):
+            pair.step([1], kernel=kernel)
+
+
 def test_a_dropped_step_leaves_no_trace() -> None:
     pair = twin("gated_deltanet")
     pair.admit([3])
@@ -359,6 +396,58 @@ def test_attributes(name: str) -> None:
     assert module.FORM.strip()
     assert {"decode", "recurrent", "fold"} <= set(module.CONFIGS["default"])
     assert all(module.best(batch) in ("decode", "recurrent") for batch in (1, 8, 1000))
+
+
+@pytest.mark.parametrize("name", [*SPECS, "mlstm"])
+def test_a_spec_cannot_take_the_names_of_locals(name: str) -> None:
+    """An input called `rows` would be overwritten before it is used."""
+    module, spec = made(name).module, analysed(name).spec
+    own = {t.name for t in (*spec.inputs, *spec.params, *spec.states)}
+    own |= {size for size, _ in spec.sizes} | {each.target for each in spec.steps} | {"o"}
+    for call in (module.decode, module.recurrent, module.reference, module._checked):
+        names = {local for local in call.__code__.co_varnames if not local.startswith("_")}
+        assert not [local for local in names - own if refusal(local) is None]
+    pair = twin(name)
+    kept = set(pair.cache.tensors) - own - {stored.name for stored in pair.records.stored}
+    assert all(refusal(each) for each in kept)
+
+
+def test_a_spec_may_have_the_names_of_a_kernels_own() -> None:
+    axes = {"slot": "[]", "head": "[HV]", "group": "[H, K]", "key": "[HV, K]", "value": "[HV, V]"}
+    carried = "".join(f"  {name}: {each}\n" for name, each in axes.items())
+    text = f"""
+kvgen: 1
+name: own_names
+sizes: {{H: 1, HV: 2, K: 6, V: 5, N: 2, Row: 2, ptr: 2}}
+inputs:
+  q: [H, K]
+  k: [H, K]
+  S_cache: [HV, V]
+  slot_cache: [HV]
+  a: [N, HV]
+  b: [Row, HV]
+  c: [ptr, HV]
+state:
+  S: [HV, K, V]
+{carried}step: |
+  slot = 0.5 * slot + 1
+  a_n = tanh(a[0])
+  head = 0.5 * head + a_n * a[1] + tanh(b[0] + b[1] + c[0] + c[1])
+  group = 0.5 * group + k
+  key = 0.5 * key + head * k
+  value = 0.5 * value + S_cache
+  S = sigmoid(slot_cache) * S + outer(group + key, value)
+  o = q @ S + slot * head
+"""
+    analysis = compiler.analyse(text)
+    path = compiler.temporary_module("own_names", compiler.emit(analysis))
+    made = Made(analysis, compiler.imported(path))
+    pair = Twin(made, "cpu", layers=2, buffer=2, slots=3)
+    pair.reset([0, 1, 2])
+    for _ in range(5):
+        pair.step([2, -1, 0, 1])
+    pair.compare()
+    within(pair)
 
 
 def test_reference_begins_with_the_initial_state_and_keeps_the_dtype() -> None:

@@ -8,7 +8,7 @@ cancellations that would cost accuracy (``log(sigmoid(x))``, ``x - maximum(x, y)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kvgen.algebra import axes as ax
@@ -307,11 +307,18 @@ def _is_one(x: Node) -> bool:
     return x.is_const and x.const == 1
 
 
-def reachable(roots: list[Node], known: Collection[Node] = ()) -> list[Node]:
-    """Every node the roots depend on, arguments before their users; nothing below a known one."""
+def reachable(
+    roots: Iterable[Node],
+    known: Collection[Node] = (),
+    below: Callable[[Node], Sequence[Node]] = lambda node: node.args,
+) -> list[Node]:
+    """Every node the roots depend on, arguments before their users; nothing below a known one.
+
+    below: what a node depends on, where that is not simply its arguments.
+    """
     seen: set[Node] = set()
     found: list[Node] = []
-    pending: list[tuple[Node, bool]] = [(root, False) for root in reversed(roots)]
+    pending: list[tuple[Node, bool]] = [(root, False) for root in reversed(list(roots))]
     while pending:
         node, visited = pending.pop()
         if visited:
@@ -319,5 +326,5 @@ def reachable(roots: list[Node], known: Collection[Node] = ()) -> list[Node]:
         elif node not in seen and node not in known:
             seen.add(node)
             pending.append((node, True))
-            pending.extend((arg, False) for arg in reversed(node.args))
+            pending.extend((arg, False) for arg in reversed(below(node)))
     return found

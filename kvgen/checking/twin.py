@@ -52,7 +52,8 @@ class Twin:
 
     found: the worst error so far of 'output' and of every state, by name; for 'padding' the
     largest output of a padding row, for 'other slots' how many elements changed in slots that
-    were not in use.
+    were not in use. rounding: the worst error that rounding the matrix state to 16 bits alone
+    would give an exact token's outputs, where the storage reads it so.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Twin:
         self.used: set[int] = set()
         self.kept = {name: tensor.clone() for name, tensor in self.cache.tensors.items()}
         self.tokens = 0
+        self.rounding = 0.0
         self.found: dict[str, float] = {"output": 0.0, "padding": 0.0, "other slots": 0.0}
         self.found |= {tensor.name: 0.0 for tensor in made.analysis.spec.states}
 
@@ -206,6 +208,14 @@ class Twin:
         state = {name: values[rows] for name, values in self.states[layer].items()}
         exact = {name: x.double() for name, x in {**inputs, **self.params[layer]}.items()}
         out, after = self.module.reference(state, **exact)
+        storage = self.form.spec.storage.state
+        if storage != "float32":
+            name = self.form.state.name
+            dtype = torch.float16 if storage == "float16" else torch.bfloat16
+            rounded = {**state, name: state[name].to(dtype).double()}
+            self.rounding = max(
+                self.rounding, worst(self.module.reference(rounded, **exact)[0], out)
+            )
         for name, values in after.items():
             self.states[layer][name][rows] = values
         return out

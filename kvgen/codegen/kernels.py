@@ -68,7 +68,8 @@ class Shapes:
 def namer_for(form: Form, records: Records) -> Namer:
     taken = set(KERNEL_NAMES.split()) | set(keyword.kwlist)
     for tensor in (*form.spec.inputs, *form.spec.params):
-        taken |= {f"{tensor.name}_ptr", f"{tensor.name}_row", f"{tensor.name}_head"}
+        taken |= {pointer_name(tensor.name)}
+        taken |= {f"{tensor.name}_{stride_name(axis)}" for axis in ("B", "H", *tensor.axes)}
     for name in cache_names(form, records):
         taken |= {f"{local(name)}_{part}" for part in ("ptr", "slot", "layer", "at")}
     return Namer(taken)
@@ -97,13 +98,20 @@ def arguments(form: Form, roots: list[Node]) -> list[Argument]:
         axes = (("B",) if is_input else ()) + tensor.axes
         strided = axes[:-1] if len(axes) > 1 else axes[: 1 if is_input else 0]
         strides = tuple(f"{tensor.name}_{stride_name(axis)}" for axis in strided)
-        pointer = f"{tensor.name}_ptr"
+        pointer = pointer_name(tensor.name)
         found.append(Argument(tensor.name, pointer, strides, tensor.axes, is_input))
     return found
 
 
+def pointer_name(name: str) -> str:
+    # an input may have the name that `local` gives to a tensor of the cache
+    return f"{name}_ptr_" if name.endswith("_cache") else f"{name}_ptr"
+
+
 def stride_name(axis: str) -> str:
-    return {"B": "row", "H": "head", "HV": "head"}.get(axis, axis.lower())
+    word = axis.lower()
+    given = f"{word}_axis" if word in ("row", "head", "ptr", "slot", "layer", "at") else word
+    return {"B": "row", "H": "head", "HV": "head"}.get(axis, given)
 
 
 # -- loads
@@ -127,7 +135,7 @@ class TokenLoads:
             return None
         name = str(leaf.value)
         axes = leaf.axes.names
-        parts = [f"{name}_ptr"]
+        parts = [pointer_name(name)]
         is_input = leaf.op == "input"
         if is_input:
             parts.append(f"row * {name}_row")
@@ -218,10 +226,13 @@ def carried_address(form: Form, name: str, place: str) -> str:
     ratio = sizes["HV"] // sizes["H"]
     axes = carry.axes
     width = sizes[axes.channels] if axes.channels else 1
-    count = head_count(axes.head, ratio)
     index = head_index(axes.head)
-    stride = f"({place}) * {count} * {width}" if count != "1" else f"({place}) * {width}"
-    parts = [f"{local(name)}_at", stride.replace(" * 1", "") if width == 1 else stride]
+    parts = [f"{local(name)}_at"]
+    if place != "0":
+        factors = [place if place.isidentifier() else f"({place})"]
+        factors += [head_count(axes.head, ratio)] if index else []
+        factors += [str(width)] if width > 1 else []
+        parts.append(" * ".join(factors))
     if index:
         parts.append(index if width == 1 else f"{index} * {width}")
     if axes.channels:

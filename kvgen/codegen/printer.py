@@ -100,7 +100,7 @@ class Emission:
         """Print the roots; what they need is printed before them, each value once."""
         roots = list(roots)
         users: dict[Node, int] = dict.fromkeys(roots, 2)
-        order = self._order(roots)
+        order = reachable(roots, self.known, lambda node: () if self.load(node) else node.args)
         for node in order:
             for arg in set(node.args):
                 users[arg] = users.get(arg, 0) + (2 if node.args.count(arg) > 1 else 1)
@@ -116,22 +116,6 @@ class Emission:
             else:
                 self.bind(node, text)
         return [self.known[root] for root in roots]
-
-    def _order(self, roots: list[Node]) -> list[Node]:
-        """Arguments before users, nothing below a value that is known or loaded here."""
-        seen: set[Node] = set()
-        found: list[Node] = []
-        pending: list[tuple[Node, bool]] = [(root, False) for root in reversed(roots)]
-        while pending:
-            node, visited = pending.pop()
-            if visited:
-                found.append(node)
-            elif node not in seen and node not in self.known:
-                seen.add(node)
-                pending.append((node, True))
-                if self.load(node) is None:
-                    pending.extend((arg, False) for arg in reversed(node.args))
-        return found
 
     # -- padded channels
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 import textwrap
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ import jinja2
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
-from kvgen.algebra.records import Records
+from kvgen.algebra.records import Records, Stored
 from kvgen.codegen import cost, scopes
 from kvgen.codegen.config import Configs, configurations
 from kvgen.codegen.kernels import (
@@ -22,6 +23,7 @@ from kvgen.codegen.kernels import (
     head_count,
     head_index,
     local,
+    namer_for,
     per_head,
 )
 from kvgen.codegen.reference import reference_lines
@@ -49,9 +51,10 @@ class CacheTensor:
 
 @dataclass(frozen=True)
 class CarriedMove:
-    """A carried state as the fold moves it to the first place."""
+    """A carried state as the fold moves it to the first place, where it is called `value`."""
 
     name: str
+    value: str
     form: Form
     mask_load: str
     mask_store: str
@@ -122,8 +125,9 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
     like = next((t for t in spec.inputs if "V" in t.axes), None)
     configs = configurations(form, records, single)
     module_hash = hashlib.sha256(spec.text.encode()).hexdigest()[:16]
-    carries = _carried(form, shapes, ratio)
-    first = next(iter(records.stored))
+    carries = _carried(form, records, shapes, ratio)
+    first = records.stored[0]
+    as_given = next((s for s in records.stored if s.dtype == "input"), None)
     return {
         "spec": spec,
         "sizes": sizes,
@@ -142,7 +146,7 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
         "tensors": tensors,
         "planes": planes,
         "plane_tensors": [t for t in tensors if t.name in planes],
-        "read_plane": local(planes[0]),
+        "first_plane": local(planes[0]),
         "exact": records.exact,
         "matrix_tensors": matrix_tensors,
         "matrix_names": _tuple_text([t.name for t in matrix_tensors]),
@@ -165,7 +169,6 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
         "argument_docs": _argument_docs(form),
         "output_like": like.name if like else spec.inputs[0].name,
         "state_name": state,
-        "state_local": local(state) if len(planes) == 1 else state,
         "carries": carries,
         "carried_names": _tuple_text([c.name for c in carries]),
         "needs_leads": any("leads" in store.line for store in step.stores),
@@ -173,12 +176,9 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
         "needed_names": _tuple_text([t.name for t in tensors]),
         "buffer": cost.buffer_length(form, records),
         "most_places": form.factored.most if form.factored else MAX_BUFFER,
-        "first_record": {
-            "name": first.name,
-            "rank": 3 + bool(first.heads) + bool(first.channel),
-        },
+        "sized_by": _sized_by(planes[0], first, as_given),
         "buffer_from": _buffer_from(first.name, first.heads is not None),
-        "dtype_from": _dtype_from(records),
+        "dtype_from": f'self.tensors["{as_given.name}"].dtype' if as_given else "torch.bfloat16",
         "fold_tile": configs["default"]["fold"][64]["TILE"],
         "fold_warps": configs["default"]["fold"][64]["num_warps"],
         "configs": _configs_literal(configs),
@@ -223,9 +223,11 @@ def _buffer_from(name: str, has_heads: bool) -> str:
     return f'self.tensors["{name}"].shape[{3 if has_heads else 2}]'
 
 
-def _dtype_from(records: Records) -> str:
-    kept = next((s.name for s in records.stored if s.dtype == "input"), None)
-    return f'self.tensors["{kept}"].dtype' if kept else "torch.bfloat16"
+def _sized_by(plane: str, *records: Stored | None) -> str:
+    """The tensors from which a cache takes its sizes and dtype, with their numbers of axes."""
+    ranks = {plane: 5}
+    ranks |= {s.name: 3 + bool(s.heads) + bool(s.channel) for s in records if s}
+    return "(" + ", ".join(f'("{name}", {rank})' for name, rank in ranks.items()) + ")"
 
 
 def _tensors(form: Form, records: Records, ratio: int) -> list[CacheTensor]:
@@ -263,8 +265,9 @@ def _tensors(form: Form, records: Records, ratio: int) -> list[CacheTensor]:
     return found
 
 
-def _carried(form: Form, shapes: Shapes, ratio: int) -> list[CarriedMove]:
+def _carried(form: Form, records: Records, shapes: Shapes, ratio: int) -> list[CarriedMove]:
     moves: list[CarriedMove] = []
+    namer = namer_for(form, records)
     sizes = dict(form.spec.sizes)
     for carry in form.carries:
         axes = carry.axes
@@ -287,7 +290,8 @@ def _carried(form: Form, shapes: Shapes, ratio: int) -> list[CarriedMove]:
         if axes.channels:
             extents.append(str(sizes[axes.channels]))
         text = "".join(f", {extent}" for extent in extents) or ","
-        moves.append(CarriedMove(carry.tensor.name, form, load, store, text))
+        name = carry.tensor.name
+        moves.append(CarriedMove(name, namer.new(name), form, load, store, text))
     return moves
 
 
@@ -325,8 +329,6 @@ def _initial(form: Form, planes: list[str]) -> str:
 
 def _split(value: float) -> tuple[float, float]:
     """The two planes of a float32: the upper as its value, the lower as an integer."""
-    import struct
-
     (bits,) = struct.unpack("<i", struct.pack("<f", value))
     high = (bits + 0x8000) >> 16
     (upper,) = struct.unpack("<f", struct.pack("<i", high << 16))

@@ -87,30 +87,33 @@ class DecodeScope:
 
 
 @dataclass
-class StepScope:
-    """The plain kernel's token: lines before and after the reads, and the update of the tile."""
+class TileScope:
+    """One token applied to a tile of the state: lines before and after the reads, and the update.
+
+    reads: name, column and contracted channel. decays: channel and factor. writes: both sides.
+    """
 
     before: list[str]
     reads: list[tuple[str, str, str]]
     after: list[str]
     decays: list[tuple[str, str]]
     writes: list[tuple[str, str]]
-    stores: list[Store]
-    output: str
     helpers: set[str]
 
 
 @dataclass
-class FoldScope:
-    """One recorded token applied to a tile of the state; `last`: what follows the newest."""
+class StepScope(TileScope):
+    """The plain kernel's token, its output, and the carried states it leaves."""
 
-    before: list[str]
-    reads: list[tuple[str, str, str]]
-    after: list[str]
-    decays: list[tuple[str, str]]
-    writes: list[tuple[str, str]]
+    stores: list[Store]
+    output: str
+
+
+@dataclass
+class FoldScope(TileScope):
+    """A recorded token; `last`: what follows the newest."""
+
     last: list[str]
-    helpers: set[str]
 
 
 # -- decode
@@ -298,13 +301,10 @@ def _same_head(head: str | None, per_head: bool) -> bool:
 
 def _spread(text: Text, channel: str, shapes: Shapes) -> str:
     """A scalar stored to a vector state is broadcast by the store's address block."""
-    if channel and not text.dims:
-        return (
-            f"{text.text} + tl.zeros([{shapes.span(channel)}], tl.float32)"
-            if channel == "K"
-            else (f"{text.text} + tl.zeros([TILE], tl.float32)")
-        )
-    return text.text
+    if not channel or text.dims:
+        return text.text
+    width = shapes.span("K") if channel == "K" else "TILE"
+    return f"{text.text} + tl.zeros([{width}], tl.float32)"
 
 
 def _guards(
@@ -351,9 +351,9 @@ def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
         after,
         [(channel, token.clean(node).inside(ATOM)) for channel, node in factors.items()],
         _writes(form, token, tuple(write.w for write in form.writes)),
+        token.helpers,
         stores,
         token.known[form.output].text,
-        token.helpers,
     )
 
 
@@ -389,8 +389,8 @@ def fold_scope(form: Form, records: Records, shapes: Shapes) -> FoldScope:
         record.take(),
         [(channel, record.clean(node).inside(ATOM)) for channel, node in factors.items()],
         _writes(form, record, form.keys),
-        last,
         record.helpers,
+        last,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kvgen.algebra.axes import Axes
-from kvgen.algebra.graph import Graph, Node
+from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.codegen.printer import Namer
 
 WIDE = 60
@@ -106,18 +106,7 @@ class Notation:
 
     def _order(self, roots: Iterable[Node]) -> list[Node]:
         """Parts before their users, nothing below a value that is known."""
-        seen: set[Node] = set()
-        found: list[Node] = []
-        pending: list[tuple[Node, bool]] = [(root, False) for root in reversed(list(roots))]
-        while pending:
-            node, visited = pending.pop()
-            if visited:
-                found.append(node)
-            elif node not in seen and node not in self.known:
-                seen.add(node)
-                pending.append((node, True))
-                pending.extend((part, False) for part in reversed(self._parts(node)[1]))
-        return found
+        return reachable(roots, self.known, lambda node: self._parts(node)[1])
 
     # -- patterns
 

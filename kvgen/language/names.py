@@ -15,8 +15,11 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# arguments and locals of the generated module's calls
-RESERVED = _words("cache layer slots out parents state counts path lengths device sizes")
+# arguments and locals of the generated module's calls, and what a cache itself keeps
+RESERVED = _words("""
+    cache layer slots out parents state counts path lengths device sizes
+    rows heads config tiles each grid used strides like cursors pending work
+""")
 
 # what a generated module imports, defines or calls
 MODULE = _words("""

@@ -121,6 +121,8 @@ class _Builder:
         origin = reader.text(("source",)) if keys.get("source") is not None else ""
         self.declared.read(keys)
         storage = self._storage() if keys.get("storage") is not None else Storage()
+        if storage.state == "split":
+            self._planes()
         buffer = self._buffer() if "buffer" in keys else None
         sample = self._sample() if keys.get("sample") is not None else ()
         whole = not reader.found and {*_REQUIRED} <= keys.keys()
@@ -173,6 +175,17 @@ class _Builder:
             if value := self.reader.choice(("storage", key), _STORAGE[key]):
                 chosen[key] = value
         return Storage(**chosen)
+
+    def _planes(self) -> None:
+        """The two planes of a split state have names in the cache, beside those of other states."""
+        tensors = self.declared.tensors.values()
+        matrices = [each.name for each in tensors if each.axes == MATRIX]
+        planes = {f"{name}_{half}" for name in matrices for half in ("hi", "lo")}
+        for each in tensors:
+            if each.kind == "state" and each.name in planes:
+                message = f"'{each.name}' is the name of a plane of the split state"
+                where = ("state", each.name)
+                self.reader.report("duplicate-name", message, where, "choose another", key=True)
 
     def _buffer(self) -> int | None:
         if self.reader.value(("buffer",)) == "auto":

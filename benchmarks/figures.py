@@ -1,0 +1,134 @@
+"""Draw docs/figures from the kept figures of table.py: the same data give the same bytes.
+
+    python benchmarks/figures.py [--png DIR]
+
+time.svg: a layer's time against batch for the recurrences of docs/data/h100.json. gain.svg: the
+gain over the plain kernel for all recurrences, those of docs/data/h100-family.json too. matplotlib
+is in the extra dev.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from table import level, read
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from kvgen.bench import Report
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+DATA = (DOCS / "data" / "h100.json", DOCS / "data" / "h100-family.json")
+
+BUFFERED, SPLIT, PLAIN, FLOOR = "#0b6e99", "#1fa187", "#c4572e", "#9a9a9a"
+STYLE: dict[str, Any] = {
+    # text stays text: small files, and no outlines that differ between versions of a font
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kvgen",
+    # the second is for a viewer without the first
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "legend.frameon": False,
+}
+
+
+def times(reports: list[Report]) -> Figure:
+    """A panel for each recurrence: buffered with a float32 and a split state, plain, floor."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    found = {(report.spec, report.storage): report for report in reports}
+    names = list(dict.fromkeys(spec for spec, _ in found))
+    figure = Figure(figsize=(8.6, 6.2), layout="constrained")
+    panels = figure.subplots(2, -(-len(names) // 2), sharex=True, sharey=True).flat
+    for panel, name in zip(panels, names, strict=False):
+        lines = [
+            ("plain kernel, float32 state", "float32", "recurrent", "us", PLAIN, "o-"),
+            ("buffered, float32 state", "float32", "decode", "us", BUFFERED, "o-"),
+            ("buffered, split state", "split", "decode", "us", SPLIT, "o-"),
+            ("floor of buffered, float32 state", "float32", "decode", "floor_us", FLOOR, "--"),
+        ]
+        for label, storage, kernel, value, colour, line in lines:
+            if (name, storage) not in found:
+                continue
+            rows = [row for row in found[name, storage].rows if row.kernel == kernel]
+            batches = [row.batch for row in rows]
+            values = [getattr(row, value) for row in rows]
+            panel.plot(batches, values, line, color=colour, label=label, lw=1.5, ms=3.5)
+            panel.set(xscale="log", yscale="log", title=name)
+        panel.xaxis.set_major_locator(FixedLocator(batches))
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for panel in figure.axes:
+        panel.label_outer()
+        if panel.get_subplotspec().is_last_row():
+            panel.set_xlabel("batch")
+        if panel.get_subplotspec().is_first_col():
+            panel.set_ylabel("µs a layer")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def gains(reports: list[Report], batches: tuple[int, int] = (64, 256)) -> Figure:
+    """A line for each recurrence: plain over buffered, float32 state, at two batches."""
+    from matplotlib.figure import Figure
+
+    found: dict[str, list[float]] = {}
+    for report in reports:
+        if report.storage == "float32":
+            us = {(row.kernel, row.batch): row.us for row in report.rows}
+            found[report.spec] = [us["recurrent", b] / us["decode", b] for b in batches]
+    names = sorted(found, key=lambda name: (found[name][1], name))
+    figure = Figure(figsize=(7.4, 0.21 * len(names) + 1.1), layout="constrained")
+    panel = figure.subplots()
+    panel.axvline(1, color=PLAIN, lw=1.2)
+    panel.text(1.005, len(names) - 0.35, "as fast as the plain kernel", color=PLAIN, fontsize=8)
+    for place, name in enumerate(names):
+        panel.plot(found[name], [place, place], "-", color="#bbbbbb", lw=1.2, zorder=1)
+    few, many = zip(*(found[name] for name in names), strict=True)
+    places = range(len(names))
+    panel.plot(few, places, "o", mfc="white", mec=BUFFERED, ms=5, label=f"batch {batches[0]}")
+    panel.plot(many, places, "o", color=BUFFERED, ms=5, label=f"batch {batches[1]}")
+    panel.set_yticks(places, names)
+    panel.set_ylim(-0.7, len(names) + 0.4)
+    panel.set_xlabel("times as fast as the plain kernel, float32 state")
+    panel.tick_params(axis="y", length=0)
+    panel.legend(loc="lower right")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=DOCS / "figures")
+    parser.add_argument("--png", type=Path, metavar="DIR", help="draw PNGs there too, to look at")
+    options = parser.parse_args()
+    import matplotlib
+
+    served, others = (read(path) for path in DATA)
+    with matplotlib.rc_context(STYLE):
+        for name, figure in (("time", times(level(served))), ("gain", gains([*served, *others]))):
+            options.out.mkdir(parents=True, exist_ok=True)
+            figure.savefig(options.out / f"{name}.svg", metadata={"Date": None, "Creator": None})
+            if options.png:
+                options.png.mkdir(parents=True, exist_ok=True)
+                figure.savefig(options.png / f"{name}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
