@@ -50,7 +50,8 @@ def test_every_code_has_a_bad_spec() -> None:
     assert [code for code in CODES if not (BAD / f"{code}.yaml").is_file()] == []
 
 
-FILES = [path.stem for code in CODES for path in sorted(BAD.glob(f"{code}*.yaml"))]
+# codes with several faces; others of the same beginning are the walk's
+FILES = [*CODES, "duplicate-name-plane"]
 
 
 @pytest.mark.parametrize("name", FILES)
