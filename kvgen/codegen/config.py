@@ -58,12 +58,15 @@ def configurations(form: Form, records: Records, per_head: bool) -> Configs:
         width = tile(4096 if few or (batch == 16 and replays) else 8192)
         each = 32 if few else 64 if form.whole_v else 256
         count = -(-sizes["V"] // width) * heads
-        # a state read in 16 bits leaves registers to load the next tile ahead
-        stages = 2 if batch >= (16 if channels else 256) and narrow else 1
+        # a state read in 16 bits leaves registers to load the next tile ahead, unless keys are long
+        ahead = narrow and k <= 128
+        stages = 2 if batch >= (16 if channels else 256) and ahead else 1
         tiles = 4 if batch > 16 or stages > 1 else 1
         # what a program does once is worth sharing where enough programs are left
         if batch == 16 and (channels or replays) and batch * sizes["HV"] // heads * count >= ENOUGH:
             tiles = max(tiles, 2)
+        if batch == 16 and channels and tiles == 1:
+            each = 128
         decode[batch] = {
             "TILE": width,
             "TILES": min(count, tiles),
