@@ -30,6 +30,8 @@ STORED = [
     {"storage.records": "input", "storage.layout": "vk"},
 ]
 
+# sums that never decay, or less and less: they grow less exact in any float32
+UNDECAYED = ("iplr", "lightnet", "linear_attention", "normalised_linear_attention")
 STORAGE_CASES = ("decode, rows out of phase", "bfloat16 inputs", "recurrent, after decodes")
 
 
@@ -97,8 +99,10 @@ def test_drift(name: str) -> None:
         assert found["float32", length].output <= 4e-3
         assert found["split", length].output <= 6e-3
     first, middle, last = (found["split", length].state for length in TOKENS)
-    # a sum that never decays grows less exact in any float32
-    assert last <= 2 * max(first, middle, found["recurrent", TOKENS[-1]].state)
+    level = max(first, middle)
+    if name in UNDECAYED:
+        level = max(level, found["recurrent", TOKENS[-1]].state)
+    assert last <= 2 * level
 
 
 # model steps -------------------------------------------------------------------------------------

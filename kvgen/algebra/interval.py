@@ -41,9 +41,6 @@ class Interval:
         low = 0.0 if math.isinf(other.hi) else 1 / other.hi
         return self * _ordered(low, high)
 
-    def union(self, other: Interval) -> Interval:
-        return Interval(min(self.lo, other.lo), max(self.hi, other.hi))
-
 
 ANY = Interval()
 

@@ -50,10 +50,6 @@ class Records:
     replay: bool
     exact: bool = False
 
-    def derivable(self, node: Node) -> bool:
-        """Whether a recorded token's value of the node follows from what is stored."""
-        return _derivable(node, {stored.node for stored in self.stored})
-
     def bytes(self, sizes: Mapping[str, Any], input_bytes: int = INPUT_BYTES) -> int:
         return sum(stored.bytes(sizes, input_bytes) for stored in self.stored)
 

@@ -67,7 +67,7 @@ class Checker:
     def sizes(self, **changed: int) -> dict[str, int]:
         """The spec's sizes, or small ones with as many value heads to a key head."""
         spec = self.analysis.spec
-        ratio = spec.size("HV") // spec.size("H")
+        ratio = spec.ratio
         found = {name: spec.size(name) for name in ("H", "HV", "K", "V")}
         if self.quick:
             heads = min(found["H"], 2)

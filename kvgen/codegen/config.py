@@ -27,7 +27,7 @@ def configurations(form: Form, records: Records, per_head: bool) -> Configs:
     """
     sizes = dict(form.spec.sizes)
     k, v = _power(sizes["K"]), _power(sizes["V"])
-    heads = 1 if per_head else sizes["HV"] // sizes["H"]
+    heads = 1 if per_head else form.spec.ratio
     narrow = form.spec.storage.state != "float32"
 
     def tile(elements: int) -> int:

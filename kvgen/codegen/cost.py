@@ -14,7 +14,6 @@ from kvgen.codegen.kernels import arguments, per_head
 
 STATE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "split": 4}
 READ_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "split": 2}
-MOST_PLACES = 64
 LENGTHS = (1, 2, 4, 8, 16, 32, 64)
 
 

@@ -223,7 +223,7 @@ def carried_address(form: Form, name: str, place: str) -> str:
     """Where a carried state lies after `place` records, in [slots, layers, places + 1, *axes]."""
     carry = next(c for c in form.carries if c.tensor.name == name)
     sizes = dict(form.spec.sizes)
-    ratio = sizes["HV"] // sizes["H"]
+    ratio = form.spec.ratio
     axes = carry.axes
     width = sizes[axes.channels] if axes.channels else 1
     index = head_index(axes.head)

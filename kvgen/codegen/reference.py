@@ -20,7 +20,6 @@ TORCH = {
     "exp": "torch.exp", "log": "torch.log", "sigmoid": "torch.sigmoid", "tanh": "torch.tanh",
     "relu": "torch.relu", "abs": "torch.abs", "sqrt": "torch.sqrt",
 }  # fmt: skip
-HELPED = ("softplus", "logsigmoid", "silu", "l2norm", "rmsnorm", "minimum", "maximum", "logaddexp")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class TorchPrinter:
 
     def aligned(self, value: Value, dims: tuple[str, ...]) -> Value:
         """The value with its heads repeated for the value heads, and length-1 axes inserted."""
-        if "HV" in dims and "H" in value.dims and self.ratio > 1:
+        if "HV" in dims and "H" in value.dims and self.spec.ratio > 1:
             self.helpers.add("heads")
             axis = value.dims.index("H") - len(value.dims)
             grouped = tuple("HV" if dim == "H" else dim for dim in value.dims)
@@ -58,10 +57,6 @@ class TorchPrinter:
         if "None" not in marks:
             return value
         return Value(f"{value.inside(ATOM)}[{', '.join(marks)}]", ATOM, dims)
-
-    @property
-    def ratio(self) -> int:
-        return self.spec.size("HV") // self.spec.size("H")
 
     def expr(self, expr: Expr) -> Value:
         match expr:
@@ -155,7 +150,7 @@ def reference_lines(spec: Spec) -> tuple[list[str], set[str]]:
 
 
 def _extent(axis: str, spec: Spec) -> str:
-    ratio = spec.size("HV") // spec.size("H")
+    ratio = spec.ratio
     if axis == "HV" or (axis == "H" and ratio == 1):
         return "heads"
     return f"heads // {ratio}" if axis == "H" else str(spec.size(axis))

@@ -105,7 +105,7 @@ def _spaced(text: str) -> str:
 def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
     spec = form.spec
     sizes = dict(spec.sizes)
-    ratio = sizes["HV"] // sizes["H"]
+    ratio = spec.ratio
     shapes = Shapes(sizes["K"], sizes["V"])
     single = per_head(form, records)
     decode = scopes.decode_scope(form, records, shapes, single)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kvgen.algebra.form import Decay, Form
+from kvgen.algebra.form import Carry, Decay, Form
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.records import Records, replay_needs
 from kvgen.codegen.kernels import (
@@ -284,15 +284,17 @@ def _stores(
         level = (
             unit_stores if node in unit and _same_head(carry.axes.head, per_head) else tile_stores
         )
-        address = carried_address(form, carry.tensor.name, "count + 1")
-        guards = _guards(form, carry.before, shapes, per_head, level is unit_stores)
-        value = _spread(token.known[node], carry.axes.channels, shapes)
-        level.append(Store(address, value, guards))
+        level.append(_carried(carry, form, shapes, per_head, level is unit_stores, token))
     return unit_stores, tile_stores
 
 
-def _ratio(form: Form) -> int:
-    return form.spec.size("HV") // form.spec.size("H")
+def _carried(
+    carry: Carry, form: Form, shapes: Shapes, per_head: bool, at_unit: bool, token: Emission
+) -> Store:
+    """A carried state's next value, beside the current one."""
+    address = carried_address(form, carry.tensor.name, "count + 1")
+    guards = _guards(form, carry.before, shapes, per_head, at_unit)
+    return Store(address, _spread(token.known[carry.after], carry.axes.channels, shapes), guards)
 
 
 def _same_head(head: str | None, per_head: bool) -> bool:
@@ -315,7 +317,7 @@ def _guards(
     axes = node.axes
     if axes.head is None:
         guards.append("(head == 0)" if per_head or not at_unit else "(group == 0)")
-    elif axes.head == "H" and _ratio(form) > 1 and (per_head or not at_unit):
+    elif axes.head == "H" and form.spec.ratio > 1 and (per_head or not at_unit):
         guards.append("leads")
     if axes.channels != "V":
         guards.append("(part == 0)" if at_unit else "(value_tile == 0)")
@@ -331,7 +333,7 @@ def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
     token = Emission(
         form.graph, namer_for(form, records), TokenLoads(form, records, shapes), masks=shapes.masks
     )
-    factors = _factors(form)
+    factors = _factors(form, form.decays)
     roots = [*form.roots, *factors.values()]
     _, before_reads = boundary(form, roots, set())
     token.emit(before_reads)
@@ -339,12 +341,7 @@ def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
     reads = _tile_reads(form.reads, form, token)
     token.emit(roots)
     after = token.take()
-    stores: list[Store] = []
-    for carry in form.carries:
-        address = carried_address(form, carry.tensor.name, "count + 1")
-        guards = _guards(form, carry.before, shapes, True, False)
-        value = _spread(token.known[carry.after], carry.axes.channels, shapes)
-        stores.append(Store(address, value, guards))
+    stores = [_carried(carry, form, shapes, True, False, token) for carry in form.carries]
     return StepScope(
         before,
         reads,
@@ -360,7 +357,7 @@ def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
 def fold_scope(form: Form, records: Records, shapes: Shapes) -> FoldScope:
     loads = RecordLoads(records, shapes, "j", None)
     record = Emission(form.graph, namer_for(form, records), loads, masks=shapes.masks)
-    factors = {d.channel: form.graph.exp(d.log) for d in form.summed_decays}
+    factors = _factors(form, form.summed_decays)
     sides = [*form.keys, *(write.d for write in form.writes)]
     last: list[str] = []
     if form.factored:
@@ -369,14 +366,13 @@ def fold_scope(form: Form, records: Records, shapes: Shapes) -> FoldScope:
     reads: list[tuple[str, str, str]] = []
     if records.replay:
         needed = replay_needs(form)
-        wanted = {id(node) for node in needed}
         # a correction is computed again, so the recorded one is not looked at
         exact = [s for s in records.stored if not s.node.reads]
         record.load = RecordLoads(Records(tuple(exact), True), shapes, "j", None)
         record.emit([*needed, *factors.values()])
-        used = [node for node in form.reads if id(node.args[0]) in wanted]
+        # every column of such a read is among what is needed
         below = set(reachable(sides))
-        used = [node for node in used if node in below]
+        used = [node for node in form.reads if node in below]
         before = record.take()
         reads = _tile_reads(tuple(used), form, record)
         record.emit(sides)
@@ -394,9 +390,9 @@ def fold_scope(form: Form, records: Records, shapes: Shapes) -> FoldScope:
     )
 
 
-def _factors(form: Form) -> dict[str, Node]:
-    """A token's decay factors, as exp of their logs."""
-    return {decay.channel: form.graph.exp(decay.log) for decay in form.decays}
+def _factors(form: Form, decays: tuple[Decay, ...]) -> dict[str, Node]:
+    """A token's decay factors, as exp of their logs, by channel."""
+    return {decay.channel: form.graph.exp(decay.log) for decay in decays}
 
 
 def _tile_reads(nodes: tuple[Node, ...], form: Form, scope: Emission) -> list[tuple[str, str, str]]:

@@ -41,7 +41,7 @@ def head(d: Derivation) -> list[str]:
     origin = f" ({spec.source})" if spec.source else ""
     title = f": {spec.title}" if spec.title and spec.title != spec.name else ""
     sizes = ", ".join(f"{name} = {size}" for name, size in spec.sizes)
-    ratio = spec.size("HV") // spec.size("H")
+    ratio = spec.ratio
     heads = f"; value head h uses key head h // {ratio}" if ratio > 1 else ""
     stored = f"state {storage.state}, records {storage.records}, layout {storage.layout}"
     return [f"{spec.name}{title}{origin}", f"{sizes}{heads}", stored]
@@ -127,7 +127,7 @@ def one_pass(d: Derivation) -> list[str]:
 def records(d: Derivation) -> list[str]:
     """What is stored, who reads it, and what is computed from it."""
     sizes = dict(d.spec.sizes)
-    ratio = sizes["HV"] // sizes["H"]
+    ratio = d.spec.ratio
     decoded, folded = set(d.records.decoded(d.form)), set(d.records.folded(d.form))
     rows = [("name", "axes", "shape", "dtype", "bytes", "")]
     for stored, value in zip(d.records.stored, d.stored_texts, strict=True):
@@ -193,7 +193,7 @@ def carried(d: Derivation) -> list[str]:
 
 def kernels(d: Derivation) -> list[str]:
     sizes = dict(d.spec.sizes)
-    ratio = sizes["HV"] // sizes["H"]
+    ratio = d.spec.ratio
     found: list[str] = []
     if not per_head(d.form, d.records):
         found.append(

@@ -74,6 +74,11 @@ class Spec:
     path: str
     original: str = field(default="", repr=False)
 
+    @property
+    def ratio(self) -> int:
+        """Value heads to a key head."""
+        return self.size("HV") // self.size("H")
+
     def size(self, name: str) -> int:
         """The value of a size."""
         return dict(self.sizes)[name]
