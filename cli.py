@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -272,8 +272,9 @@ def compile_(
 
     The module is one readable file that runs wherever torch and triton do. It is written only if
     it differs, and not at all if the spec has an error. Printed are its records, which are what a
-    token leaves in the buffer, its bytes per token, and L*, the buffer length that moves the
-    fewest; for each --target also the registers, spills and shared memory of each kernel.
+    token leaves in the buffer, its bytes per token, L*, the buffer length that moves the fewest,
+    and how many tokens a call takes; for each --target also the registers, spills and shared
+    memory of each kernel.
     """
     with errors_printed(as_json):
         from kvgen import compiler
@@ -331,8 +332,9 @@ def explain(spec: Path, overrides: tuple[tuple[str, str], ...], as_json: bool) -
     """Say what the compiler derives from a spec.
 
     The decay and what is proved of it, the reads as columns of one pass over the stored state, the
-    record that a token leaves in the buffer, the fold that applies the records to the state, bytes
-    and operations, and the best buffer length L*.
+    record that a token leaves in the buffer, the fold that applies the records to the state, what
+    changes where several tokens share the pass, as drafts and prompts do, bytes and operations,
+    and the best buffer length L*.
     """
     with errors_printed(as_json):
         from kvgen import compiler
@@ -429,12 +431,20 @@ Examples:
     type=click.IntRange(min=1),
     help="Layers with distinct states, as a model has.  [default: 36]",
 )
+@click.option(
+    "--drafts",
+    type=click.IntRange(0, 16),
+    default=4,
+    show_default=True,
+    help="Tokens that `verify` takes at a time; 0 leaves it and `extend` out.",
+)
 @set_option
 @json_option
 def bench(
     spec: Path,
     batches: list[int],
     layers: int | None,
+    drafts: int,
     overrides: tuple[tuple[str, str], ...],
     as_json: bool,
 ) -> None:
@@ -444,6 +454,11 @@ def bench(
     cursors: `decode` is the buffered kernel, `recurrent` the plain one. Times are microseconds for
     one layer. Next to each stand the worst step, in which every row folds; its floor, the time of
     the fewest bytes; its share of the floor; and its error against float64.
+
+    A second table has steps of several tokens, where the module takes them: `verify` beside
+    `decode`, alone (cursors stay, nothing folds) and with the end of the step, all drafts accepted;
+    and `extend` of 1024 tokens for 8 rows, called from the host. `token_us` is the time for each
+    token.
     """
     with errors_printed(as_json):
         if best_device() == "cpu":
@@ -453,12 +468,23 @@ def bench(
 
         analysis = compiler.analyse(spec, dict(overrides))
         with working(f"timing {analysis.spec.name}") as progress:
-            report = benches.bench(analysis, batches, layers=layers, progress=progress)
+            report = benches.bench(
+                analysis, batches, layers=layers, progress=progress,
+                drafts=[drafts] if drafts else [], prompts=drafts > 0,
+            )  # fmt: skip
     if as_json:
         print_json(report.data())
     else:
-        rows = [asdict(row) for row in report.rows]
-        print_table([list(row.values()) for row in rows], list(rows[0]) if rows else ())
+        print_rows(report.rows)
+        if report.drafts:
+            say("")
+            print_rows(report.drafts)
+
+
+def print_rows(found: Sequence[Any]) -> None:
+    """Dataclasses of one kind as a table."""
+    rows = [asdict(row) for row in found]
+    print_table([list(row.values()) for row in rows], list(rows[0]) if rows else ())
 
 
 def main() -> None:

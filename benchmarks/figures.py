@@ -1,10 +1,12 @@
-"""Draw docs/figures from the kept figures of table.py: the same data give the same bytes.
+"""Draw docs/figures from the kept figures of table.py and drafts.py: the same data give the same
+bytes.
 
     python benchmarks/figures.py [--png DIR]
 
 time.svg: a layer's time against batch for the recurrences of docs/data/h100.json. gain.svg: the
-gain over the plain kernel for all recurrences, those of docs/data/h100-family.json too. matplotlib
-is in the extra dev.
+gain over the plain kernel for all recurrences, those of docs/data/h100-family.json too. drafts.svg:
+the time of verify over that of decode against batch, of docs/data/h100-drafts.json. matplotlib is
+in the extra dev.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import drafts_page
 from table import level, read
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 DATA = (DOCS / "data" / "h100.json", DOCS / "data" / "h100-family.json")
+DRAFTS = DOCS / "data" / "h100-drafts.json"
 
 BUFFERED, SPLIT, PLAIN, FLOOR = "#0b6e99", "#1fa187", "#c4572e", "#9a9a9a"
 STYLE: dict[str, Any] = {
@@ -113,6 +117,38 @@ def gains(reports: list[Report], batches: tuple[int, int] = (64, 256)) -> Figure
     return figure
 
 
+def ratios(reports: list[Report]) -> Figure:
+    """A panel for each number of tokens: verify over decode, alone, for every state; the goal."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    served = [report for report in reports if report.spec == drafts_page.SERVED]
+    found = [(report, drafts_page.pairs(report, end=False)) for report in served]
+    figure = Figure(figsize=(7.4, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(drafts_page.WINDOWS), sharey=True)
+    for panel, tokens in zip(panels, drafts_page.WINDOWS, strict=True):
+        batches: list[int] = []
+        for (report, rows), colour in zip(found, (BUFFERED, SPLIT), strict=True):
+            chosen = {b: v.us / d.us for (count, b), (d, v) in rows.items() if count == tokens}
+            batches = list(chosen)
+            label = f"{report.storage} state"
+            panel.plot(
+                batches, list(chosen.values()), "o-", color=colour, label=label, lw=1.5, ms=4
+            )
+        goals = drafts_page.GOALS[tokens]
+        panel.plot(list(goals), list(goals.values()), "_--", color=PLAIN, label="goal", lw=1, ms=9)
+        panel.axhline(1, color=FLOOR, lw=1)
+        panel.set(xscale="log", title=f"{tokens} tokens", xlabel="batch")
+        panel.xaxis.set_major_locator(FixedLocator(batches))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylabel("verify over decode of one token")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=DOCS / "figures")
@@ -122,7 +158,10 @@ def main() -> None:
 
     served, others = (read(path) for path in DATA)
     with matplotlib.rc_context(STYLE):
-        for name, figure in (("time", times(level(served))), ("gain", gains([*served, *others]))):
+        figures = {"time": times(level(served)), "gain": gains([*served, *others])}
+        if DRAFTS.is_file():
+            figures["drafts"] = ratios(drafts_page.read(DRAFTS).reports)
+        for name, figure in figures.items():
             options.out.mkdir(parents=True, exist_ok=True)
             figure.savefig(options.out / f"{name}.svg", metadata={"Date": None, "Creator": None})
             if options.png:

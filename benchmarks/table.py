@@ -16,9 +16,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from kvgen import compiler, shipped
 from kvgen.bench import Report, Row, bench
+from kvgen.timing.drafts import DraftRow
+
+AnyRow = TypeVar("AnyRow", Row, DraftRow)
 
 HEADER = """# {title}
 
@@ -112,10 +116,13 @@ def main() -> None:
 
 def read(path: Path) -> list[Report]:
     """Figures as `--json` has written them."""
-    return [
-        Report(**{**data, "rows": tuple(Row(**row) for row in data["rows"])})
-        for data in json.loads(path.read_text(encoding="utf-8"))
-    ]
+    return [report_of(data) for data in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def report_of(data: dict[str, Any]) -> Report:
+    rows = tuple(Row(**row) for row in data["rows"])
+    drafts = tuple(DraftRow(**row) for row in data.get("drafts", ()))
+    return Report(**{**data, "rows": rows, "drafts": drafts})
 
 
 def level(reports: Sequence[Report]) -> list[Report]:
@@ -124,12 +131,14 @@ def level(reports: Sequence[Report]) -> list[Report]:
     found: list[Report] = []
     for report in reports:
         ratio = report.copy_gbs / best
-        rows = [
-            replace(row, floor_us=row.floor_us * ratio, share=row.share * ratio)
-            for row in report.rows
-        ]
-        found.append(replace(report, rows=tuple(rows)))
+        rows = tuple(lowered(row, ratio) for row in report.rows)
+        drafts = tuple(lowered(row, ratio) for row in report.drafts)
+        found.append(replace(report, rows=rows, drafts=drafts))
     return found
+
+
+def lowered(row: AnyRow, ratio: float) -> AnyRow:
+    return replace(row, floor_us=row.floor_us * ratio, share=row.share * ratio)
 
 
 def write(path: Path, reports: Sequence[Report], kept: Path | None) -> None:

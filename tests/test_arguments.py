@@ -148,6 +148,7 @@ def test_slots(slots: Any, came: str, module, cache) -> None:
         "slots": lambda: module.decode(cache, 0, slots, **right),
         "slots ": lambda: module.recurrent(cache, 0, slots, **right),
         "slots  ": lambda: module.advance(cache, slots),
+        "slots        ": lambda: module.accept(cache, slots, counts=ids(0, 0)),
         "slots   ": lambda: cache.reset(slots),
         "slots    ": lambda: cache.read(0, slots),
         "slots     ": lambda: cache.load(0, slots, torch.zeros(2, 2, 16, 8)),
@@ -200,6 +201,69 @@ def test_force(force: Any, came: str, module, cache) -> None:
     )
 
 
+# the end of a step -------------------------------------------------------------------------------
+
+
+def table(*rows: list[int]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.int32)
+
+
+WRONG_ENDS: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["counts, path: neither", "expected one of them"]),
+    ({"counts": ids(1, 1), "path": table([0], [0])}, ["counts, path: both"]),
+    ({"counts": ids(1)}, ["counts: [1] torch.int32", "expected [2] torch.int32 on cpu"]),
+    ({"counts": ids(1, 1)[:, None]}, ["counts: [2, 1] torch.int32", "expected [2]"]),
+    ({"counts": ids(1, 1).long()}, ["counts: [2] torch.int64", "expected [2] torch.int32"]),
+    ({"counts": ids(1, 1).to("meta")}, ["counts: [2] torch.int32 on meta", "on cpu"]),
+    ({"counts": [1, 1]}, ["counts: list [1, 1]", "expected [2] torch.int32"]),
+    ({"counts": ids(-1, 0)}, ["counts: -1 for slot 0", "expected 0 to 3"]),
+    ({"counts": ids(0, 4)}, ["counts: 4 for slot 1", "expected 0 to 3"]),
+    ({"path": table([0], [0], [0])}, ["path: [3, 1] torch.int32", "expected [2, 1] torch.int32"]),
+    ({"path": ids(0, 0)}, ["path: [2] torch.int32", "expected [2, 3]"]),
+    ({"path": table([0], [0]).long()}, ["path: [2, 1] torch.int64", "torch.int32 on cpu"]),
+    ({"path": torch.zeros(2, 3, dtype=torch.int32, device="meta")}, ["path: ", "on meta"]),
+    ({"path": torch.zeros(2, 4, dtype=torch.int32)}, ["path: [2, 4]", "expected 1 to 3 nodes"]),
+    ({"path": torch.zeros(2, 0, dtype=torch.int32)}, ["path: [2, 0]", "expected 1 to 3 nodes"]),
+    ({"path": [[0], [0]]}, ["path: list [[0], [0]]", "expected [2, 3]"]),
+    ({"path": table([0, 1], [2, -1])}, ["path: [2, -1] for slot 1", "numbers below 2, then -1"]),
+    ({"path": table([1, 0], [0, 1])}, ["path: [1, 0] for slot 0", "increasing"]),
+    ({"path": table([1, 1, -1], [0, 1, 2])}, ["path: [1, 1, -1] for slot 0", "increasing"]),
+    ({"counts": ids(1, 1), "force": ids(1, 1)}, ["force: [2] torch.int32", "torch.bool"]),
+    ({"path": table([0], [0]), "force": True}, ["force: bool True", "[2] torch.bool"]),
+]
+
+
+@pytest.mark.parametrize(("given", "parts"), WRONG_ENDS)
+def test_accept(given: dict[str, Any], parts: list[str], module, cache) -> None:
+    wide = module.Cache.wrap(cache.tensors, window=3)
+    refused(lambda: module.accept(wide, ids(0, 1), **given), *parts)
+
+
+def test_accept_without_a_window_is_of_one_token(module, cache) -> None:
+    refused(lambda: module.accept(cache, ids(0, 1), counts=ids(2, 0)), "counts: 2", "0 to 1")
+    refused(lambda: module.accept(cache, ids(0, 1), path=table([0, 1], [0, 1])), "path: [2, 2]")
+
+
+def test_values_of_padding_rows_are_not_looked_at() -> None:
+    module = made("gated_deltanet").module
+    cache = module.Cache.empty(SLOTS, device="cpu", buffer=8, window=3)
+    module.accept(cache, ids(-1, 0), counts=ids(99, 1))
+    module.accept(cache, ids(-1, 0), path=table([5, 3], [0, -1]))
+    assert cache.cursors.tolist() == [2, 0, 0, 0]
+
+
+def test_what_is_in_the_state_cannot_be_refused() -> None:
+    module = made("gated_deltanet").module
+    cache = module.Cache.empty(SLOTS, device="cpu", dtype=torch.float32, buffer=4, window=3)
+    module.recurrent(cache, 0, ids(2, 1), **arguments("gated_deltanet"))
+    for given, came in ((ids(1, 0), "counts: 0"), (table([0], [-1]), "path: [-1]")):
+        name = came.partition(":")[0]
+        refused(lambda g=given, n=name: module.accept(cache, ids(2, 1), **{n: g}), came, "slot 1")
+    # a block of a prompt may be longer than the window
+    module.accept(cache, ids(2, 1), counts=ids(99, 1))
+    assert not cache.tensors["pending"].any()
+
+
 # states ------------------------------------------------------------------------------------------
 
 
@@ -237,6 +301,7 @@ def test_states(state: Any, came: str, cache) -> None:
         ({"window": -1}, ["window: -1"]),
         ({"window": 3, "buffer": 2}, ["window: 3", "buffer = 2"]),
         ({"window": None}, ["window: None"]),
+        ({"window": 17, "buffer": 32}, ["window: 17", "expected 0 to 16"]),
         ({"heads": 3}, ["heads: 3", "multiple of 2"]),
         ({"heads": 0}, ["heads: 0"]),
         ({"heads": 2.0}, ["heads: 2.0"]),
@@ -261,6 +326,7 @@ def test_wrap(module, cache) -> None:
         ({"d": right["d"][..., :4]}, "d: ", "[4, 2, 2, 4, 4]"),
         ({"d": torch.empty(right["d"].shape, device="meta")}, "d: ", "on meta"),
         ({"cursors": right["cursors"].long()}, "cursors: ", "torch.int64"),
+        ({"skipped": right["skipped"].int()}, "skipped: ", "torch.int32", "torch.int64"),
         ({"cursors": torch.zeros(SLOTS, 2, dtype=torch.int32)[:, 0]}, "cursors: ", "strides"),
     ]
     for change, *parts in wrong:

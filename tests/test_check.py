@@ -76,9 +76,23 @@ BREAKAGES = [
     ("gated_deltanet", r"(for j in .*?)tl\.exp\(log_decay\)", r"\1tl.exp(-log_decay)"),
     ("gated_deltanet", r"kept = tl\.exp\(", "kept = tl.exp(-"),
     # a record in the wrong place
-    ("mamba2", r"held = place < count", "held = place <= count"),
+    ("mamba2", r"held = \(marks & \(one << place\)\)", "held = (marks & ((one << place) >> 1))"),
     # a padding row whose output is not zero
     ("lightning_attention", r"(blank = tl\.zeros\(.*?\))\n", r"\1 + 1.0\n"),
+]
+
+
+WINDOW_BREAKAGES = [
+    # some parents; the places that are passed over; where an accepted path ends
+    ("gated_deltanet", r"\(parent < token\), parent", "(parent < token - 1), parent"),
+    ("mamba2", r"(def _verify_kernel.*?held = )[^\n]*", r"\1place < count"),
+    (
+        "lightning_attention",
+        r"tl\.where\(on_path, node \+ 1, kept\)",
+        "tl.where(on_path, node, kept)",
+    ),
+    # a token beyond a row's length
+    ("mamba2", r"real_token = position < length", "real_token = position <= length"),
 ]
 
 
@@ -86,12 +100,25 @@ BREAKAGES = [
 def test_a_broken_module_fails(
     name: str, pattern: str, replacement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fails(name, pattern, replacement, ["decode, rows out of phase"], monkeypatch)
+
+
+@pytest.mark.parametrize(("name", "pattern", "replacement"), WINDOW_BREAKAGES)
+def test_a_broken_window_fails(
+    name: str, pattern: str, replacement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails(name, pattern, replacement, ["drafts, trees", "prompts"], monkeypatch)
+
+
+def fails(
+    name: str, pattern: str, replacement: str, only: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     analysis = analysed(name)
     text = compiler.emit(analysis)
     broken, count = re.subn(pattern, replacement, text, flags=re.DOTALL)
     assert count
     monkeypatch.setattr(compiler, "emit", lambda _: broken)
-    report = check(analysis, "cpu", only=["decode, rows out of phase"])
+    report = check(analysis, "cpu", only=only)
     assert not report.ok
     assert not report.data()["ok"]
 

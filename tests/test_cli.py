@@ -104,6 +104,7 @@ def test_titles(line: tuple[str, str], folder: Path, monkeypatch: pytest.MonkeyP
         ("bench", "mine.yaml", "--batch", "1,x"),
         ("bench", "mine.yaml", "--batch", "0"),
         ("bench", "mine.yaml", "--layers", "0"),
+        ("bench", "mine.yaml", "--drafts", "17"),
         ("new", "class"),
         ("new", "2fast"),
         ("new", "../escape"),

@@ -54,7 +54,10 @@ def test_an_empty_cache_is_fresh() -> None:
     assert cache.dtype == torch.bfloat16 and cache.window == 0
     assert cache.cursors.tolist() == [0, 0, 0] and cache.cursors.dtype == torch.int32
     assert not cache.read(1, ids(2, 0, 1)).any()
-    assert set(cache.tensors) == {"S", "k", "log_decay", "d", "cursors", "pending", "work"}
+    assert set(cache.tensors) == {
+        *("S", "k", "log_decay", "d"),
+        *("cursors", "skipped", "pending", "work"),
+    }
     assert all(x.shape[:2] == (3, 2) for x in cache.tensors.values() if x.dim() > 1)
     assert cache.cursors is cache.tensors["cursors"]
 
@@ -107,11 +110,12 @@ def strided(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], 
 def test_wrap_adopts_memory_of_any_slot_stride(name: str, state: str) -> None:
     pair = twin(name, f"state={state}", layers=2)
     tensors, gaps = strided(pair.cache.tensors)
-    for own in ("cursors", "pending", "work"):
+    for own in ("cursors", "skipped", "pending", "work"):
         del tensors[own]
     pair.cache = pair.module.Cache.wrap(tensors)
     assert all(pair.cache.tensors[each].data_ptr() == x.data_ptr() for each, x in tensors.items())
-    pair.kept |= {each: pair.cache.tensors[each].clone() for each in ("cursors", "pending")}
+    books = ("cursors", "skipped", "pending")
+    pair.kept |= {each: pair.cache.tensors[each].clone() for each in books}
     pair.admit([6, 1, 3])
     pair.step([3, 6, 1])
     pair.step([1, -1, 3], kernel="recurrent")
@@ -446,6 +450,32 @@ state:
     pair.reset([0, 1, 2])
     for _ in range(5):
         pair.step([2, -1, 0, 1])
+    pair.compare()
+    within(pair)
+
+
+@pytest.mark.parametrize("write", ["k + 1, v + 1", "log(k), v", "exp(k), v"])
+def test_a_place_without_a_record_gives_nothing(write: str) -> None:
+    """What is derived from an input is not 0 where the recorded input is."""
+    text = f"""
+kvgen: 1
+name: derived
+sizes: {{H: 1, HV: 2, K: 6, V: 5}}
+inputs: {{q: [H, K], k: [H, K], v: [HV, V]}}
+state:
+  S: [HV, K, V]
+step: |
+  S = 0.9 * S + outer({write})
+  o = q @ S
+storage: {{records: input}}
+sample: {{k: positive}}
+"""
+    analysis = compiler.analyse(text)
+    path = compiler.temporary_module("derived", compiler.emit(analysis))
+    pair = Twin(Made(analysis, compiler.imported(path)), "cpu", buffer=3)
+    pair.admit([0, 1])
+    for slots in ([0], [0, 1], [1], [1, 0]):
+        pair.step(slots)
     pair.compare()
     within(pair)
 

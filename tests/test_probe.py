@@ -28,6 +28,9 @@ def module(name: str, state: str = "float32") -> str:
     return compiler.emit(compiler.analyse(resolve(name), {"storage.state": state}))
 
 
+WINDOWS = ("verify", "extend", "short_verify", "short_extend")
+
+
 def check(usages: list[KernelUsage], target: str) -> None:
     assert {"decode", "recurrent", "advance", "fold", "read", "load", "copy"} <= {
         usage.kernel for usage in usages
@@ -36,7 +39,8 @@ def check(usages: list[KernelUsage], target: str) -> None:
     for usage in usages:
         assert usage.error is None, usage
         assert usage.registers
-        if target == "sm_90":
+        # a window's T tokens fill the registers to the last
+        if target == "sm_90" and usage.kernel not in WINDOWS:
             assert usage.spills == 0, usage
 
 

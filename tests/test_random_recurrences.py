@@ -1,4 +1,5 @@
-"""The whole compiler on random recurrences: decode, fold and reference against plain arrays."""
+"""The whole compiler on random recurrences: decode, drafts, prompts, fold and reference against
+plain arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from recurrences import Recurrence
 
 # ‖x − x*‖ relative to ‖x*‖, or to 1 where a row is smaller than that
 BOUND, SPLIT_OUTPUT, REFERENCE = 2e-5, 6e-3, 1e-9
-SLOTS = 3
+SLOTS, WINDOW = 3, 4
 
 
 def error(got, wanted) -> float:
@@ -39,6 +40,7 @@ class Run:
         self.carries_reads = any(carry.after.reads for carry in analysis.form.carries)
         self.draw = np.random.default_rng(seed)
         self.places = int(self.draw.integers(2, 5))
+        self.windows = hasattr(self.module, "verify")
         self.cache = self.module.Cache.empty(
             SLOTS, 1, device="cpu", dtype=torch.float32, buffer=self.places
         )
@@ -84,6 +86,87 @@ class Run:
         if number % 3 == 2:
             self.compare(live)
 
+    def oracle(self, inputs, state: dict[str, np.ndarray]):
+        """One token of plain arrays [rows, *axes]."""
+        params = {name: x.double().numpy()[None] for name, x in self.params.items()}
+        exact = {name: x.double().numpy() for name, x in inputs.items()}
+        return recurrences.step(self.made, {**exact, **params}, state)
+
+    def widen(self) -> None:
+        """A cache with room for windows, with the same rows in it."""
+        torch, slots = self.torch, self.torch.tensor([2, 0], dtype=self.torch.int32)
+        states = self.cache.read(0, slots)
+        self.cache = self.module.Cache.empty(
+            SLOTS, 1, device="cpu", dtype=torch.float32, buffer=self.places + 3, window=WINDOW
+        )
+        self.cache.load(0, slots, states)
+
+    def drafts(self, number: int) -> None:
+        """A chain or a tree for both rows, of which a path is accepted."""
+        torch, draw = self.torch, random.Random(int(self.draw.integers(2**31)))
+        tokens = draw.randint(1, WINDOW)
+        inputs = self.tokens(tokens)
+        slots = torch.tensor([2, 0], dtype=torch.int32)
+        chain = list(range(-1, tokens - 1))
+        trees = [[draw.randint(-1, node - 1) for node in range(tokens)] for _ in range(2)]
+        branching = draw.random() < 0.6
+        parents = trees if branching else [chain, chain]
+        given = {"parents": torch.tensor(trees, dtype=torch.int32)} if branching else {}
+        o = self.module.verify(self.cache, 0, slots, **inputs, **self.params, **given)
+        paths = []
+        for row, tree in enumerate(parents):
+            path = []
+            node = draw.randint(-1, tokens - 1)
+            while node >= 0:
+                path.insert(0, node)
+                node = tree[node]
+            paths.append(path)
+            nodes = [{name: x[row : row + 1] for name, x in self.state.items()}]
+            for token in range(tokens):
+                given = {name: x[row : row + 1, token] for name, x in inputs.items()}
+                wanted, after = self.oracle(given, nodes[tree[token] + 1])
+                bound = SPLIT_OUTPUT if self.split else BOUND
+                assert error(o.numpy()[row : row + 1, token], wanted) < bound, ("o", token)
+                nodes.append(after)
+            for name, x in nodes[path[-1] + 1 if path else 0].items():
+                self.state[name][row] = x[0]
+        force = torch.tensor([draw.random() < 0.2 for _ in range(2)])
+        if branching:
+            table = [[*path, *[-1] * tokens][:tokens] for path in paths]
+            ended = {"path": torch.tensor(table, dtype=torch.int32)}
+        else:
+            ended = {"counts": torch.tensor([len(path) for path in paths], dtype=torch.int32)}
+        self.module.accept(self.cache, slots, **ended, force=force)
+        if number % 2:
+            self.compare([0, 1])
+
+    def prompt(self, lengths: tuple[int, int]) -> None:
+        """Both rows, of different lengths, on top of what they hold."""
+        torch = self.torch
+        inputs = self.tokens(max(lengths) + 1)
+        slots, counts = (torch.tensor(x, dtype=torch.int32) for x in ([2, 0], lengths))
+        o = self.module.extend(self.cache, 0, slots, **inputs, **self.params, lengths=counts)
+        for row, length in enumerate(lengths):
+            state = {name: x[row : row + 1] for name, x in self.state.items()}
+            for token in range(length):
+                given = {name: x[row : row + 1, token] for name, x in inputs.items()}
+                wanted, state = self.oracle(given, state)
+                # a carried state may have followed from reads of the upper half
+                bound = SPLIT_OUTPUT if self.split and self.carries_reads else BOUND
+                assert error(o.numpy()[row : row + 1, token], wanted) < bound, ("o", token)
+            assert not o[row, length:].any()
+            for name, x in state.items():
+                self.state[name][row] = x[0]
+        self.module.accept(self.cache, slots, counts=counts)
+        self.compare([0, 1])
+
+    def tokens(self, count: int):
+        """The inputs of both rows' tokens [2, count, *axes]."""
+        return {
+            name: self.values(name, axes, 2 * count).unflatten(0, (2, count))
+            for name, axes in self.made.inputs.items()
+        }
+
     def compare(self, live: list[int]) -> None:
         slots = self.torch.tensor([[2, 0][row] for row in live], dtype=self.torch.int32)
         states = self.cache.read(0, slots)
@@ -93,12 +176,20 @@ class Run:
             assert error(got, self.state[name][live]) < bound, name
 
 
-def check(seed: int, folder) -> None:
+def check(seed: int, folder, lengths: tuple[int, int] = (0, 5)) -> None:
+    """lengths: of prompts; the interpreter takes seconds for a block of tokens."""
     made = recurrences.recurrence(seed)
     run = Run(made, seed, folder)
     for number in range(2 * run.places + 2):
         run.token(number)
     run.compare([0, 1])
+    if run.windows:
+        run.widen()
+        for number in range(3):
+            run.drafts(number)
+        run.prompt(lengths)
+        run.drafts(3)
+        run.compare([0, 1])
 
 
 def mutant(seed: int) -> str:
@@ -140,4 +231,4 @@ def test_random_recurrence(seed: int, tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20, 220))
 def test_more_random_recurrences(seed: int, tmp_path) -> None:
-    check(seed, tmp_path)
+    check(seed, tmp_path, lengths=(17, 2))

@@ -240,13 +240,13 @@ def emitted(text: str) -> str | None:
 def test_long_chains_compile_soon(name: str) -> None:
     start = time.process_time()
     refused = emitted(step(*LONG[name]) + STORAGE) is None
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 8
     assert refused == (name == "other-matrices")
 
 
 def test_long_chains_take_little_memory() -> None:
     code = "import test_walk as t\nfor lines in t.LONG.values(): t.emitted(t.step(*lines))"
-    assert peak(code) < 300
+    assert peak(code) < 700
 
 
 # anything ---------------------------------------------------------------------------------------

@@ -50,5 +50,5 @@ def ids(*slots: int) -> torch.Tensor:
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor as integers: equal bits, NaNs included."""
-    same = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+    same = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return tensor.contiguous().view(same[tensor.element_size()])

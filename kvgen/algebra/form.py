@@ -140,6 +140,29 @@ class Form:
             for node in nodes
         )
 
+    @property
+    def late(self) -> frozenset[Node]:
+        """What a window of tokens knows only once it has read the state: reads, carried states that
+        are updated from a read, and all that depends on them."""
+        late: set[Node] = set()
+        nodes = reachable([*self.roots, *self.keys])
+        while True:
+            found = {carry.before for carry in self.carries if carry.after in late}
+            for node in nodes:
+                if node.reads or node in late or any(arg in found for arg in node.args):
+                    found.add(node)
+            if found == late:
+                return frozenset(late)
+            late = found
+
+    @property
+    def windows(self) -> bool:
+        """Whether several tokens can pass over the state at once: what reads it, and how it decays,
+        must not follow from what an earlier token of the window has read."""
+        late = self.late
+        needed = (*self.columns, *(decay.log for decay in self.decays))
+        return not any(node in late for node in needed)
+
     def decay(self, channel: str) -> Decay | None:
         return next((decay for decay in self.decays if decay.channel == channel), None)
 

@@ -154,8 +154,10 @@ def _store(stored: list[Stored], node: Node, form: Form, keep_inputs: bool, repl
         return
     if node.reads:
         # a correction read from the rounded half of the state may be rounded itself, for its exact
-        # value is recomputed when it is folded
-        stored.append(replace(exact, dtype="input" if replay else "float32"))
+        # value is recomputed when it is folded; so may one that a fold writes into a bfloat16,
+        # which rounds it as much
+        rounded = replay or form.spec.storage.state == "bfloat16"
+        stored.append(replace(exact, dtype="input" if rounded else "float32"))
         return
     sizes = dict(form.spec.sizes)
     cover = _cover(node, stored)
@@ -196,8 +198,9 @@ def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:
     for key, write in zip(form.keys, form.writes, strict=True):
         roles.setdefault(key, "write_key")
         roles.setdefault(write.d, "write_value")
-    taken = {form.state.name, "cursors", "pending", *(c.tensor.name for c in form.carries)}
-    taken |= {f"{form.state.name}_hi", f"{form.state.name}_lo", "work"}
+    taken = {"cursors", "skipped", "pending", "work", *(c.tensor.name for c in form.carries)}
+    taken |= {form.state.name, f"{form.state.name}_hi", f"{form.state.name}_lo"}
+    taken |= {"pages", "state_pages", "stateful"}
     named: list[Stored] = []
     for kept in stored:
         node = kept.node

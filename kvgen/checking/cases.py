@@ -6,123 +6,17 @@ its worst row and token.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-from kvgen import compiler
 from kvgen.algebra.graph import reachable
 from kvgen.checking import extremes
+from kvgen.checking.checker import SAME, Checker
 from kvgen.checking.samples import Sampler, packed, padded
-from kvgen.checking.twin import Made, Tensors, Twin, worst
-from kvgen.compiler import Analysis
-from kvgen.language.spec import Storage
-
-# float32 inputs, state and records; what two kernels of one module may differ by
-EXACT = 2e-5
-SAME = 2e-6
-STATE_BOUNDS = {"float32": EXACT, "split": EXACT, "bfloat16": 2e-2, "float16": 3e-3}
-ROUNDED_OUTPUT = 4e-3
-ROUNDED_STATE_OUTPUT = 6e-3
-
-
-@dataclass(frozen=True)
-class Row:
-    """The worst error of one quantity in one case."""
-
-    case: str
-    quantity: str
-    error: float
-    bound: float
-    ok: bool
-
-
-def bounds(storage: Storage, dtype: torch.dtype) -> tuple[float, float]:
-    """What outputs and states may be off by: a read in 16 bits, or an output in 16 bits, rounds."""
-    if storage.state != "float32":
-        output = ROUNDED_STATE_OUTPUT
-    else:
-        output = EXACT if dtype == torch.float32 else ROUNDED_OUTPUT
-    return output, STATE_BOUNDS[storage.state]
-
-
-@dataclass
-class Checker:
-    """Makes the twins that the cases run, and keeps what they found."""
-
-    analysis: Analysis
-    device: str
-    rows: list[Row] = field(default_factory=list)
-    notes: dict[str, str] = field(default_factory=dict)
-    modules: dict[tuple[tuple[str, int], ...], Made] = field(default_factory=dict)
-    strays: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def quick(self) -> bool:
-        """In the interpreter a program takes milliseconds."""
-        return self.device == "cpu"
-
-    def sizes(self, **changed: int) -> dict[str, int]:
-        """The spec's sizes, or small ones with as many value heads to a key head."""
-        spec = self.analysis.spec
-        ratio = spec.ratio
-        found = {name: spec.size(name) for name in ("H", "HV", "K", "V")}
-        if self.quick:
-            heads = min(found["H"], 2)
-            found = {"H": heads, "HV": heads * (ratio if ratio <= 4 else 2)}
-            found |= {"K": min(spec.size("K"), 32), "V": min(spec.size("V"), 16)}
-        return found | changed
-
-    def one_group(self, **changed: int) -> dict[str, int]:
-        """One key head in the interpreter, where the number of heads is not the point."""
-        found = self.sizes()
-        if self.quick:
-            found |= {"H": 1, "HV": found["HV"] // found["H"]}
-        return found | changed
-
-    def many_groups(self) -> dict[str, int]:
-        """Enough key heads that some of them read well what is left after strong decays: one
-        token's write, which a random key may miss, as a state in 16 bits does not forgive."""
-        found = self.sizes()
-        ratio, heads = found["HV"] // found["H"], max(found["H"], 6)
-        return found | {"H": heads, "HV": heads * ratio}
-
-    def made(self, sizes: dict[str, int]) -> Made:
-        key = tuple(sizes.items())
-        if key not in self.modules:
-            overrides = {f"sizes.{name}": str(size) for name, size in sizes.items()}
-            analysis = compiler.analyse(self.analysis.spec.text, overrides)
-            path = compiler.temporary_module(analysis.spec.name, compiler.emit(analysis))
-            self.modules[key] = Made(analysis, compiler.imported(path))
-        return self.modules[key]
-
-    def twin(self, sizes: dict[str, int], buffer: int = 4, layers: int = 2, **options: Any) -> Twin:
-        """buffer, layers: in the interpreter. A GPU takes the spec's own buffer, so that less is
-        compiled, and two layers."""
-        length = buffer if self.quick or buffer == 1 else None
-        layers = layers if self.quick else 2
-        return Twin(self.made(sizes), self.device, buffer=length, layers=layers, **options)
-
-    def report(self, case: str, twin: Twin, least: float = 0.0) -> None:
-        """A row for the outputs and for every state; stray writes are collected over all cases.
-
-        least: what bounds are raised to."""
-        output, state = (
-            max(bound, least) for bound in bounds(self.analysis.spec.storage, twin.dtype)
-        )
-        # where outputs are small differences, one rounding of the state shows what can be asked
-        output = max(output, 3 * twin.rounding)
-        for quantity, error in twin.found.items():
-            if quantity in ("padding", "other slots"):
-                self.strays[quantity] = max(self.strays.get(quantity, 0.0), error)
-            else:
-                self.add(case, quantity, error, output if quantity == "output" else state)
-
-    def add(self, case: str, quantity: str, error: float, bound: float) -> None:
-        self.rows.append(Row(case, quantity, error, bound, bool(error <= bound)))
-
+from kvgen.checking.twin import Tensors, Twin, worst
+from kvgen.checking.windows import Extend, Server, Verify
 
 # cases ------------------------------------------------------------------------------------------
 
@@ -310,6 +204,77 @@ def _extreme(checker: Checker, case: str, kinds: tuple[str, ...], seed: int) -> 
     checker.report(case, twin, least=max(sizes, default=0.0) * 2.0**-22)
 
 
+def chains(checker: Checker, case: str) -> None:
+    """Drafts one after the other: some rows accept none, some all, some fold."""
+    _drafts(checker, case, ("chain", "chain", "decode"), (1, 4, 13), seed=13)
+
+
+def trees(checker: Checker, case: str) -> None:
+    """Drafts that branch, of which one path is accepted, and single tokens between them."""
+    _drafts(checker, case, ("tree", "tree", "decode"), (7, 16), seed=14)
+
+
+def _drafts(
+    checker: Checker, case: str, kinds: tuple[str, ...], windows: tuple[int, ...], seed: int
+) -> None:
+    """windows: on a GPU, which compiles a kernel for each."""
+    if not _windows(checker):
+        return
+    if checker.quick:
+        windows = tuple(range(1, 7))
+    twin = checker.twin(checker.one_group(), seed=seed, buffer=15, window=max(windows))
+    server = Server(twin, random.Random(seed), kinds, windows)
+    steps = 12 if checker.quick else 40
+    twin.admit([5, 2])
+    for step in range(steps):
+        if step == 2:
+            twin.reset([6])
+        server.step([5, 2] if step < 2 else [5, 2, 6])
+        if step == steps // 2:
+            twin.copy([5], [1])
+            twin.flush([5, 2])
+        if step % 4 == 3:
+            twin.compare()
+    twin.step([1, 5, -1, 6])
+    twin.compare()
+    checker.report(case, twin)
+
+
+def prompts(checker: Checker, case: str) -> None:
+    """Prompts on fresh rows and on rows with records, of no token, of one and of odd numbers."""
+    if not _windows(checker):
+        return
+    long = 19 if checker.quick else 147
+    twin = checker.twin(checker.one_group(), seed=15, buffer=9, window=3)
+    twin.admit([7, 1])
+    twin.reset([0, 4])
+    twin.step([7, 1])
+    twin.together(Extend(twin, [0, 7, -1, 1, 4], [long, 0, 3, 1, 5], long + 1))
+    twin.compare()
+    for slots in ([0, 7, 1, 4], [4, 1, -1, 0]):
+        twin.step(slots)
+    twin.compare()
+    # of these drafts some are passed over
+    trees, paths = [[-1, -1, 1], [-1, 0, 0]], [[1, 2], [0, 2]]
+    twin.together(Verify(twin, [4, 0], 3, parents=trees, paths=paths))
+    twin.together(Extend(twin, [4, 0, 1], [2, 7, 0], 7, force=[False, False, True]))
+    twin.compare()
+    server = Server(twin, random.Random(15), ("prompt", "tree", "decode"), (3,), longest=6)
+    for _ in range(4):
+        server.step([7, 0, 1, 4])
+    twin.flush([7])
+    twin.compare()
+    checker.report(case, twin)
+
+
+def _windows(checker: Checker) -> bool:
+    """Whether the module takes several tokens at once."""
+    found = hasattr(checker.made(checker.one_group()).module, "verify")
+    if not found:
+        checker.notes["drafts and prompts"] = "the module has no `verify` and no `extend`: left out"
+    return found
+
+
 CASES: dict[str, Callable[[Checker, str], None]] = {
     "decode, rows out of phase": decode,
     "bfloat16 inputs": rounded_inputs,
@@ -323,4 +288,7 @@ CASES: dict[str, Callable[[Checker, str], None]] = {
     "packed and padded inputs": packed_inputs,
     "decay of 0 and 1": zero_and_one,
     "strong decay": strong,
+    "drafts, chains": chains,
+    "drafts, trees": trees,
+    "prompts": prompts,
 }

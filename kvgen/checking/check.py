@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kvgen.checking.cases import CASES, Checker, Row, bounds
+from kvgen.checking.cases import CASES
+from kvgen.checking.checker import Checker, Row, bounds
 from kvgen.checking.interpreter import DeviceError, require, rounding
 from kvgen.checking.samples import Sampler
 from kvgen.compiler import Analysis

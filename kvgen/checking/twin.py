@@ -1,8 +1,9 @@
 """A cache of a generated module beside the recurrence in float64: what is done to one is done to
 both, and outputs and states are compared as they come.
 
-Memory that a call must not depend on holds NaN: slots not in use, places beyond the cursor,
-inputs of padding rows, outputs before they are written.
+Memory that a call must not depend on holds NaN: slots not in use, places beyond the cursor and
+those that are skipped, carried states that are not the current one, inputs of padding rows, outputs
+before they are written.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any, Protocol
 
 import torch
 
+from kvgen.checking.poison import poison, poison_beyond
 from kvgen.checking.samples import Layout, Sampler, plain
 from kvgen.compiler import Analysis
 
@@ -21,7 +24,9 @@ Tensors = dict[str, torch.Tensor]
 # what becomes of drawn inputs or parameters: (tensors, token; None for parameters) -> tensors
 Change = Callable[[Sampler, Tensors, int | None], Tensors]
 
-SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# the cache's own tensors, which hold neither states nor records
+BOOKS = ("cursors", "pending", "skipped", "work")
 
 
 def errors(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -45,6 +50,20 @@ class Made:
 
     analysis: Analysis
     module: ModuleType
+
+
+class Step(Protocol):
+    """What some rows do in one model step: a call in every layer, and one that ends it."""
+
+    def forgotten(self, layer: int) -> None:
+        """The call with inputs of its own, as in a step that is dropped."""
+        ...
+
+    def run(self, layer: int) -> torch.Tensor:
+        """The call, its outputs compared; the exact states go on. Returns the outputs."""
+        ...
+
+    def end(self) -> None: ...
 
 
 class Twin:
@@ -79,7 +98,7 @@ class Twin:
             slots, layers, device=device, dtype=dtype, buffer=buffer, window=window
         )
         for name in self._memory():
-            _poison(self.cache.tensors[name])
+            poison(self.cache.tensors[name])
         self.params = [self._changed(self.sampler.params(), None) for _ in range(layers)]
         self.states: list[Tensors] = [{} for _ in range(layers)]
         self.used: set[int] = set()
@@ -121,7 +140,7 @@ class Twin:
 
     def flush(self, slots: Sequence[int] | None = None) -> None:
         self.module.flush(self.cache, None if slots is None else self.ids(slots))
-        self._poison_beyond()
+        poison_beyond(self.cache, self.form, self.records, self.used)
 
     def step(
         self,
@@ -134,28 +153,29 @@ class Twin:
     ) -> list[torch.Tensor]:
         """One token for every row; a layer in `twice` runs a second time, a dropped step first
         runs with other inputs and is forgotten. The outputs, by layer."""
-        ids = self.ids(slots)
-        live = [row for row, slot in enumerate(slots) if slot >= 0]
-        used = [slots[row] for row in live]
-        outputs: list[torch.Tensor] = []
+        step = Tokens(self, slots, kernel=kernel, force=force, twice=twice)
         if dropped:
-            for layer in range(self.layers):
-                self._run(kernel, layer, ids, self.inputs(slots))
+            self.drop(step)
+        return self.together(step)[0]
+
+    def together(self, *steps: Step) -> list[list[torch.Tensor]]:
+        """One model step, in which rows of different kinds have disjoint slots. The outputs of
+        every kind, by layer."""
+        outputs: list[list[torch.Tensor]] = [[] for _ in steps]
         for layer in range(self.layers):
-            inputs = self.inputs(slots)
-            out = self._run(kernel, layer, ids, inputs)
-            if layer in twice:
-                out = self._run(kernel, layer, ids, inputs)
-            outputs.append(out)
-            self.note("padding", _padding(out, slots))
-            if live:
-                wanted = self.exact(layer, used, {n: x[live] for n, x in inputs.items()})
-                self.note("output", worst(out[live], wanted))
-        mask = None if force is None else torch.tensor(force, device=self.device)
-        self.module.advance(self.cache, ids, mask)
-        self._poison_beyond()
+            for step, found in zip(steps, outputs, strict=True):
+                found.append(step.run(layer))
+        for step in steps:
+            step.end()
+        poison_beyond(self.cache, self.form, self.records, self.used)
         self.tokens += 1
         return outputs
+
+    def drop(self, *steps: Step) -> None:
+        """A model step that is forgotten before its end."""
+        for layer in range(self.layers):
+            for step in steps:
+                step.forgotten(layer)
 
     # -- comparing
 
@@ -179,46 +199,86 @@ class Twin:
     def ids(self, slots: Sequence[int]) -> torch.Tensor:
         return torch.tensor(slots, dtype=torch.int32, device=self.device)
 
+    def mask(self, force: Sequence[bool] | None) -> torch.Tensor | None:
+        return None if force is None else torch.tensor(force, device=self.device)
+
     # -- parts
 
-    def inputs(self, slots: Sequence[int]) -> Tensors:
-        drawn = self.sampler.inputs(len(slots), torch.float32)
+    def inputs(
+        self,
+        slots: Sequence[int],
+        tokens: int | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensors:
+        """One token's inputs [rows, *axes], or those of several [rows, tokens, *axes], NaN in
+        padding rows and beyond a row's length."""
+        rows, each = len(slots), 1 if tokens is None else tokens
+        # where memory is not contiguous, a row's tokens are not followed by the next row's
+        wide = each if tokens is None or self.layout is plain else each + 1
+        drawn = self.sampler.inputs(rows * wide, torch.float32)
         inputs = {name: x.to(self.dtype) for name, x in self._changed(drawn, self.tokens).items()}
-        absent = [row for row, slot in enumerate(slots) if slot < 0]
+        known = [each] * rows if lengths is None else lengths
+        ends = self.ids(
+            [length if slot >= 0 else 0 for slot, length in zip(slots, known, strict=True)]
+        )
+        blank = torch.arange(wide, device=self.device) >= ends[:, None]
         for x in inputs.values():
-            x[absent] = math.nan
-        return self.layout(inputs)
+            x[blank.reshape(-1)] = math.nan
+        inputs = self.layout(inputs)
+        if tokens is None:
+            return inputs
+        return {name: x.unflatten(0, (rows, wide))[:, :tokens] for name, x in inputs.items()}
 
     def _changed(self, tensors: Tensors, token: int | None) -> Tensors:
         return self.change(self.sampler, tensors, token) if self.change else tensors
 
-    def _run(self, kernel: str, layer: int, ids: torch.Tensor, inputs: Tensors) -> torch.Tensor:
+    def run(
+        self, kernel: str, layer: int, ids: torch.Tensor, inputs: Tensors, **given: Any
+    ) -> torch.Tensor:
+        """Call a kernel, with `out` full of NaN."""
         spec = self.form.spec
         like = next((inputs[t.name] for t in spec.inputs if "V" in t.axes), None)
-        shape = (ids.numel(), self.cache.heads, spec.size("V"))
+        first = spec.inputs[0]
+        front = inputs[first.name].shape[: -len(first.axes) or None]
+        shape = (math.prod(front), self.cache.heads, spec.size("V"))
         kind = self.dtype if like is None else like.dtype
         out = {"out": torch.full(shape, math.nan, dtype=kind, device=self.device)}
-        out = self.layout(out)["out"]
+        out = self.layout(out)["out"].unflatten(0, front)
         call = getattr(self.module, kernel)
-        call(self.cache, layer, ids, **inputs, **self.params[layer], out=out)
+        call(self.cache, layer, ids, **inputs, **self.params[layer], **given, out=out)
         return out
 
     def exact(self, layer: int, used: Sequence[int], inputs: Tensors) -> torch.Tensor:
+        """One token of the slots in use: its outputs; their states go on."""
+        before = self.before(layer, used)
+        out, after = self.token(layer, before, inputs)
+        self.note_rounding(layer, before, inputs, out)
+        self.commit(layer, used, after)
+        return out
+
+    def before(self, layer: int, used: Sequence[int]) -> Tensors:
         rows = torch.tensor(used, dtype=torch.long, device=self.device)
-        state = {name: values[rows] for name, values in self.states[layer].items()}
+        return {name: values[rows] for name, values in self.states[layer].items()}
+
+    def commit(self, layer: int, used: Sequence[int], after: Tensors) -> None:
+        rows = torch.tensor(used, dtype=torch.long, device=self.device)
+        for name, values in after.items():
+            self.states[layer][name][rows] = values
+
+    def token(self, layer: int, state: Tensors, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
+        """The recurrence from any rows' states: the outputs and the states after."""
         exact = {name: x.double() for name, x in {**inputs, **self.params[layer]}.items()}
-        out, after = self.module.reference(state, **exact)
+        return self.module.reference(state, **exact)
+
+    def note_rounding(self, layer: int, state: Tensors, inputs: Tensors, out: torch.Tensor) -> None:
+        """What rounding the state alone would do to a token's exact outputs."""
         storage = self.form.spec.storage.state
         if storage != "float32":
             name = self.form.state.name
             dtype = torch.float16 if storage == "float16" else torch.bfloat16
             rounded = {**state, name: state[name].to(dtype).double()}
-            self.rounding = max(
-                self.rounding, worst(self.module.reference(rounded, **exact)[0], out)
-            )
-        for name, values in after.items():
-            self.states[layer][name][rows] = values
-        return out
+            got, _ = self.token(layer, rounded, inputs)
+            self.rounding = max(self.rounding, worst(got, out))
 
     def _admit(self, slots: Sequence[int]) -> None:
         for state in self.states:
@@ -232,30 +292,68 @@ class Twin:
     def note(self, quantity: str, value: float) -> None:
         self.found[quantity] = max(self.found[quantity], math.inf if math.isnan(value) else value)
 
+    def note_padding(self, out: torch.Tensor, slots: Sequence[int]) -> None:
+        absent = [row for row, slot in enumerate(slots) if slot < 0]
+        self.note("padding", out[absent].abs().max().item() if absent else 0.0)
+
     def _memory(self) -> list[str]:
         """The cache's tensors that hold states and records."""
-        return [name for name in self.cache.tensors if name not in ("cursors", "pending", "work")]
-
-    def _poison_beyond(self) -> None:
-        """NaN wherever a record may come, but none is."""
-        cursors = self.cache.cursors.tolist()
-        for slot in self.used:
-            held = cursors[slot]
-            for stored in self.records.stored:
-                places = self.cache.tensors[stored.name][slot].movedim(2 if stored.heads else 1, 0)
-                _poison(places[held:])
-            for carry in self.form.carries:
-                _poison(self.cache.tensors[carry.tensor.name][slot][:, held + 1 :])
+        return [name for name in self.cache.tensors if name not in BOOKS]
 
 
-def _poison(tensor: torch.Tensor) -> None:
-    tensor.fill_(math.nan if tensor.is_floating_point() else -12345)
+class Tokens:
+    """A step of one token for every row.
+
+    kernel: 'decode' or 'recurrent'. counts: ended by `accept` with 0 or 1 for each row, in place of
+    `advance`. force: rows to fold. twice: layers that run a second time.
+    """
+
+    def __init__(
+        self,
+        twin: Twin,
+        slots: Sequence[int],
+        *,
+        kernel: str = "decode",
+        counts: Sequence[int] | None = None,
+        force: Sequence[bool] | None = None,
+        twice: Collection[int] = (),
+    ) -> None:
+        self.twin, self.slots, self.kernel, self.twice = twin, slots, kernel, twice
+        self.ids = twin.ids(slots)
+        self.counts = None if counts is None else twin.ids(counts)
+        self.mask = twin.mask(force)
+        self.live = [row for row, slot in enumerate(slots) if slot >= 0]
+        self.kept = [row for row in self.live if counts is None or counts[row] > 0]
+
+    def forgotten(self, layer: int) -> None:
+        self.twin.run(self.kernel, layer, self.ids, self.twin.inputs(self.slots))
+
+    def run(self, layer: int) -> torch.Tensor:
+        twin = self.twin
+        inputs = twin.inputs(self.slots)
+        out = twin.run(self.kernel, layer, self.ids, inputs)
+        if layer in self.twice:
+            out = twin.run(self.kernel, layer, self.ids, inputs)
+        twin.note_padding(out, self.slots)
+        if self.live:
+            used = [self.slots[row] for row in self.live]
+            given = {name: x[self.live] for name, x in inputs.items()}
+            before = twin.before(layer, used)
+            wanted, after = twin.token(layer, before, given)
+            twin.note_rounding(layer, before, given, wanted)
+            twin.note("output", worst(out[self.live], wanted))
+            places = [place for place, row in enumerate(self.live) if row in self.kept]
+            kept = {name: x[places] for name, x in after.items()}
+            twin.commit(layer, [self.slots[row] for row in self.kept], kept)
+        return out
+
+    def end(self) -> None:
+        twin = self.twin
+        if self.counts is None:
+            twin.module.advance(twin.cache, self.ids, self.mask)
+        else:
+            twin.module.accept(twin.cache, self.ids, counts=self.counts, force=self.mask)
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().view(SAME_SIZE[tensor.element_size()])
-
-
-def _padding(out: torch.Tensor, slots: Sequence[int]) -> float:
-    absent = [row for row, slot in enumerate(slots) if slot < 0]
-    return out[absent].abs().max().item() if absent else 0.0

@@ -76,9 +76,32 @@ def configurations(form: Form, records: Records, per_head: bool) -> Configs:
         }
         width = tile(2048 if few else 8192)
         recurrent[batch] = {"TILE": width, "num_warps": warps(k * width, 64)}
+    # vectors over K that are computed, rather than given in 16 bits, take registers of their own
+    heavy = channels or form.whole_v or not narrow or any(c.axes.channels for c in form.carries)
+    verify: dict[int, dict[str, int]] = {}
+    for batch in BATCHES:
+        # one warp has no other to wait for; small batches need more programs than that
+        width = tile(4096 if batch < 16 else 16384 if batch == 16 else 8192)
+        count = -(-sizes["V"] // width) * heads
+        verify[batch] = {
+            "TILE": width,
+            "TILES": min(count, 4) if batch > 16 else 1,
+            "STAGES": 2 if batch > 16 and narrow else 1,
+            "num_warps": warps(k * width, 64 if heavy else 128 if batch < 16 else 256),
+        }
+    width = tile(16384)
+    # a page's keys serve all the value heads of a group
+    few = {"TILE": width, "TILES": heads, "STAGES": 1, "num_warps": warps(k * width, 256)}
+    # factored keys have room for so many tokens
+    most = form.factored.most if form.factored else 16
+    block = {"TILE": tile(8192), "TOKENS": min(16, 1 << (most.bit_length() - 1)), "STAGES": 3}
+    extend = {64: block | {"num_warps": warps(k * tile(8192), 64)}}
     width = tile(4096)
     fold = {64: {"TILE": width, "num_warps": warps(k * width, 64), "STAGES": 3, "programs": 8}}
-    return {"default": {"decode": decode, "recurrent": recurrent, "fold": fold}}
+    kernels = {"decode": decode, "recurrent": recurrent, "fold": fold}
+    if form.windows:
+        kernels |= {"verify": verify, "extend": extend, "short": {64: few}}
+    return {"default": kernels}
 
 
 def _power(size: int) -> int:

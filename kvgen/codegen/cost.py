@@ -23,7 +23,8 @@ class Cost:
 
     state: what the state takes. read: what a decode reads of it. record: what a token leaves.
     record_read, record_fold: what a decode and a fold read of one record. carried: the carried
-    states. io: a token's inputs and its output; parameters are read once for all rows.
+    states. io: a token's inputs and its output; parameters are read once for all rows. newest: what
+    io holds of the newest record, a running sum, which a call reads once.
     """
 
     state: int
@@ -33,6 +34,7 @@ class Cost:
     record_fold: int
     carried: int
     io: int
+    newest: int = 0
 
     @property
     def moved(self) -> int:
@@ -56,6 +58,27 @@ class Cost:
     def floor(self, buffer: Any) -> Any:
         """The least a buffered decode can move: the state is written once in `buffer` tokens."""
         return self.decode_only(buffer) + self.state / buffer
+
+    def verify_only(self, buffer: Any, tokens: Any) -> Any:
+        """A verify of so many tokens without a fold, over records at their mean number: there are
+        up to buffer - tokens."""
+        return self._verify((buffer - tokens) / 2, tokens)
+
+    def verify_floor(self, buffer: int, tokens: int) -> float:
+        """The least such a verify can move where all tokens are accepted: the state is written
+        once in as many calls as the buffer has room for."""
+        calls = buffer // tokens
+        return self._verify(tokens * (calls - 1) / 2, tokens) + self.state / calls
+
+    def _verify(self, held: Any, tokens: Any) -> Any:
+        """The state and `held` records read once; for every token a record and the carried states
+        written, inputs read, an output written."""
+        each = self.record + self.carried + self.io - self.newest
+        return self.read + self.carried + held * self.record_read + self.newest + tokens * each
+
+    def extend(self, tokens: Any) -> Any:
+        """A prompt on an empty buffer: the state read and written once, and every token."""
+        return self.moved + tokens * (self.io - self.newest)
 
     def recurrent(self) -> int:
         """The plain kernel, which reads and writes the whole state."""
@@ -86,6 +109,7 @@ def cost(
 
     # of a running sum a decode reads only the newest
     running = tuple(s for s in records.stored if form.factored and s.node is form.factored.after)
+    newest = total(running) if form.factored else 0
     return Cost(
         state=elements * STATE_BYTES[storage],
         read=elements * (STATE_BYTES if records.exact else READ_BYTES)[storage],
@@ -93,7 +117,8 @@ def cost(
         record_read=total(records.decoded(form)),
         record_fold=total(records.folded(form)),
         carried=sum(4 * _count(carry.tensor.axes, sizes) for carry in form.carries),
-        io=given * input_bytes + (total(running) if form.factored else 0),
+        io=given * input_bytes + newest,
+        newest=newest,
     )
 
 

@@ -6,7 +6,7 @@ Templates hold the structure of a kernel; what the recurrence decides comes from
 from __future__ import annotations
 
 import keyword
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, reachable
@@ -17,10 +17,19 @@ from kvgen.codegen.printer import ATOM, Namer, Text
 KERNEL_NAMES = """
 tl triton torch math float int bool range min max abs sum len print
 heads head group groups leads row slot part unit step tile value_tile key value blank
-place held after newer count j since since_key since_value kept kept_key kept_value weight
+place skipped one marks counts held after newer oldest count j
+since since_key since_value kept kept_key kept_value weight
 total state high low item items entry layer listed real_key real_value
-slot_count out_row out_head slots_ptr cursors_ptr pending_ptr work_ptr out_ptr dst_ptr src_ptr
+slot_count out_row out_head out_ptr dst_ptr src_ptr
+slots_ptr cursors_ptr skipped_ptr pending_ptr work_ptr
 PLACES SPAN TILE TILES PARTS PER_HEAD STAGES
+token tokens real_token parent ancestors depth turn ready position spot fits last later
+path path_key path_value log log_key log_value weights rest rest_key rest_value
+lasting lasting_key lasting_value total_key total_value since_key since_value
+whole start length stays back index word within spot_page pages_held real_state next
+TOKENS WINDOW TREE
+first final number page pages places state_page stateful table words
+pages_ptr state_pages_ptr stateful_ptr table_ptr CONTEXT BUFFER TABLE RING
 """
 
 
@@ -70,8 +79,10 @@ def namer_for(form: Form, records: Records) -> Namer:
     for tensor in (*form.spec.inputs, *form.spec.params):
         taken |= {pointer_name(tensor.name)}
         taken |= {f"{tensor.name}_{stride_name(axis)}" for axis in ("B", "H", *tensor.axes)}
+        taken |= {f"{tensor.name}_token"}
     for name in cache_names(form, records):
         taken |= {f"{local(name)}_{part}" for part in ("ptr", "slot", "layer", "at")}
+    taken |= {f"{carry.tensor.name}_context" for carry in form.carries}
     return Namer(taken)
 
 
@@ -103,6 +114,16 @@ def arguments(form: Form, roots: list[Node]) -> list[Argument]:
     return found
 
 
+def window_arguments(form: Form, roots: list[Node]) -> list[Argument]:
+    """The arguments of a window of tokens: inputs have an axis of tokens behind that of rows."""
+    return [
+        replace(each, strides=(each.strides[0], f"{each.name}_token", *each.strides[1:]))
+        if each.is_input
+        else each
+        for each in arguments(form, roots)
+    ]
+
+
 def pointer_name(name: str) -> str:
     # an input may have the name that `local` gives to a tensor of the cache
     return f"{name}_ptr_" if name.endswith("_cache") else f"{name}_ptr"
@@ -110,7 +131,8 @@ def pointer_name(name: str) -> str:
 
 def stride_name(axis: str) -> str:
     word = axis.lower()
-    given = f"{word}_axis" if word in ("row", "head", "ptr", "slot", "layer", "at") else word
+    taken = ("row", "token", "head", "ptr", "slot", "layer", "at")
+    given = f"{word}_axis" if word in taken else word
     return {"B": "row", "H": "head", "HV": "head"}.get(axis, given)
 
 
@@ -154,7 +176,10 @@ class TokenLoads:
 
 @dataclass
 class RecordLoads:
-    """Loads recorded values: at one place (`j`), or at all places of a tile (dimension P)."""
+    """Loads recorded values: at one place (`0` or `j`), or at all places of a tile (dimension P).
+
+    held: a mask, beyond which 0 is loaded.
+    """
 
     records: Records
     shapes: Shapes
@@ -168,13 +193,13 @@ class RecordLoads:
         stored = self.by_node.get(node)
         if stored is None:
             return None
-        many = self.held is not None
+        many = self.place not in ("0", "j")
         channel = stored.channel
         if not channel:
             address = f"{local(stored.name)}_at"
             if self.place != "0":
                 address += f" + {self.place}"
-            mask = f", mask={self.held}, other=0.0" if many else ""
+            mask = f", mask={self.held}, other=0.0" if self.held else ""
             text = f"tl.load({address}{mask})"
         else:
             size = self.shapes.k if channel == "K" else self.shapes.v
@@ -182,7 +207,7 @@ class RecordLoads:
             row, column = (f"{self.place}[:, None]", f"{index}[None, :]") if many else (
                 self.place, index
             )  # fmt: skip
-            masks = [f"{self.held}[:, None]"] if many else []
+            masks = [f"{self.held}[:, None]" if many else self.held] if self.held else []
             if self.shapes.masked(channel):
                 masks.append(f"real_{index}[None, :]" if many else f"real_{index}")
             mask = f", mask={' & '.join(masks)}, other=0.0" if masks else ""

@@ -203,9 +203,9 @@ class Emission:
 
 
 def joined(args: Iterable[Text]) -> str:
-    """The dimensions of an elementwise result, in the order P (places), K, V."""
+    """The dimensions of an elementwise result, in the order T (tokens), P (places), K, V."""
     present = {dim for arg in args for dim in arg.dims}
-    return "".join(dim for dim in "PKV" if dim in present)
+    return "".join(dim for dim in "TPKV" if dim in present)
 
 
 def aligned(text: Text, dims: str) -> Text:

@@ -6,14 +6,15 @@ import hashlib
 import re
 import struct
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import jinja2
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
-from kvgen.algebra.records import Records, Stored
+from kvgen.algebra.records import Records, Stored, plan_records
 from kvgen.codegen import cost, scopes
 from kvgen.codegen.config import Configs, configurations
 from kvgen.codegen.kernels import (
@@ -25,10 +26,13 @@ from kvgen.codegen.kernels import (
     local,
     namer_for,
     per_head,
+    window_arguments,
 )
+from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
+from kvgen.codegen.window import WindowScope, extend_scope, verify_scope
 from kvgen.data import data_dir
-from kvgen.language.spec import MAX_BUFFER
+from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,10 @@ def environment() -> jinja2.Environment:
 def render(form: Form, records: Records, form_text: str) -> str:
     """The module's text: the same form, records and configurations give the same bytes."""
     context = _context(form, records, form_text)
+    context |= _window(form, records, context)
+    context |= _short(form, form_text, dict(context))
+    paged = context["short"]["recorded_inputs"] if form.windows else []
+    context["checks_recorded"] = bool(context["recorded_inputs"] or paged)
     return _spaced(environment().get_template("module.py.jinja").render(context))
 
 
@@ -102,7 +110,7 @@ def _spaced(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
+def _context(form: Form, records: Records, form_text: str) -> dict[str, Any]:
     spec = form.spec
     sizes = dict(spec.sizes)
     ratio = spec.ratio
@@ -172,10 +180,11 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
         "carries": carries,
         "carried_names": _tuple_text([c.name for c in carries]),
         "needs_leads": any("leads" in store.line for store in step.stores),
-        "initial": _initial(form, planes),
+        "initial": _pairs_text(_initial_planes(form, planes) + _initial_carried(form)),
         "needed_names": _tuple_text([t.name for t in tensors]),
         "buffer": cost.buffer_length(form, records),
         "most_places": form.factored.most if form.factored else MAX_BUFFER,
+        "most_window": MAX_WINDOW,
         "sized_by": _sized_by(planes[0], first, as_given),
         "buffer_from": _buffer_from(first.name, first.heads is not None),
         "dtype_from": f'self.tensors["{as_given.name}"].dtype' if as_given else "torch.bfloat16",
@@ -194,6 +203,119 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, object]:
         "state_shapes": {t.name: _shape(t.axes, True, sizes, ratio) for t in spec.states},
         "heads_from": _heads_from(form, ratio),
     }
+
+
+def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, object]:
+    """What `verify` and `extend` add, where several tokens can pass over the state at once."""
+    if not form.windows:
+        return {"verify": None}
+    spec, shapes, ratio = form.spec, context["shapes"], context["ratio"]
+    single = context["decode"].per_head
+    verify = verify_scope(form, records, shapes, single)
+    extend = extend_scope(form, records, shapes)
+    tensors = context["decode_tensors"]
+    used = [*form.roots, *(s.node for s in records.stored)]
+    sizes = dict(spec.sizes)
+    lines = [*verify.unit, *verify.tile, *extend.unit, *extend.tile, *extend.after]
+    prompt = "\n".join([*extend.unit, *extend.tile, *extend.after, extend.output])
+    return {
+        "verify": verify,
+        "extend": extend,
+        "helpers": context["helpers"] | verify.helpers | extend.helpers,
+        "window_text": "\n".join(lines),
+        "extend_text": prompt,
+        "window_arguments": window_arguments(form, used),
+        "extend_arguments": window_arguments(form, form.roots),
+        "window_unit_tensors": [t for t in tensors if single or t.head != "HV"],
+        "window_tile_tensors": [t for t in tensors if not single and t.head == "HV"],
+        "verify_needs_leads": any("leads" in s.mask for s in _spreads(verify)),
+        "extend_has_groups": _has_groups(prompt, context["step_tensors"], form)
+        or _has_groups("\n".join(_lines(context["fold"]).split("\n")), []),
+        "first_input": spec.inputs[0].name,
+        "one_token": ", ".join(
+            [f"{t.name}[:, None]" for t in spec.inputs] + [t.name for t in spec.params]
+        ),
+        "window_shapes": [
+            (t.name, _shape(t.axes, t.kind == "input", sizes, ratio, "rows, tokens"), not t.axes)
+            for t in (*spec.inputs, *spec.params)
+        ],
+        "window_docs": _argument_docs(form, ("B", "T")),
+    }
+
+
+def _short(form: Form, form_text: str, context: dict[str, Any]) -> dict[str, object]:
+    """What a cache of short contexts adds, as text: its records and states lie in pages.
+
+    Keys are recorded with each token's own decay there: a row holds more of them than a running sum
+    is safe for.
+    """
+    if not form.windows:
+        return {}
+    plain = replace(form, factored=None)
+    records = plan_records(plain)
+    if form.factored:
+        context = _context(plain, records, form_text) | {"verify": context["verify"]}
+    context |= _paged(plain, records, context)
+    short = context["short"]
+    env = environment()
+    names = ("short.py.jinja", "short_window.py.jinja")
+    kernels = [env.get_template(name).render(context) for name in names]
+    return {
+        "short_kernels": "".join(kernels),
+        "short_cache": env.get_template("short_cache.py.jinja").render(context),
+        "short": short,
+        "window_text": "\n".join([str(context.get("window_text", "")), *short["lines"]]),
+        "helpers": context["helpers"] | short["verify"].helpers | short["extend"].helpers,
+    }
+
+
+def _paged(form: Form, records: Records, context: dict[str, Any]) -> dict[str, Any]:
+    """The tensors and scopes of a paged cache's kernels."""
+    stored = {s.name for s in records.stored}
+    carried = {carry.name for carry in context["carries"]}
+    tensors = context["step_tensors"]
+    carried_tensors = [t for t in tensors if t.name in carried]
+    record_tensors = [t for t in context["tensors"] if t.name in stored]
+    read = [t for t in context["decode_tensors"] if t.name not in stored | carried]
+    shapes, single = context["shapes"], context["decode"].per_head
+    verify = short_verify_scope(form, records, shapes, single)
+    extend = short_extend_scope(form, records, shapes)
+    used = [*form.roots, *(s.node for s in records.stored)]
+    prompt = [*extend.unit, *extend.tile, *extend.after, extend.output]
+    prompt += [store.line for store in extend.tile_stores]
+    every = [*context["plane_tensors"], *record_tensors, *carried_tensors]
+    decoded = [*read, *record_tensors, *carried_tensors]
+    return {
+        "folded_tensors": [t for t in tensors if t.name in stored],
+        "carried_tensors": carried_tensors,
+        "first_record": records.stored[0].name,
+        "record_names": _tuple_text([s.name for s in records.stored]),
+        "paged_names": _tuple_text([*context["planes"], *(s.name for s in records.stored)]),
+        "initial_planes": _pairs_text(_initial_planes(form, context["planes"])),
+        "initial_carried": _pairs_text(_initial_carried(form)),
+        "short": {
+            "recorded_inputs": context["recorded_inputs"],
+            "verify": verify,
+            "extend": extend,
+            "arguments": window_arguments(form, used),
+            "planes": read,
+            "decode_tensors": decoded,
+            "decode_names": _tuple_text([t.name for t in decoded]),
+            "extend_tensors": every,
+            "extend_names": _tuple_text([t.name for t in every]),
+            "verify_needs_leads": any("leads" in s.mask for s in _spreads(verify)),
+            "extend_needs_leads": any("leads" in s.mask for s in extend.tile_stores)
+            or context["needs_leads"],
+            "extend_has_groups": _has_groups("\n".join(prompt), every, form)
+            or _has_groups(_lines(context["fold"]), []),
+            "extend_text": "\n".join(prompt),
+            "lines": [*verify.unit, *verify.pages, *verify.of_state, *verify.tile, *prompt],
+        },
+    }
+
+
+def _spreads(scope: WindowScope) -> list[Any]:
+    return [*scope.unit_stores, *scope.tile_stores]
 
 
 def _lines(scope: scopes.FoldScope | scopes.StepScope) -> str:
@@ -295,18 +417,21 @@ def _carried(form: Form, records: Records, shapes: Shapes, ratio: int) -> list[C
     return moves
 
 
-def _shape(axes: tuple[str, ...], is_input: bool, sizes: dict[str, int], ratio: int) -> str:
-    extents = ["rows"] if is_input else []
+def _shape(
+    axes: tuple[str, ...], is_input: bool, sizes: dict[str, int], ratio: int, rows: str = "rows"
+) -> str:
+    extents = [rows] if is_input else []
     for axis in axes:
         if axis == "HV" or (axis == "H" and ratio == 1):
             extents.append("heads")
         else:
             extents.append(f"heads // {ratio}" if axis == "H" else str(sizes[axis]))
-    return f"({', '.join(extents)}{',' if len(extents) == 1 else ''})"
+    text = ", ".join(extents)
+    return f"({text}{',' if extents and ',' not in text else ''})"
 
 
-def _argument_docs(form: Form) -> list[str]:
-    inputs = [f"{t.name} [{', '.join(('B', *t.axes))}]" for t in form.spec.inputs]
+def _argument_docs(form: Form, rows: tuple[str, ...] = ("B",)) -> list[str]:
+    inputs = [f"{t.name} [{', '.join((*rows, *t.axes))}]" for t in form.spec.inputs]
     params = [f"{t.name} [{', '.join(t.axes)}]" for t in form.spec.params]
     text = f"inputs: {', '.join(inputs)}"
     if params:
@@ -315,16 +440,19 @@ def _argument_docs(form: Form) -> list[str]:
     return textwrap.wrap(text, 92)
 
 
-def _initial(form: Form, planes: list[str]) -> str:
+def _initial_planes(form: Form, planes: list[str]) -> list[tuple[str, float]]:
     init = form.state.init
-    if len(planes) == 2 and init != 0:
-        high, low = _split(init)
-        pairs = [(planes[0], high), (planes[1], low)]
-    else:
-        pairs = [(plane, init) for plane in planes]
-    pairs += [(carry.tensor.name, carry.tensor.init) for carry in form.carries]
+    values = _split(init) if len(planes) == 2 and init != 0 else (init,) * len(planes)
+    return list(zip(planes, values, strict=True))
+
+
+def _initial_carried(form: Form) -> list[tuple[str, float]]:
+    return [(carry.tensor.name, carry.tensor.init) for carry in form.carries]
+
+
+def _pairs_text(pairs: list[tuple[str, float]]) -> str:
     inner = ", ".join(f'("{name}", {_literal(value)})' for name, value in pairs)
-    return f"({inner},)"
+    return f"({inner},)" if pairs else "()"
 
 
 def _split(value: float) -> tuple[float, float]:

@@ -7,10 +7,11 @@ the fold have one value head and one tile a program, so they need only the last 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kvgen.algebra.form import Carry, Decay, Form
-from kvgen.algebra.graph import Node, reachable
+from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.records import Records, replay_needs
 from kvgen.codegen.kernels import (
     RecordLoads,
@@ -65,6 +66,8 @@ class Buffer:
     kept: dict[str, str] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
     values: list[str] = field(default_factory=list)
+    # what a key is times, at every place, where only its input was loaded
+    scales: list[str | None] = field(default_factory=list)
     weight: str | None = None
 
 
@@ -129,7 +132,7 @@ def decode_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -
     unit_lines = token.take()
     token.emit(before_reads)
     tile_lines = token.take()
-    buffer = _buffer(form, records, shapes, per_head, token)
+    buffer = buffer_scope(form, records, shapes, per_head, token)
     reads = _reads(form, buffer, token, unit)
     token.emit(roots)
     after = token.take()
@@ -147,10 +150,19 @@ def decode_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -
     )
 
 
-def _buffer(
-    form: Form, records: Records, shapes: Shapes, per_head: bool, token: Emission
+def buffer_scope(
+    form: Form,
+    records: Records,
+    shapes: Shapes,
+    per_head: bool,
+    token: Emission,
+    given: Mapping[Node, tuple[Node, Node]] | None = None,
 ) -> Buffer:
-    """Everything that is read back from the buffer: decays since each place, w and d."""
+    """Everything that is read back from the buffer: decays since each place, w and d.
+
+    given: for tensor cores, which take 16 bits as they are: sides that are a recorded input times
+    a number for each place.
+    """
     buffer = Buffer()
 
     def places(place: str, held: str | None, suffix: str) -> Emission:
@@ -164,32 +176,90 @@ def _buffer(
         (kept,) = token.emit([form.graph.exp(form.factored.before)])
         buffer.unit += token.take()
         buffer.kept["K"] = kept.text
-    held = places("place", "held", "s")
-    for node in form.keys:
-        held.emit([node])
-        key = held.clean(node)
-        if key.binds != ATOM or "(" in key.text:
-            key = held.bind(node, key, "write_key")
+    sides_at_places(form, records, places("place", "held", "s"), buffer, given)
+    return buffer
+
+
+def sides_at_places(
+    form: Form,
+    records: Records,
+    held: Emission,
+    buffer: Buffer,
+    given: Mapping[Node, tuple[Node, Node]] | None,
+) -> None:
+    """Both sides of every write at the places of a tile, with the decays over their channels."""
+    as_given = {stored.node for stored in records.stored if stored.dtype == "input"}
+    values = [write.d for write in form.writes]
+    strays = [_strays(write, held) for write in zip(form.keys, values, strict=True)]
+    for node, stray in zip(form.keys, strays, strict=True):
+        raw, scale = (given or {}).get(node, (None, None))
+        if raw in as_given and "K" not in buffer.kept:
+            assert raw is not None and scale is not None
+            load = held.load(raw)
+            assert load is not None
+            name = held.namer.new(f"{form.graph.names.get(raw, 'write_key')}_given")
+            buffer.unit.append(f"{name} = {load.text.removesuffix('.to(tl.float32)')}")
+            buffer.keys.append(name)
+            (number,) = held.emit([scale])
+            buffer.unit += held.take()
+            chosen = f"tl.where(held, {number.text}, 0.0)" if stray else number.inside(ATOM)
+            buffer.scales.append(None if scale.is_const and scale.const == 1 else chosen)
+            continue
+        buffer.scales.append(None)
+        text = _at_places(node, "PK", stray, held, "write_key")
         buffer.unit += held.take()
-        text = aligned(key, "PK").text
         if "K" in buffer.kept and not form.factored:
-            name = token.namer.new("keys_now")
+            name = held.namer.new("keys_now")
             buffer.unit.append(f"{name} = {text} * tl.exp(since_key)")
             text = name
         buffer.keys.append(text)
-    for write in form.writes:
-        held.emit([write.d])
-        value = held.clean(write.d)
-        if value.binds != ATOM or "(" in value.text:
-            value = held.bind(write.d, value, "write_value")
+    for node, stray in zip(values, strays, strict=True):
+        if given is not None and node in as_given and not stray and "V" not in buffer.kept:
+            load = held.load(node)
+            assert load is not None
+            name = held.namer.new(f"{form.graph.names.get(node, 'write_value')}_given")
+            buffer.tile.append(f"{name} = {load.text.removesuffix('.to(tl.float32)')}")
+            buffer.values.append(name)
+            continue
+        text = _at_places(node, "PV", stray, held, "write_value")
         buffer.tile += held.take()
-        text = aligned(value, "PV").text
         if "V" in buffer.kept:
-            name = token.namer.new("values_now")
+            name = held.namer.new("values_now")
             buffer.tile.append(f"{name} = {text} * tl.exp(since_value)")
             text = name
         buffer.values.append(text)
-    return buffer
+
+
+def _at_places(node: Node, dims: str, stray: bool, held: Emission, name: str) -> str:
+    """One side of a write at all places; stray: 0 has to be put where no record is held."""
+    held.emit([node])
+    text = held.clean(node)
+    if stray:
+        chosen = f"tl.where(held[:, None], {aligned(text, dims).text}, 0.0)"
+        text = Text(chosen, ATOM, dims)
+    if text.binds != ATOM or "(" in text.text:
+        text = held.bind(node, text, name)
+    return aligned(text, dims).text
+
+
+def _strays(write: tuple[Node, Node], held: Emission) -> bool:
+    """Whether the outer product of what is derived from zeros, as they are loaded where no record
+    is held, is not zero."""
+    graph = Graph()
+    found: dict[Node, Node] = {}
+    for node in reachable(write, below=lambda node: () if held.load(node) else node.args):
+        if held.load(node):
+            found[node] = graph.const(0.0)
+        elif node.is_const:
+            found[node] = node
+        else:
+            try:
+                found[node] = graph.rebuild(node, tuple(found[arg] for arg in node.args))
+            except (ValueError, OverflowError):
+                return True
+    key, value = (found[node] for node in write)
+    # an infinity times 0 is not 0 either
+    return not (key.is_const and value.is_const and key.const * value.const == 0)
 
 
 SINCE = {"": "since", "K": "since_key", "V": "since_value"}
@@ -200,14 +270,15 @@ def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission) -> list[
     """The decay since each place, summed newest first, and what is left of the stored state."""
     channel = decay.channel
     dims = "P" + channel
-    newer, first = places("after", "newer", "_newer"), places("0", None, "_first")
-    (log,), (oldest,) = newer.emit([decay.log]), first.emit([decay.log])
+    newer, first = places("after", "newer", "_newer"), places("0", "oldest", "_first")
+    (log,), (first_log,) = newer.emit([decay.log]), first.emit([decay.log])
     since, kept = SINCE[channel], KEPT[channel]
     select = "[:, None]" if channel else ""
     lines = newer.take()
-    # a load has already been masked to 0 beyond the cursor; anything derived from one has not
+    # a load has already been masked to 0 where none is held; anything derived from one has not
     single = len(lines) == 1 and lines[0].endswith("other=0.0)")
     direct = single or log.text.startswith("tl.load(")
+    own = first_log.text if direct else f"tl.where(oldest, {first_log.text}, 0.0)"
     if direct:
         lines.append(f"{since} = tl.cumsum({log.text}, 0, reverse=True)")
     else:
@@ -216,7 +287,7 @@ def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission) -> list[
     lines += first.take()
     lines += [
         f"total = tl.sum(tl.where((place == 0){select}, {since}, 0.0), 0)",
-        f"{kept} = tl.exp(total + tl.where(count > 0, {oldest.text}, 0.0))",
+        f"{kept} = tl.exp(total + {own})",
     ]
     if not channel:
         lines.append(f"weight = tl.exp({since})")
@@ -276,9 +347,9 @@ def _stores(
         if stored.channel:
             size = shapes.k if stored.channel == "K" else shapes.v
             address += f" * {size} + {shapes.index(stored.channel)}"
-        guards = _guards(form, node, shapes, per_head, node in unit)
+        chosen = guards(form, node, shapes, per_head, node in unit)
         level = unit_stores if node in unit else tile_stores
-        level.append(Store(address, token.known[node].text, guards))
+        level.append(Store(address, token.known[node].text, chosen))
     for carry in form.carries:
         node = carry.after
         level = (
@@ -293,8 +364,8 @@ def _carried(
 ) -> Store:
     """A carried state's next value, beside the current one."""
     address = carried_address(form, carry.tensor.name, "count + 1")
-    guards = _guards(form, carry.before, shapes, per_head, at_unit)
-    return Store(address, _spread(token.known[carry.after], carry.axes.channels, shapes), guards)
+    chosen = guards(form, carry.before, shapes, per_head, at_unit)
+    return Store(address, _spread(token.known[carry.after], carry.axes.channels, shapes), chosen)
 
 
 def _same_head(head: str | None, per_head: bool) -> bool:
@@ -309,21 +380,21 @@ def _spread(text: Text, channel: str, shapes: Shapes) -> str:
     return f"{text.text} + tl.zeros([{width}], tl.float32)"
 
 
-def _guards(
+def guards(
     form: Form, node: Node, shapes: Shapes, per_head: bool, at_unit: bool
 ) -> tuple[str, ...]:
     """Of the programs that compute the same value, one stores it."""
-    guards: list[str] = []
+    found: list[str] = []
     axes = node.axes
     if axes.head is None:
-        guards.append("(head == 0)" if per_head or not at_unit else "(group == 0)")
+        found.append("(head == 0)" if per_head or not at_unit else "(group == 0)")
     elif axes.head == "H" and form.spec.ratio > 1 and (per_head or not at_unit):
-        guards.append("leads")
+        found.append("leads")
     if axes.channels != "V":
-        guards.append("(part == 0)" if at_unit else "(value_tile == 0)")
+        found.append("(part == 0)" if at_unit else "(value_tile == 0)")
     if axes.channels and shapes.masked(axes.channels):
-        guards.append(f"real_{shapes.index(axes.channels)}")
-    return tuple(guards)
+        found.append(f"real_{shapes.index(axes.channels)}")
+    return tuple(found)
 
 
 # -- the plain kernel and the fold

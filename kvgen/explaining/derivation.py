@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 from kvgen.algebra.form import Carry, Decay, Form
-from kvgen.algebra.graph import Node, reachable
+from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.records import Records, decode_needs
 from kvgen.codegen.printer import Namer
-from kvgen.explaining.notation import Line, Notation, Term, number
+from kvgen.explaining.notation import PRODUCT, Line, Notation, Term, number
 from kvgen.language.spec import Spec
 
 # of a sum over a token's writes; the lists of lines have them all
@@ -27,6 +28,21 @@ class Analysed(Protocol):
     def form(self) -> Form: ...
     @property
     def records(self) -> Records: ...
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a read goes back over: from which state on, to which, and what the sums of log decays
+    on the way are called."""
+
+    start: str
+    end: str
+    letter: str
+
+
+# tokens 1 … n of the buffer; and of a window those above token t, on top of the buffer
+BUFFER = Past("₀", "ₙ", "Γ")
+WINDOW = Past("ₙ", "ₜ", "Δ")
 
 
 @dataclass(frozen=True)
@@ -138,8 +154,8 @@ class Derivation:
         after = self.form.factored.after
         return next(s.name for s in self.records.stored if s.node is after)
 
-    def sum_name(self, channel: str) -> str:
-        return "Γ" + (SUMS[channel] if len(self.form.decays) > 1 else "")
+    def sum_name(self, channel: str, past: Past = BUFFER) -> str:
+        return past.letter + (SUMS[channel] if len(self.form.decays) > 1 else "")
 
     def sums(self) -> list[str]:
         """The weights' logarithms: sums of later tokens' decays."""
@@ -153,16 +169,31 @@ class Derivation:
             lines.append(f"{self.sum_name(decay.channel)}ⱼ = {later}")
         return lines
 
-    def _exps(self, channels: str, place: str) -> str:
+    def window_sums(self) -> list[str]:
+        """The same along the tokens above token t of a window."""
+        lines: list[str] = []
+        for decay in self.form.decays:
+            name, log = self.sum_name(decay.channel, WINDOW), self.recorded_name(decay.log)
+            if self.form.factored and decay.channel == "K":
+                log = self._log_name("K")
+                lines.append(f"{name}₀ = the sum of {log} over the tokens above t")
+                lines.append(f"{self.running}ₜ = {self.running}ₙ + {name}₀")
+            else:
+                constant = decay.log.is_const
+                of = f"{log} times the number of" if constant else f"the sum of {log} over the"
+                lines.append(f"{name}ⱼ = {of} tokens between j and t, {name}₀ of all above t")
+        return lines
+
+    def _exps(self, channels: str, place: str, past: Past = BUFFER) -> str:
         """exp of the sums over the given channels ('h' the head's), as factors from the left."""
         found = [d.channel for d in self.form.decays if (d.channel or "h") in channels]
-        return "".join(f"exp({self._sum(channel, place)}) * " for channel in found)
+        return "".join(f"exp({self._sum(channel, place, past)}) * " for channel in found)
 
-    def _sum(self, channel: str, place: str) -> str:
+    def _sum(self, channel: str, place: str, past: Past) -> str:
         # keys recorded before their decay have one weight for all places
-        if self.form.factored and channel == "K":
-            return f"{self.running}ₙ"
-        return f"{self.sum_name(channel)}{place}"
+        if self.form.factored and channel == "K" and (past is BUFFER or place != "₀"):
+            return f"{self.running}{past.end}"
+        return f"{self.sum_name(channel, past)}{place}"
 
     def _log_name(self, channel: str) -> str:
         return next(self.name(d.log) for d in self.form.decays if d.channel == channel)
@@ -173,7 +204,7 @@ class Derivation:
         kept = ""
         for decay in self.form.decays:
             select = axes.get(decay.channel, "") if len(self.form.decays) > 1 else ""
-            kept += f"exp({self._sum(decay.channel, '₀')}){select} * "
+            kept += f"exp({self._sum(decay.channel, '₀', BUFFER)}){select} * "
         products = [
             f"outer({self._exps('K', 'ⱼ')}{w}, {self._exps('V', 'ⱼ')}{d})" for w, d in self._sides()
         ]
@@ -186,28 +217,53 @@ class Derivation:
         inner = " + ".join(products)
         return f"{text} + Σⱼ {weight}{f'({inner})' if many else inner}"
 
-    def read_text(self, near: str) -> str:
-        """How a vector over K (or V) reads Sₙ: the pass over S₀, and dots with the records."""
+    def read_text(self, near: str, past: Past = BUFFER) -> str:
+        """How a vector over K (or V) reads Sₙ: the pass over S₀, and dots with the records; or Sₜ
+        of a window: what it reads of Sₙ, and dots with the writes above t."""
         far = "V" if near == "K" else "K"
         x, name = self.vector, self.state
-        inner = self._exps(near, "₀")
+        inner = self._exps(near, "₀", past)
         column = f"({inner}{x})" if inner else x
         left = near == "K"
-        whole = f"{x} @ {name}ₙ" if left else f"{name}ₙ @ {x}"
-        stored = f"{column} @ {name}₀" if left else f"{name}₀ @ {column}"
+        start, end = f"{name}{past.start}", f"{name}{past.end}"
+        whole = f"{x} @ {end}" if left else f"{end} @ {x}"
+        stored = f"{column} @ {start}" if left else f"{start} @ {column}"
         parts = []
         for w, d in self._sides():
             same, other = (w, d) if left else (d, w)
-            decayed = self._exps(near, "ⱼ")
-            record = f"({decayed}{same})" if decayed else same
-            dot = f"{x} @ {record}" if left else f"{record} @ {x}"
-            parts.append(f"({dot}) * {self._exps(far, 'ⱼ')}{other}")
-        scale = self._exps("h" + far, "₀")
+            dot = self._dot(x, same, near, past)
+            parts.append(f"{dot} * {self._exps(far, 'ⱼ', past)}{other}")
+        scale = self._exps("h" + far, "₀", past)
         text = f"{whole} = {scale}({stored})" if scale else f"{whole} = {stored}"
         if not parts:
             return text
         inner = " + ".join(_some(parts))
-        return f"{text} + Σⱼ {self._exps('h', 'ⱼ')}{f'({inner})' if len(parts) > 1 else inner}"
+        weight = self._exps("h", "ⱼ", past)
+        return f"{text} + Σⱼ {weight}{f'({inner})' if len(parts) > 1 else inner}"
+
+    def _dot(self, x: str, record: str, near: str, past: Past) -> str:
+        """A vector with one side of what token j has written."""
+        decayed = self._exps(near, "ⱼ", past)
+        record = f"({decayed}{record})" if decayed else record
+        return f"({x} @ {record})" if near == "K" else f"({record} @ {x})"
+
+    def feedback_text(self, write: int, factors: Mapping[Node, Node]) -> tuple[list[Line], str]:
+        """What token j's d does to that of a token below it in a window, through the reads whose
+        factors in it are given; and the lines which that needs."""
+        key, _ = self._sides()[write]
+        text = ""
+        weight = self._exps("h", "ⱼ", WINDOW)
+        for read, factor in factors.items():
+            negative, factor = _sign(self.form.graph, factor)
+            self.notation.write([factor])
+            times = f"{self.notation.known[factor].inside(PRODUCT)} * "
+            times = "" if factor.is_const and factor.const == 1 else times
+            term = f"{weight}{times}{self._dot(self.name(read.args[0]), key, 'K', WINDOW)}"
+            if text:
+                text += f" - {term}" if negative else f" + {term}"
+            else:
+                text = f"-{term}" if negative else term
+        return self.notation.take(), text
 
     @cached_property
     def vector(self) -> str:
@@ -300,6 +356,19 @@ class Derivation:
     def carried(self, carry: Carry) -> tuple[str, str]:
         """The names of a carried state's values before and after the token."""
         return self.name(carry.before), self.name(carry.after)
+
+
+def _sign(graph: Graph, node: Node) -> tuple[bool, Node]:
+    """A product's sign in front of it."""
+    if node.is_const and node.const < 0:
+        return True, graph.const(-node.const)
+    if node.op == "neg":
+        negative, inner = _sign(graph, node.args[0])
+        return not negative, inner
+    if node.op == "mul":
+        (first, x), (second, y) = (_sign(graph, arg) for arg in node.args)
+        return first != second, graph.mul(x, y)
+    return False, node
 
 
 def _some(parts: list[str]) -> list[str]:

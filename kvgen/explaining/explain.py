@@ -7,7 +7,7 @@ from typing import Any
 
 from kvgen.codegen import cost
 from kvgen.codegen.kernels import per_head
-from kvgen.explaining import account, appendix
+from kvgen.explaining import account, appendix, windows
 from kvgen.explaining.derivation import Analysed, Derivation
 from kvgen.explaining.formulas import formulas
 from kvgen.explaining.layout import count, cut, equations, indented, tidy
@@ -53,6 +53,7 @@ def text(analysis: Analysed) -> str:
         "The record of a token": appendix.records(d),
         "The fold": appendix.fold(d),
         "Carried states": appendix.carried(d) if d.form.carries else [],
+        "Several tokens at once": windows.section(d),
         "Bytes and operations": account.account(d, found),
         "The kernels": appendix.kernels(d),
     }
@@ -63,7 +64,8 @@ def text(analysis: Analysed) -> str:
 
 
 def summary(analysis: Analysed) -> list[tuple[str, str]]:
-    """What `kvgen compile` says of a module: records, bytes, the buffer and L*, the decays."""
+    """What `kvgen compile` says of a module: records, bytes, the buffer and L*, the decays,
+    and the tokens that a call takes."""
     d = Derivation(analysis)
     form, records = analysis.form, analysis.records
     total = cost.cost(form, records)
@@ -85,6 +87,7 @@ def summary(analysis: Analysed) -> list[tuple[str, str]]:
         ),
         ("buffer", f"{account.places(buffer)}{chosen}; L* = {total.best_buffer:.1f}"),
         ("decay", "\n".join(cut(decays, HEADER_LINES)) or "none"),
+        ("tokens at once", windows.summary(d)),
     ]
     return [(name, "\n".join(tidy(row.split("\n")))) for name, row in rows]
 
@@ -139,6 +142,7 @@ def data(analysis: Analysed) -> dict[str, Any]:
             }
             for carry in form.carries
         ],
+        "windows": windows.data(d),
         "cost": {f.key: {"formula": f.text, "value": f.value} for f in formulas(analysis)},
         "buffer": {
             "best": total.best_buffer,

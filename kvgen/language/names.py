@@ -18,7 +18,8 @@ def _words(text: str) -> frozenset[str]:
 # arguments and locals of the generated module's calls, and what a cache itself keeps
 RESERVED = _words("""
     cache layer slots out parents state counts path lengths device sizes
-    rows heads config tiles each grid used strides like cursors pending work
+    rows heads config tiles each grid used strides like cursors skipped pending work
+    pages state_pages stateful
 """)
 
 # what a generated module imports, defines or calls

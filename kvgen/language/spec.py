@@ -35,6 +35,8 @@ __all__ = ["SAMPLES", "Kind", "Spec", "Storage", "Tensor", "read", "show"]
 
 SAMPLES = ("normal", "small", "tiny", "unit", "positive", "gate", "log_uniform")
 MAX_BUFFER = 64
+# tokens that one step may add to a row
+MAX_WINDOW = 16
 
 _REQUIRED = ("kvgen", "name", "sizes", "inputs", "state", "step")
 _OPTIONAL = ("title", "source", "params", "storage", "buffer", "sample")

@@ -1,0 +1,224 @@
+"""Write docs/performance-drafts.md: drafts, prompts and a window's memory on this machine's GPU.
+
+    python benchmarks/drafts.py --warm 12 --json docs/data/h100-drafts.json
+    python benchmarks/drafts.py --from docs/data/h100-drafts.json    again, from kept figures
+
+Times are `kvgen bench`'s: see kvgen/timing/drafts.py for the method. The page is drafts_page.py's,
+its figure figures.py's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.drafts_page import BATCHES, SERVED, WINDOWS, Found, Memory, page, read
+from kvgen import compiler, shipped
+from kvgen.bench import LAYERS, bench
+from kvgen.timing.drafts import PROMPT_ROWS
+
+if TYPE_CHECKING:
+    from kvgen.checking.twin import Made
+
+STATES = ("bfloat16", "split")
+OTHERS = ("kimi_delta_attention", "mamba2", "lightning_attention", "rwkv7")
+OTHER_BATCHES = (16, 64)
+
+GIB = 1 << 30
+BUDGET = 32 * GIB
+# requests that are allocated at a time
+CHUNK = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/performance-drafts.md"))
+    parser.add_argument("--json", type=Path, help="write the figures too")
+    parser.add_argument(
+        "--from", dest="kept", type=Path, help="write the page from such figures; measure nothing"
+    )
+    parser.add_argument(
+        "--warm", type=int, default=0, metavar="N", help="compile everything first, in N processes"
+    )
+    args = parser.parse_args()
+    if args.kept:
+        args.out.write_text(page(read(args.kept), args.out, args.kept), encoding="utf-8")
+        return
+    started = time.time()
+
+    def say(text: str) -> None:
+        print(f"{time.time() - started:5.1f} s  {text}", file=sys.stderr, flush=True)
+
+    if args.warm:
+        warm(args.warm, say)
+    # what was measured is kept when time runs out
+    for found in measured(say):
+        if args.json:
+            args.json.write_text(json.dumps(found.data()), encoding="utf-8")
+        args.out.write_text(page(found, args.out, args.json), encoding="utf-8")
+
+
+# measuring ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def made(name: str, state: str) -> Made:
+    from kvgen.checking.twin import Made
+
+    chosen = {"storage.state": state, "storage.records": "input"}
+    analysis = compiler.analyse(shipped.resolve(name), chosen)
+    path = compiler.temporary_module(name, compiler.emit(analysis))
+    return Made(analysis, compiler.imported(path))
+
+
+def measured(say: Callable[[str], None]) -> Iterator[Found]:
+    """Everything, more of it at every turn."""
+    found = Found()
+    for state in STATES:
+        analysis = made(SERVED, state).analysis
+        report = bench(analysis, BATCHES, kernels=(), drafts=WINDOWS, prompts=True)
+        found.reports.append(report)
+        say(f"{SERVED} {state}")
+        yield found
+    for state in STATES:
+        found.memory.append(requests(state))
+        say(f"memory {state}")
+    yield found
+    for name in OTHERS:
+        analysis = made(name, "bfloat16").analysis
+        found.reports.append(bench(analysis, OTHER_BATCHES, kernels=(), drafts=WINDOWS[:1]))
+        say(name)
+        yield found
+
+
+def requests(state: str, window: int = WINDOWS[0], layers: int = LAYERS) -> Memory:
+    """Allocate until nothing more fits, three times."""
+    import torch
+
+    both = made(SERVED, state)
+
+    def cache() -> Any:
+        return both.module.Cache.empty(CHUNK, layers, device="cuda", window=window)
+
+    first = cache()
+    name = both.analysis.form.state.name
+    planes = [
+        {"size": x.shape, "dtype": x.dtype, "device": x.device}
+        for key, x in first.tensors.items()
+        if key in (name, f"{name}_hi", f"{name}_lo")
+    ]
+    mib = first.bytes_per_slot / 2**20
+    del first
+
+    def states(count: int) -> list[torch.Tensor]:
+        return [torch.empty(**plane) for plane in planes for _ in range(count)]
+
+    ours = fitting(cache)
+    beside = fitting(lambda: (cache(), states(window)))
+    alone = fitting(lambda: states(window + 1))
+    return Memory(state, window, layers, BUDGET / GIB, mib, ours, beside, alone)
+
+
+def fitting(allocate: Callable[[], object]) -> int:
+    """How many requests fit into the budget, CHUNK to a call."""
+    import torch
+
+    kept: list[object] = []
+    with at_most(BUDGET):
+        try:
+            while True:
+                kept.append(allocate())
+        except torch.OutOfMemoryError:
+            return CHUNK * len(kept)
+
+
+@contextmanager
+def at_most(budget: int) -> Iterator[None]:
+    """Let this process have so many bytes of the GPU's memory."""
+    import torch
+
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+# compiling in several processes ------------------------------------------------------------------
+
+# kind, spec, state, batch, window
+Job = tuple[str, str, str, int, int]
+
+
+def jobs() -> list[Job]:
+    """What is timed, with what takes longest to compile in front."""
+    found: list[Job] = [("prompt", SERVED, state, PROMPT_ROWS, 0) for state in STATES]
+    cases = [(SERVED, state, BATCHES, WINDOWS) for state in STATES]
+    cases += [(name, "bfloat16", OTHER_BATCHES, WINDOWS[:1]) for name in OTHERS]
+    for kind in ("errors", "verify", "decode", "end"):
+        for name, state, batches, windows in cases:
+            for batch in batches if kind in ("verify", "decode") else batches[:1]:
+                for window in windows if kind in ("errors", "verify") else windows[:1]:
+                    found.append((kind, name, state, batch, window))
+    return found
+
+
+def compiled(job: Job) -> str:
+    """Call once, with few layers, what the measurement calls; what went wrong, or nothing."""
+    import torch
+
+    from kvgen.timing import drafts, errors, steps
+
+    kind, name, state, batch, window = job
+    both = made(name, state)
+    analysis, module = both.analysis, both.module
+    try:
+        if kind == "prompt":
+            drafts.make_prompt(analysis, module, batch, 64).errors()
+        elif kind == "errors":
+            errors.output_error(analysis, module, "decode", 2)
+            errors.verify_error(analysis, module, window, 2)
+        elif kind == "decode":
+            steps.make_step(analysis, module, batch, 2, window).layers("decode")
+        elif kind == "verify":
+            step = steps.make_step(analysis, module, batch, 2, window)
+            steps.with_tokens(analysis, step, window).layers("verify")
+        else:
+            # `advance`, `accept` and the fold are the same kernels for all batches but a few
+            windows = WINDOWS if name == SERVED else WINDOWS[:1]
+            for rows in BATCHES if name == SERVED else OTHER_BATCHES:
+                step = steps.make_step(analysis, module, rows, 2, max(windows))
+                module.advance(module.Cache.wrap(step.cache.tensors), step.slots)
+                for tokens in windows:
+                    cache = module.Cache.wrap(step.cache.tensors, window=tokens)
+                    module.accept(cache, step.slots, counts=torch.full_like(step.slots, tokens))
+        torch.cuda.synchronize()
+    except Exception as error:
+        return f"{' '.join(map(str, job))}: {type(error).__name__} {error}"[:300]
+    return ""
+
+
+def warm(processes: int, say: Callable[[str], None]) -> None:
+    """Fill Triton's cache on disk."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        for complaint in filter(None, pool.map(compiled, jobs())):
+            say(f"not compiled: {complaint}")
+    say("compiled")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""NaN wherever a cache's memory means nothing, to show that no kernel depends on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.records import Records
+
+
+def poison(tensor: torch.Tensor) -> None:
+    tensor.fill_(math.nan if tensor.is_floating_point() else -12345)
+
+
+def poison_beyond(cache: Any, form: Form, records: Records, slots: Iterable[int]) -> None:
+    """Between steps: the places where a record may come but none is, those that are skipped, and
+    carried states other than the current one. What marks skipped places is set from the cursor on,
+    where it means nothing."""
+    cursors, marks = cache.cursors.tolist(), cache.tensors["skipped"].tolist()
+    for slot in slots:
+        held, skipped = cursors[slot], marks[slot] % 2**64
+        empty = [place for place in range(held) if skipped >> place & 1]
+        empty += range(held, cache.buffer)
+        for stored in records.stored:
+            places = cache.tensors[stored.name][slot].movedim(2 if stored.heads else 1, 0)
+            for start, stop in _ranges(empty):
+                poison(places[start:stop])
+        for carry in form.carries:
+            values = cache.tensors[carry.tensor.name][slot]
+            poison(values[:, :held])
+            poison(values[:, held + 1 :])
+        cache.tensors["skipped"][slot] = _signed(skipped | -1 << held)
+
+
+def _ranges(places: Sequence[int]) -> list[tuple[int, int]]:
+    """Increasing places as ranges."""
+    found: list[tuple[int, int]] = []
+    for place in places:
+        if found and found[-1][1] == place:
+            found[-1] = (found[-1][0], place + 1)
+        else:
+            found.append((place, place + 1))
+    return found
+
+
+def _signed(bits: int) -> int:
+    """The lowest 64 bits as an int64."""
+    return (bits + 2**63) % 2**64 - 2**63

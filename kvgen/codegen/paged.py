@@ -1,0 +1,146 @@
+"""A window of tokens of a row whose records lie in pages, with a stored state or none.
+
+What differs from a row with a state and one buffer: the places are gone over page by page, newest
+first, so the decays since a place are summed as the pages come; and what is left of the stored
+state is known when they are done.
+"""
+
+from __future__ import annotations
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.records import Records, Stored
+from kvgen.codegen.kernels import RecordLoads, Shapes, head_index, local
+from kvgen.codegen.printer import Emission, aligned
+from kvgen.codegen.scopes import Buffer, sides_at_places
+from kvgen.codegen.window import Spread, Stack, Window, WindowScope, loop
+
+SINCE = {"": "since", "K": "since_key", "V": "since_value"}
+TOTAL = {"": "total", "K": "total_key", "V": "total_value"}
+
+
+def short_verify_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> WindowScope:
+    """A window on top of pages of records, and of a stored state where a row has one."""
+    return _Paged(form, records, shapes, per_head, prompt=False).built()
+
+
+def short_extend_scope(form: Form, records: Records, shapes: Shapes) -> WindowScope:
+    """A block of a prompt on a tile of the state; tokens leave records where a row stays short."""
+    return _PagedPrompt(form, records, shapes, per_head=True, prompt=True).built()
+
+
+class _Pages(Window):
+    """Where a row's records and carried states lie."""
+
+    now, next = "(count % RING)", "((spot + 1) % RING)"
+
+    def _page_lines(self) -> list[str]:
+        """Where the records of `page` begin."""
+        return [
+            f"{local(s.name)}_at = {local(s.name)}_ptr + page * {local(s.name)}_slot"
+            f" + {local(s.name)}_layer{self._head_offset(s)}"
+            for s in self.records.stored
+        ]
+
+    def _head_offset(self, stored: Stored) -> str:
+        index = head_index(stored.heads)
+        width = self._size(stored.channel)
+        return f" + {index} * {f'(PLACES * {width})' if width > 1 else 'PLACES'}" if index else ""
+
+    def _record_spot(self, stored: Stored) -> str:
+        name, channel = local(stored.name), stored.channel
+        page, within = "spot_page", "within"
+        if channel:
+            page, within = "spot_page[:, None]", f"within[:, None] * {self._size(channel)}"
+        address = f"{name}_ptr + {name}_layer{self._head_offset(stored)} + {page} * {name}_slot"
+        address += f" + {within}"
+        return address + (f" + {self.shapes.index(channel)}[None, :]" if channel else "")
+
+
+class _Paged(_Pages):
+    """Decode and verify."""
+
+    def _buffer(self) -> Buffer:
+        """What a page gives: all of it within the loop over pages."""
+        form, token = self.form, self.token
+        buffer = Buffer()
+        self.page_decays: list[str] = []
+        lines = self.page_decays
+        loads = RecordLoads(self.records, self.shapes, "place", "held")
+        held = Emission(form.graph, token.namer, loads, token.helpers, "s", self.shapes.masks)
+        for decay in form.summed_decays:
+            channel = decay.channel
+            (log,) = held.emit([decay.log])
+            lines += held.take()
+            since, total = SINCE[channel], TOTAL[channel]
+            if not channel:
+                logs = token.namer.new("logs")
+                text = log.text
+                if "P" not in log.dims:
+                    text += " + tl.zeros([PLACES], tl.float32)"
+                lines += [
+                    f"{logs} = tl.where(held, {text}, 0.0)",
+                    f"{since} = {total} + _along(newer, {logs})",
+                    f"weight = tl.exp({since})",
+                    f"{total} += tl.sum({logs}, 0)",
+                ]
+                buffer.weight = "weight"
+            else:
+                logs = token.namer.new("logs")
+                text = aligned(log, "P" + channel).text
+                lines += [
+                    f"{logs} = tl.where(held[:, None], tl.maximum({text}, -1e30), 0.0)",
+                    f"{since} = {total}[None, :] + _dot(newer.to(tl.float32), {logs})",
+                    f"{total} += tl.sum({logs}, 0)",
+                ]
+            buffer.kept[channel] = f"tl.exp({total})"
+        sides_at_places(form, self.records, held, buffer, self.given)
+        return buffer
+
+    def _found(self, stacks: list[Stack], buffer: Buffer) -> list[str]:
+        lines, found = self.scope.tile, []
+        for decay in self.form.summed_decays:
+            extent = self._extent(decay.channel)
+            zero = f"tl.zeros([{extent}], tl.float32)" if decay.channel else "0.0"
+            lines.append(f"{TOTAL[decay.channel]} = {zero}")
+        body = [
+            "index = pages_held - 1 - back",
+            "page = tl.load(pages_ptr + slot * table + index).to(tl.int64)",
+            "word = tl.load(skipped_ptr + slot * table + index)",
+            "held = (index * PLACES + place < count) & ((word >> place) % 2 == 0) & (page >= 0)",
+            *self._page_lines(),
+            *self.page_decays,
+            *buffer.unit,
+            *buffer.tile,
+        ]
+        for stack in stacks:
+            far = "V" if stack.near == "K" else "K"
+            rows = f"{stack.count} * TOKENS" if stack.count > 1 else "TOKENS"
+            shape = f"[{rows}, {self._extent(far)}]"
+            whole = self._name(f"tl.zeros({shape}, tl.float32)", "found", lines)
+            scores: list[str] = []
+            sums = self._of_buffer(stack, buffer, whole, scores)
+            body += [*scores, *sums]
+            found.append(whole)
+        lines += loop("for back in tl.range(pages_held, num_stages=STAGES):", body)
+        # only a row that has a state loads it
+        self.scope.pages, self.scope.tile = lines, []
+        for stack, whole in zip(stacks, found, strict=True):
+            self.scope.of_state.append(f"{whole} += {self._of_state(stack, buffer)}")
+        return found
+
+
+class _PagedPrompt(_Pages):
+    """A block of a prompt."""
+
+    @property
+    def recorded(self) -> bool:
+        return True
+
+    def _stores(self) -> None:
+        """Every token's record, where the row stays short."""
+        scope, token = self.scope, self.token
+        for stored in self.records.stored:
+            node = stored.node
+            value = self._spread(token.known[node], "T" + stored.channel)
+            mask = self._mask(node, at_unit=False)
+            scope.tile_stores.append(Spread(self._record_spot(stored), value, mask))

@@ -1,0 +1,864 @@
+"""A window of tokens in one pass over the state: what a verify and a block of a prompt compute.
+
+Every value of a token has a leading dimension T here. What a token reads is the stored state, the
+buffer, and the writes of its ancestors in the window (the tokens before it, or the nodes above it
+in a tree). Writes that depend on reads are solved for by substitution: after turn n every token
+with at most n ancestors is right, for it depends on no others. Carried states go along the parents
+in the same way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from kvgen.algebra.form import Carry, Decay, Form
+from kvgen.algebra.graph import Node, reachable
+from kvgen.algebra.records import Records, Stored
+from kvgen.algebra.solving import solve
+from kvgen.codegen.kernels import (
+    Shapes,
+    TokenLoads,
+    carried_address,
+    head_count,
+    head_index,
+    loaded,
+    local,
+    namer_for,
+    newest_sum,
+    pointer_name,
+    stride_name,
+    unit_level,
+)
+from kvgen.codegen.printer import ATOM, Emission, Text, aligned
+from kvgen.codegen.scopes import Buffer, buffer_scope, guards
+
+PATH = {"": "path", "K": "path_key", "V": "path_value"}
+LOG = {"": "log", "K": "log_key", "V": "log_value"}
+REST = {"": "rest", "K": "rest_key", "V": "rest_value"}
+LASTING = {"": "lasting", "K": "lasting_key", "V": "lasting_value"}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A value stored for every token: the address of token t's, the value, and who stores it."""
+
+    address: str
+    value: str
+    mask: str
+
+    @property
+    def line(self) -> str:
+        return f"tl.store({self.address}, {self.value}, mask={self.mask})"
+
+
+@dataclass
+class WindowScope:
+    """Lines by level: once a program, once a tile of values; stores; and the output [T, V].
+
+    pages, of_state: in a paged cache, what of a tile comes before the state and what reads it.
+    after: what follows the stores of a block of a prompt: the state and carried states after it.
+    """
+
+    per_head: bool
+    unit: list[str] = field(default_factory=list)
+    tile: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
+    of_state: list[str] = field(default_factory=list)
+    unit_stores: list[Spread] = field(default_factory=list)
+    tile_stores: list[Spread] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    output: str = ""
+    helpers: set[str] = field(default_factory=set)
+
+
+@dataclass
+class WindowLoads(TokenLoads):
+    """Loads the window's inputs, one row of a tile to a token; parameters have no such dimension.
+
+    position: the name of a token's place along the inputs' axis of tokens.
+    """
+
+    position: str = "token"
+
+    def __call__(self, node: Node) -> Text | None:
+        leaf = node.args[0] if node.op == "index" else node
+        if leaf.op in ("carried", "previous"):
+            # these go from parent to child
+            return None
+        if leaf.op != "input":
+            return super().__call__(node)
+        name = str(leaf.value)
+        channel = node.axes.channels
+        position = f"{self.position}[:, None]" if channel else self.position
+        parts = [pointer_name(name), f"row * {name}_row", f"{position} * {name}_token"]
+        for position, axis in enumerate(leaf.axes.names):
+            last = position == len(leaf.axes.names) - 1
+            index = {"H": "group", "HV": "head", "K": "key[None, :]", "V": "value[None, :]"}
+            place = index.get(axis, str(node.value))
+            parts.append(place if last else f"{place} * {name}_{stride_name(axis)}")
+        mask = token_mask(channel, self.shapes)
+        text = f"tl.load({' + '.join(parts)}, mask={mask}, other=0.0).to(tl.float32)"
+        return Text(text, ATOM, "T" + channel)
+
+
+def token_mask(channel: str, shapes: Shapes, tokens: str = "real_token") -> str:
+    if not channel:
+        return tokens
+    real = f" & real_{shapes.index(channel)}[None, :]" if shapes.masked(channel) else ""
+    return f"{tokens}[:, None]{real}"
+
+
+def verify_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> WindowScope:
+    """A window on top of the stored state and the buffer; every token leaves its records."""
+    return Window(form, records, shapes, per_head, prompt=False).built()
+
+
+def extend_scope(form: Form, records: Records, shapes: Shapes) -> WindowScope:
+    """A block of a prompt on top of a tile of the state, which is brought up to date."""
+    return Window(form, records, shapes, per_head=True, prompt=True).built()
+
+
+class Window:
+    """Builds one scope. now, next: places of carried states, before and after the tokens."""
+
+    now, next = "count", "(spot + 1)"
+
+    @property
+    def recorded(self) -> bool:
+        """Whether tokens leave records."""
+        return not self.prompt
+
+    def __init__(
+        self, form: Form, records: Records, shapes: Shapes, per_head: bool, prompt: bool
+    ) -> None:
+        self.form, self.records, self.shapes = form, records, shapes
+        self.per_head, self.prompt = per_head, prompt
+        self.scope = WindowScope(per_head)
+        self.token = Emission(
+            form.graph,
+            namer_for(form, records),
+            WindowLoads(form, records, shapes, "position" if prompt else "token"),
+            self.scope.helpers,
+            masks=shapes.masks,
+        )
+        kept = tuple(stored.node for stored in records.stored) if self.recorded else ()
+        if prompt and form.factored:
+            kept = form.factored.keys
+        self.roots = list(dict.fromkeys((*form.roots, *kept)))
+        nodes = reachable(self.roots)
+        self.late = {node for node in nodes if node.reads} | form.late
+        self.solved = solve(form)
+        self.late_carries = self.solved.carries
+        self.early_carries = [carry for carry in form.carries if carry.after not in self.late]
+        unit = unit_level(nodes, per_head)
+        # carried states that do not fit there go along the parents once a tile, all of them
+        self.carries_at_unit = all(carry.after in unit for carry in self.early_carries)
+        if not self.carries_at_unit:
+            leaves = {carry.before for carry in form.carries}
+            carried = _users(nodes, leaves)
+            if form.factored and any(d.channel == "K" and d.log in carried for d in form.decays):
+                carried |= _users(nodes, {form.factored.before})
+            unit -= carried
+        self.unit = {node for node in unit if node not in self.late}
+        # both sides of every write, and stacked columns by what they hold
+        self.sides: dict[Node, Text] = {}
+        self.stacks: dict[tuple[str, ...], str] = {}
+
+    def built(self) -> WindowScope:
+        scope, token = self.scope, self.token
+        early = [node for node in reachable(self.roots) if node not in self.late]
+        self._load_given()
+        if self.carries_at_unit:
+            self._chain(scope.unit)
+        self._paths(scope.unit, at_unit=True)
+        wanted = self._wanted(early)
+        token.emit([node for node in wanted if node in self.unit])
+        scope.unit += token.take()
+        if not self.carries_at_unit:
+            self._chain(scope.tile)
+        self._paths(scope.tile, at_unit=False)
+        token.emit([node for node in wanted if node not in self.unit])
+        scope.tile += token.take()
+        reads = self._reads(self._buffer())
+        self._solve(reads)
+        self._stores()
+        if self.prompt:
+            self._update()
+        self._prune()
+        return scope
+
+    def _prune(self) -> None:
+        """Drop what was computed for a value that another way has been found to."""
+        scope = self.scope
+        levels = [scope.unit, scope.pages, scope.of_state, scope.tile, scope.after]
+        stores = [store.line for store in (*scope.unit_stores, *scope.tile_stores)]
+        # a template reads these
+        kept = {"state", *(self._context(carry) for carry in self.form.carries)}
+        while True:
+            lines = [line for level in levels for line in level]
+            words = Counter(
+                re.findall(r"\b[A-Za-z_]\w*", "\n".join([*lines, *stores, scope.output]))
+            )
+            unused = {
+                line
+                for line in lines
+                if (found := re.match(r"\s*(\w+) = ", line))
+                and words[found[1]] == 1
+                and found[1] not in kept
+            }
+            if not unused:
+                return
+            for level in levels:
+                level[:] = [line for line in level if line not in unused]
+
+    # -- inputs as they are given
+
+    def _load_given(self) -> None:
+        """Vectors that are an input times a number for each head meet the tensor cores as given:
+        16 bits multiply without rounding, and the number comes after."""
+        form, token = self.form, self.token
+        self.given: dict[Node, tuple[Node, Node]] = {}
+        self.given_at: dict[Node, str] = {}
+        back = {read.axes.channels for read in form.reads}
+        for node in dict.fromkeys((*form.columns, *form.keys)):
+            near = node.axes.channels
+            found = _times_input(form, node)
+            # a decay over the channels, or what is read back along them, needs the product itself
+            if found is None or node in self.late or form.decay(near) or near in back:
+                continue
+            self.given[node] = found
+        for raw, _ in self.given.values():
+            if raw in self.given_at:
+                continue
+            level = self.scope.unit if raw in self.unit else self.scope.tile
+            load = token.load(raw)
+            assert load is not None
+            known = f"{raw.args[0].value}{raw.value}" if raw.op == "index" else str(raw.value)
+            name = token.namer.new(form.graph.names.get(raw, known))
+            given = token.namer.new(f"{name}_given")
+            level.append(f"{given} = {load.text.removesuffix('.to(tl.float32)')}")
+            level.append(f"{name} = {given}.to(tl.float32)")
+            token.known[raw] = Text(name, ATOM, load.dims)
+            self.given_at[raw] = given
+
+    # -- what needs no read
+
+    def _wanted(self, early: list[Node]) -> list[Node]:
+        """The early nodes that the rest of the window looks at."""
+        late = self.late
+        found: dict[Node, None] = {}
+        for node in reachable(self.roots):
+            if node in late and node.op != "index":
+                found |= {arg: None for arg in node.args if arg not in late and not arg.is_const}
+        roots = (*self.roots, *self.form.columns, *self.form.keys)
+        found |= {node: None for node in roots if node not in late and not node.is_const}
+        # what once a program computes for the tiles
+        for node in early:
+            if node not in self.unit and node.op != "index":
+                found |= {arg: None for arg in node.args if arg in self.unit and not arg.is_const}
+        return list(found)
+
+    def _chain(self, lines: list[str]) -> None:
+        """Carried states that follow from inputs alone, from parent to child."""
+        carries = self.early_carries
+        if not carries:
+            return
+        token = self.token
+        users = _users(reachable([carry.after for carry in carries]), {c.before for c in carries})
+        ready = {arg: None for node in users for arg in node.args if arg not in users}
+        token.emit([node for node in ready if not node.is_const])
+        lines += token.take()
+        for carry in carries:
+            lines += self._start(carry)
+        turn = self._turn()
+        turn.emit([carry.after for carry in carries])
+        body = turn.take()
+        moves = [self._move(carry, turn.known[carry.after]) for carry in carries]
+        lines += loop("for turn in range(TOKENS - 1):", body + moves)
+
+    def _start(self, carry: Carry) -> list[str]:
+        """The carried state before each token, right for those without a parent."""
+        channel = carry.axes.channels
+        name = self.token.namer.new(f"{carry.tensor.name}_before")
+        self.token.known[carry.before] = Text(name, ATOM, "T" + channel)
+        context = self._context(carry)
+        width = self._extent(channel)
+        lines = []
+        if not self.prompt:
+            at = carried_address(self.form, carry.tensor.name, self.now)
+            lines.append(f"{context} = {loaded(at, channel, self.shapes)}")
+        shape = f"[TOKENS, {width}]" if channel else "[TOKENS]"
+        row = f"{context}[None, :]" if channel else context
+        return [*lines, f"{name} = tl.zeros({shape}, tl.float32) + {row}"]
+
+    def _context(self, carry: Carry) -> str:
+        """What a carried state is called as it stands before the window."""
+        return f"{carry.tensor.name}_context"
+
+    def _move(self, carry: Carry, after: Text) -> str:
+        """Each token's value before, from its parent's after."""
+        channel = carry.axes.channels
+        name = self.token.known[carry.before].text
+        spread = self._spread(after, "T" + channel)
+        helper = "_from_parent_channels" if channel else "_from_parent"
+        return f"{name} = {helper}({spread}, parent, token, {self._context(carry)})"
+
+    def _turn(self) -> Emission:
+        """A scope of its own for one turn of a loop."""
+        return replace(self.token, suffix="_turn", known=dict(self.token.known), lines=[])
+
+    # -- decays within the window
+
+    def _paths(self, lines: list[str], at_unit: bool) -> None:
+        """For each decay the sum of its logs along a token's ancestors."""
+        form, token = self.form, self.token
+        for decay in form.decays:
+            if (decay.log in self.unit) != at_unit:
+                continue
+            channel = decay.channel
+            token.emit([decay.log])
+            lines += token.take()
+            log, path = LOG[channel], PATH[channel]
+            text = self._spread(token.clean(decay.log), "T" + channel)
+            if not channel:
+                lines.append(f"{log} = {text}")
+                lines.append(f"{path} = _along(ancestors, {log})")
+            else:
+                lines.append(f"{log} = {self._real(f'tl.maximum({text}, -1e30)')}")
+                lines.append(f"{path} = _dot(ancestors.to(tl.float32), {log})")
+            if form.factored and channel == "K":
+                assert form.factored is not None
+                before = f"{path}"
+                if not self.prompt:
+                    newest = newest_sum(form, self.records, self.shapes).text
+                    name = token.namer.new("decay_sum_before")
+                    lines.append(f"{name} = {path} + {newest}[None, :]")
+                    before = name
+                token.known[form.factored.before] = Text(before, ATOM, "TK")
+            elif not channel:
+                lines.append("weights = tl.where(ancestors, tl.exp(_between(ancestors, log)), 0.0)")
+
+    def _buffer(self) -> Buffer:
+        """What is read back from the buffer; a block of a prompt has the state alone before it."""
+        form, token, scope = self.form, self.token, self.scope
+        buffer = Buffer()
+        if not self.prompt:
+            shape = (form, self.records, self.shapes, self.per_head)
+            buffer = buffer_scope(*shape, token, self.given)
+            scope.unit += buffer.unit
+            scope.tile += buffer.tile
+        elif form.factored:
+            # a block's columns are scaled by what has decayed since its start
+            (kept,) = token.emit([form.graph.exp(form.factored.before)])
+            scope.unit += token.take()
+            buffer.kept["K"] = kept.text
+        return buffer
+
+    def _summed(self, channel: str) -> Decay | None:
+        return next((d for d in self.form.summed_decays if d.channel == channel), None)
+
+    # -- reads
+
+    def _reads(self, buffer: Buffer) -> dict[Node, _Read]:
+        """For every read its value without the window's writes, and its scores against those.
+
+        The columns of one channel go through the state, and against the buffer, as one operand,
+        row upon row: a tensor core takes sixteen rows at a time, used or not. A prompt's fill them.
+        """
+        stacks: list[Stack] = []
+        for columns in self._operands():
+            at_unit = all(column in self.unit for column in columns)
+            level = self.scope.unit if at_unit else self.scope.tile
+            sides = [self._column(column, buffer, level) for column in columns]
+            buffered = self._stacked([side.buffered for side in sides], level)
+            asked = self._stacked([side.asked for side in sides], level)
+            near = columns[0].axes.channels
+            stacks.append(Stack(near, at_unit, columns, sides, buffered, asked))
+        wholes = self._found(stacks, buffer)
+        found: dict[Node, _Read] = {}
+        for node in self.form.reads:
+            index = next(i for i, stack in enumerate(stacks) if node.args[0] in stack.columns)
+            stack = stacks[index]
+            place = stack.columns.index(node.args[0])
+            side = stack.sides[place]
+            base = self._base(node, self._block(wholes[index], place, stack), buffer, side.number)
+            found[node] = _Read(node, base, node.axes.channels, place, side, stack)
+        return found
+
+    def _operands(self) -> list[list[Node]]:
+        """The vectors that go through the state together."""
+        columns = self.form.columns
+        if self.prompt:
+            return [[column] for column in columns]
+        by_channel = ([c for c in columns if c.axes.channels == near] for near in ("K", "V"))
+        return [each for each in by_channel if each]
+
+    def _column(self, node: Node, buffer: Buffer, level: list[str]) -> _Column:
+        near = node.axes.channels
+        if node in self.given:
+            raw, scale = self.given[node]
+            name = self.given_at[raw]
+            number = self._number(node, scale)
+            return _Column(name, name, number)
+        plain = self._named(self.token.clean(node), "T" + near, "column", level)
+        if self._summed(near):
+            return _Column(self._name(f"{plain} * tl.exp({PATH[near]})", "column", level), plain)
+        if near == "K" and self.form.factored:
+            plain = self._name(f"{plain} * {buffer.kept[near]}", "column", level)
+        return _Column(plain, plain)
+
+    def _number(self, node: Node, scale: Node) -> str | None:
+        """What an input's vector is times in the given node, for every token; None for 1."""
+        level = self.scope.unit if node in self.unit else self.scope.tile
+        if scale.is_const and scale.const == 1:
+            return None
+        (text,) = self.token.emit([scale])
+        level += self.token.take()
+        whole = self._spread(text, "T")
+        return whole if whole.isidentifier() else self._name(whole, "scale", level)
+
+    def _stacked(self, texts: list[str], level: list[str]) -> str:
+        """The values row upon row, a power of two of them."""
+        texts = list(texts)
+        if len(texts) == 1:
+            return texts[0]
+        key = tuple(texts)
+        if key not in self.stacks:
+            while len(texts) & (len(texts) - 1):
+                texts.append(texts[-1])
+            while len(texts) > 1:
+                pairs = zip(texts[::2], texts[1::2], strict=True)
+                texts = [f"_stack({first}, {second})" for first, second in pairs]
+            self.stacks[key] = self._name(texts[0], "columns", level)
+        return self.stacks[key]
+
+    def _block(self, whole: str, place: int, stack: Stack) -> str:
+        return whole if stack.count == 1 else f"_block({whole}, {place}, {stack.count})"
+
+    def _found(self, stacks: list[Stack], buffer: Buffer) -> list[str]:
+        """What every stack of columns reads of the stored state and of the buffer."""
+        found: list[str] = []
+        for stack in stacks:
+            whole = self._name(self._of_state(stack, buffer), "found", self.scope.tile)
+            at_unit = stack.near == "K" and stack.at_unit
+            level = self.scope.unit if at_unit else self.scope.tile
+            self.scope.tile += self._of_buffer(stack, buffer, whole, level)
+            found.append(whole)
+        return found
+
+    def _of_state(self, stack: Stack, buffer: Buffer) -> str:
+        """The columns through the stored state, with what is left of that."""
+        near, far = stack.near, "V" if stack.near == "K" else "K"
+        columns = stack.buffered
+        # a prompt reads the state as precisely as it is kept
+        kept = self.form.spec.storage.state in ("bfloat16", "float16")
+        rounded = ", rough=True" if self.prompt and kept else ""
+        if self._summed(near) and near in buffer.kept:
+            columns = f"{columns} * {buffer.kept[near]}[None, :]"
+        text = f"_dot({columns}, {'state' if near == 'K' else 'tl.trans(state)'}{rounded})"
+        if "" in buffer.kept:
+            text += f" * {buffer.kept['']}"
+        if self._summed(far) and far in buffer.kept:
+            text += f" * {buffer.kept[far]}[None, :]"
+        return text
+
+    def _of_buffer(self, stack: Stack, buffer: Buffer, whole: str, level: list[str]) -> list[str]:
+        """The columns against a tile of places; scores are computed at `level`."""
+        near_sides, far_sides = buffer.keys, buffer.values
+        numbers = buffer.scales
+        if stack.near == "V":
+            near_sides, far_sides = far_sides, near_sides
+            numbers = [None] * len(near_sides)
+        # beside a state that is read in 16 bits
+        narrow = self.form.spec.storage.state != "float32" and not self.records.exact
+        rough = ", rough=True" if narrow else ""
+        lines: list[str] = []
+        for near_side, far_side, number in zip(near_sides, far_sides, numbers, strict=True):
+            text = f"_dot({stack.buffered}, tl.trans({near_side}){rough})"
+            if number:
+                text += f" * {number}[None, :]"
+            score = self._name(text, "score", level)
+            weighted = f"{score} * {buffer.weight}[None, :]" if buffer.weight else score
+            lines.append(f"{whole} += _dot({weighted}, {far_side}{rough})")
+        return lines
+
+    def _base(self, node: Node, text: str, buffer: Buffer, number: str | None) -> str:
+        """One read of the window's tokens, without what the window itself writes."""
+        far = node.axes.channels
+        scales = ["tl.exp(path)[:, None]"] if self._summed("") else []
+        if number:
+            scales = [f"({number} * tl.exp(path))[:, None]" if scales else f"{number}[:, None]"]
+        if self._summed(far):
+            scales.append(f"tl.exp({PATH[far]})")
+        if self.form.factored and far == "K":
+            scales.append(buffer.kept["K"])
+        wanted = (self.form.graph.names.get(node) or "read") + "_base"
+        return self._name(" * ".join([text, *scales]), wanted, self.scope.tile)
+
+    # -- writes
+
+    def _solve(self, reads: dict[Node, _Read]) -> None:
+        """Substitution for writes that depend on reads; then what depends on them."""
+        form, token, scope = self.form, self.token, self.scope
+        self._known_sides()
+        for carry in self.late_carries:
+            scope.tile += self._start(carry)
+        self._fixed_scores(reads)
+        unknown, linear = self.solved.unknown, self.solved.factors
+        needed = [*unknown, *(carry.after for carry in self.late_carries)]
+        if linear is not None:
+            self._inverted(unknown[0], linear, reads)
+        elif needed:
+            for node in unknown:
+                channel = self._side_channel(node)
+                name = token.namer.new(form.graph.names.get(node) or "write")
+                self.sides[node] = Text(name, ATOM, "T" + channel)
+                shape = f"[TOKENS, {self._extent(channel)}]"
+                scope.tile.append(f"{name} = tl.zeros({shape}, tl.float32)")
+            turn = self._turn()
+            body: list[str] = []
+            feeding = set(reachable(needed))
+            for read in reads.values():
+                if read.node in feeding:
+                    body += self._full(read, turn)
+            turn.emit(needed)
+            body += turn.take()
+            body += [self._move(carry, turn.known[carry.after]) for carry in self.late_carries]
+            body.append("ready = real_token & (depth <= turn)")
+            for node in unknown:
+                known = self.sides[node]
+                value = self._spread(turn.clean(node), known.dims)
+                body.append(f"{known.text} = tl.where(ready[:, None], {value}, 0.0)")
+            scope.tile.append("depth = tl.sum(ancestors.to(tl.int32), 1)")
+            scope.tile += loop("for turn in range(TOKENS):", body)
+            for node in unknown:
+                token.known[node] = self.sides[node]
+        left = [node for node in reachable(self.roots, set(token.known)) if node.op == "read"]
+        for node in left:
+            scope.tile += self._full(reads[node], token)
+        token.emit(self.roots)
+        scope.tile += token.take()
+        scope.output = self._spread(token.known[form.output], "TV")
+
+    def _inverted(self, node: Node, linear: dict[Node, Node], reads: dict[Node, _Read]) -> None:
+        """The write of every token at once, by the inverse of a triangle of T x T."""
+        token, lines = self.token, self.scope.tile
+        index = [write.d for write in self.form.writes].index(node)
+        terms: list[str] = []
+        for read, factor in linear.items():
+            (times,) = token.emit([factor])
+            lines += token.take()
+            scores = reads[read].scores[index]
+            column = aligned(times, "TK").text if times.dims else times.inside(2)
+            terms.append(scores if times.text == "1.0" else f"{column} * {scores}")
+        # what fills the window up may be no number at all
+        lower = self._name(self._real(" + ".join(terms)), "lower", lines)
+        inverse = self._name(f"_inverse({lower}, token, TOKENS)", "inverse", lines)
+        alone = self._turn()
+        alone.suffix = "_alone"
+        # other writes of its ancestors are known, and belong to what it reads
+        for read in linear:
+            lines += self._full(reads[read], alone, but=index)
+        alone.emit([node])
+        lines += alone.take()
+        value = self._real(self._spread(alone.clean(node), "TV"))
+        wanted = self.form.graph.names.get(node) or "write"
+        name = self._name(f"_dot({inverse}, {value})", wanted, lines)
+        self.sides[node] = token.known[node] = Text(name, ATOM, "TV")
+
+    def _known_sides(self) -> None:
+        """The sides of writes that need no read, as the window's own products take them."""
+        pairs = zip(self.form.keys, self.form.writes, strict=True)
+        for node in dict.fromkeys(side for key, write in pairs for side in (key, write.d)):
+            if node in self.late or node in self.given:
+                continue
+            level = self.scope.unit if node in self.unit else self.scope.tile
+            dims = "T" + self._side_channel(node)
+            text = self._spread(self.token.clean(node), dims)
+            name = self._name(self._real(text), "writes", level)
+            self.sides[node] = Text(name, ATOM, dims)
+
+    def _side_channel(self, node: Node) -> str:
+        return "K" if node in self.form.keys else "V"
+
+    def _fixed_scores(self, reads: dict[Node, _Read]) -> None:
+        """Scores against writes whose near side needs no read."""
+        stacked: dict[tuple[str, str], str] = {}
+        for read in reads.values():
+            for index, (near_node, _) in enumerate(self._near_far(read)):
+                if near_node in self.late:
+                    continue
+                at_unit = read.stack.at_unit and near_node in self.unit
+                level = self.scope.unit if at_unit else self.scope.tile
+                if self._summed(read.stack.near):
+                    text = self._score(read, near_node)
+                else:
+                    near, number = self._near_side(near_node)
+                    key = (read.stack.asked, near)
+                    if key not in stacked:
+                        text = f"_dot({read.stack.asked}, tl.trans({near}))"
+                        stacked[key] = self._name(text, "scores", level)
+                    text = self._block(stacked[key], read.place, read.stack)
+                    if read.side.number:
+                        text += f" * {read.side.number}[:, None]"
+                    if number:
+                        text += f" * {number}[None, :]"
+                if not text.isidentifier():
+                    text = self._name(text, "scores", level)
+                read.scores[index] = self._name(self._weighted(text), "scores", self.scope.tile)
+
+    def _near_side(self, node: Node) -> tuple[str, str | None]:
+        """A write's side where columns meet it, and the number that it is still to be times."""
+        if node in self.given:
+            raw, scale = self.given[node]
+            return self.given_at[raw], self._number(node, scale)
+        return self.sides[node].text, None
+
+    def _near_far(self, read: _Read) -> list[tuple[Node, Node]]:
+        pairs = []
+        for key, write in zip(self.form.keys, self.form.writes, strict=True):
+            pairs.append((key, write.d) if read.stack.near == "K" else (write.d, key))
+        return pairs
+
+    def _score(self, read: _Read, near_node: Node) -> str:
+        """Scores against one write: of channels that decay, or of a side known late."""
+        near = self.sides[near_node].text
+        if self._summed(read.stack.near):
+            log = LOG[read.stack.near]
+            return f"_pair_scores({read.side.asked}, {near}, {log}, ancestors, token, TOKENS)"
+        score = f"_dot({read.side.asked}, tl.trans({near}))"
+        return f"{score} * {read.side.number}[:, None]" if read.side.number else score
+
+    def _weighted(self, score: str) -> str:
+        if self._summed(""):
+            return f"tl.where(ancestors, {score} * weights, 0.0)"
+        return f"tl.where(ancestors, {score}, 0.0)"
+
+    def _full(self, read: _Read, scope: Emission, but: int = -1) -> list[str]:
+        """The read with what the ancestors have written, in all writes or in all but one."""
+        wanted = (self.form.graph.names.get(read.node) or "read") + scope.suffix
+        name = scope.namer.new(wanted)
+        lines = [f"{name} = {read.base}"]
+        for index, (near_node, far_node) in enumerate(self._near_far(read)):
+            if index == but:
+                continue
+            score = read.scores.get(index)
+            if score is None:
+                score = scope.namer.new("scores" + scope.suffix)
+                lines.append(f"{score} = {self._weighted(self._score(read, near_node))}")
+            values = self.sides[far_node].text
+            if self._summed(read.far):
+                mixed = f"_pair_mix({score}, {values}, {LOG[read.far]}, ancestors, token, TOKENS)"
+            else:
+                mixed = f"_dot({score}, {values})"
+            if self.form.factored and read.far == "K":
+                mixed += f" * tl.exp({self.token.known[self.form.factored.before].text})"
+            lines.append(f"{name} += {mixed}")
+        scope.known[read.node] = Text(name, ATOM, "T" + read.far)
+        return lines
+
+    # -- what the window leaves
+
+    def _stores(self) -> None:
+        if not self.recorded:
+            return
+        form, scope, token = self.form, self.scope, self.token
+        for stored in self.records.stored:
+            node, channel = stored.node, stored.channel
+            at_unit = node in self.unit
+            address = self._record_spot(stored)
+            value = self._spread(token.known[node], "T" + channel)
+            level = scope.unit_stores if at_unit else scope.tile_stores
+            level.append(Spread(address, value, self._mask(node, at_unit)))
+        for carry in form.carries:
+            channel = carry.axes.channels
+            at_unit = carry.after in self.unit and (self.per_head or carry.axes.head != "HV")
+            value = self._spread(token.known[carry.after], "T" + channel)
+            level = scope.unit_stores if at_unit else scope.tile_stores
+            mask = self._mask(carry.before, at_unit)
+            level.append(Spread(self._carried_spot(carry), value, mask))
+
+    def _record_spot(self, stored: Stored) -> str:
+        """Where the window's tokens leave a record."""
+        channel = stored.channel
+        spot = "spot[:, None]" if channel else "spot"
+        address = f"{local(stored.name)}_at + {spot}"
+        if channel:
+            address += f" * {self._size(channel)} + {self.shapes.index(channel)}[None, :]"
+        return address
+
+    def _mask(self, node: Node, at_unit: bool) -> str:
+        channel = node.axes.channels
+        chosen = guards(self.form, node, self.shapes, self.per_head, at_unit)
+        real = [g for g in chosen if g.startswith("real_")]
+        programs = [g for g in chosen if not g.startswith("real_")]
+        mask = " & ".join(["fits", *programs])
+        if not channel:
+            return mask
+        lane = f" & {real[0]}[None, :]" if real else ""
+        return f"({mask})[:, None]{lane}" if programs else f"fits[:, None]{lane}"
+
+    def _carried_spot(self, carry: Carry) -> str:
+        """Where the carried states after the window's tokens lie, each behind its record."""
+        axes, ratio = carry.axes, self.form.spec.ratio
+        width = self._size(axes.channels)
+        index = head_index(axes.head)
+        factors = [f"{self.next}[:, None]" if axes.channels else self.next]
+        factors += [head_count(axes.head, ratio)] if index else []
+        factors += [str(width)] if width > 1 else []
+        parts = [f"{local(carry.tensor.name)}_at", " * ".join(factors)]
+        if index:
+            parts.append(index if width == 1 else f"{index} * {width}")
+        if axes.channels:
+            parts.append(f"{self.shapes.index(axes.channels)}[None, :]")
+        return " + ".join(parts)
+
+    def _update(self) -> None:
+        """The state tile and the carried states after a block."""
+        form, token, lines = self.form, self.token, self.scope.after
+        for channel in ("", "K", "V"):
+            decay = form.decay(channel)
+            if decay is None:
+                continue
+            log, rest, lasting = LOG[channel], REST[channel], LASTING[channel]
+            raised = form.factored and channel == "K"
+            if not channel:
+                lines.append(f"{log} = tl.where(real_token, {log}, 0.0)")
+            lines.append(f"{lasting} = tl.exp(tl.sum({log}, 0))")
+            if raised:
+                continue
+            if channel:
+                lines.append(f"{rest} = tl.exp(_dot(later.to(tl.float32), {log}))")
+            else:
+                lines.append(f"{rest} = tl.exp(_along(later, {log}))")
+            scaled = {"": lasting, "K": f"{lasting}[:, None]", "V": f"{lasting}[None, :]"}[channel]
+            lines.append(f"state = state * {scaled}")
+        terms = []
+        for key, write in zip(form.keys, form.writes, strict=True):
+            w, number = self._near_side(key)
+            d = self.sides[write.d].text
+            if number:
+                d = self._real(f"{d} * {number}[:, None]")
+            if self._summed("K"):
+                w = f"{w} * rest_key"
+            if self._summed("V"):
+                d = f"{d} * rest_value"
+            if self._summed(""):
+                d = f"{d} * rest[:, None]"
+            terms.append(f"state += _dot(tl.trans({w}), {d})")
+        lines += terms
+        if form.factored:
+            # raised keys lack the block's whole decay, as the state does
+            lines.append("state = state * lasting_key[:, None]")
+        for carry in form.carries:
+            channel = carry.axes.channels
+            name = self._context(carry)
+            value = self._spread(token.known[carry.after], "T" + channel)
+            chosen = "last[:, None]" if channel else "last"
+            lines.append(f"{name} = tl.sum(tl.where({chosen}, {value}, 0.0), 0)")
+
+    # -- texts
+
+    def _size(self, channel: str) -> int:
+        return {"": 1, "K": self.shapes.k, "V": self.shapes.v}[channel]
+
+    def _extent(self, channel: str) -> str:
+        return {"": "1", "K": str(self.shapes.span("K")), "V": "TILE"}[channel]
+
+    def _spread(self, text: Text, dims: str) -> str:
+        """The value with all of `dims`, which begin with T."""
+        if text.dims == dims:
+            return text.text
+        shape = "[TOKENS]" if dims == "T" else f"[TOKENS, {self._extent(dims[1:])}]"
+        inner = aligned(text, dims)
+        return f"{inner.inside(1)} + tl.zeros({shape}, tl.float32)"
+
+    def _real(self, text: str) -> str:
+        """Zeros for the tokens that only fill the tile up."""
+        return f"tl.where(real_token[:, None], {text}, 0.0)"
+
+    def _name(self, text: str, wanted: str, level: list[str]) -> str:
+        name = self.token.namer.new(wanted)
+        level.append(f"{name} = {text}")
+        return name
+
+    def _named(self, text: Text, dims: str, wanted: str, level: list[str]) -> str:
+        whole = self._spread(text, dims)
+        return whole if whole.isidentifier() else self._name(whole, wanted, level)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column as it meets what came before the window, and the window's own keys; number: what
+    each token's is still to be times, where only its input is here."""
+
+    buffered: str
+    asked: str
+    number: str | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The columns of one channel, row upon row, in the same two ways."""
+
+    near: str
+    at_unit: bool
+    columns: list[Node]
+    sides: list[_Column]
+    buffered: str
+    asked: str
+
+    @property
+    def count(self) -> int:
+        """Blocks of rows: a power of two."""
+        return 1 << (len(self.columns) - 1).bit_length()
+
+
+@dataclass
+class _Read:
+    """One read: what it gives without the window's writes, its column's place among those of its
+    stack, and its scores against writes that need no read."""
+
+    node: Node
+    base: str
+    far: str
+    place: int
+    side: _Column
+    stack: Stack
+    scores: dict[int, str] = field(default_factory=dict)
+
+
+def _times_input(form: Form, node: Node) -> tuple[Node, Node] | None:
+    """An input's vector and the number for each head, whose product a vector is."""
+    graph = form.graph
+    scale = graph.const(1.0)
+    while True:
+        leaf = node.args[0] if node.op == "index" else node
+        if leaf.op == "input":
+            return node, scale
+        if node.op == "mul" and any(not arg.axes.channels for arg in node.args):
+            node, factor = node.args if not node.args[1].axes.channels else node.args[::-1]
+            scale = graph.mul(factor, scale)
+        elif node.op == "div" and not node.args[1].axes.channels:
+            node, divisor = node.args
+            scale = graph.div(scale, divisor)
+        elif node.op == "neg":
+            node, scale = node.args[0], graph.neg(scale)
+        else:
+            return None
+
+
+def _users(nodes: Iterable[Node], leaves: set[Node]) -> set[Node]:
+    """Of the nodes, in order, the leaves and all that depends on them."""
+    found = set(leaves)
+    for node in nodes:
+        if any(arg in found for arg in node.args):
+            found.add(node)
+    return found
+
+
+def loop(header: str, body: list[str]) -> list[str]:
+    return [header, *(f"    {line}" for line in body)]

@@ -1,0 +1,203 @@
+"""The code of README.md and docs/serving.md runs as it stands, and does what the pages say."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracles import ready
+
+import kvgen
+from kvgen import scaffold
+from kvgen.shipped import resolve
+
+ROOT = Path(__file__).parent.parent
+SIZES = {"H": 1, "HV": 2, "K": 16, "V": 8}
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "docs").is_dir(), reason="the pages are in the repository only"
+)
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Every block of Python with the heading above it."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found, heading = [], ""
+    for match in re.finditer(r"^##+ ([^\n]*)$|^```python\n(.*?)^```$", text, re.M | re.S):
+        if match[1]:
+            heading = match[1]
+        else:
+            found.append((heading, match[2]))
+    return found
+
+
+def run(code: str, scope: dict[str, Any], device: str) -> None:
+    # a graph is of a GPU's own making
+    if "torch.cuda" in code and device == "cpu":
+        code = code.partition("slots.fill_(-1)")[0]
+    exec(code.replace('"cuda"', f'"{device}"'), scope)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    ready(request.param)
+    monkeypatch.chdir(tmp_path)
+    sizes = {f"sizes.{axis}": size for axis, size in SIZES.items()}
+    module = kvgen.compile(resolve("gated_deltanet"), None, **sizes)
+    monkeypatch.setitem(sys.modules, "gated_deltanet", module)
+    torch.manual_seed(0)
+    return request.param
+
+
+# README.md ---------------------------------------------------------------------------------------
+
+
+def test_readme(device: str) -> None:
+    rows, tokens = 3, 4
+    shapes = {"q": (1, 16), "k": (1, 16), "v": (2, 8), "a": (2,), "b": (2,)}
+
+    def drawn(*leading: int) -> dict[str, torch.Tensor]:
+        return {
+            name: torch.randn(*leading, *shape, device=device) for name, shape in shapes.items()
+        }
+
+    params = {name: torch.randn(2, device=device) for name in ("A_log", "dt_bias")}
+    scope: dict[str, Any] = {
+        "torch": torch,
+        "slots": torch.tensor([4, 0, 255], dtype=torch.int32, device=device),
+        **drawn(rows),
+        **params,
+        "params": [params] * 36,
+        "inputs": [drawn(rows)] * 36,
+        "drafts": [drawn(rows, tokens)] * 36,
+        "prompts": [drawn(rows, 9)] * 36,
+        "lengths": torch.tensor([9, 1, 5], dtype=torch.int32, device=device),
+        "counts": torch.tensor([2, 0, 4], dtype=torch.int32, device=device),
+        "out": torch.empty(36, rows, 2, 8, device=device),
+        "rows": torch.tensor([1, 2, 3], dtype=torch.int32, device=device),
+    }
+    scaffold.write("mine", Path())
+    for _, code in blocks("README.md"):
+        if device == "cpu":
+            code = code.replace("36", "2")
+        run(code, scope, device)
+        # one block loads the shipped sizes, the others go on with small ones
+        scope["gdn"] = sys.modules["gated_deltanet"]
+        if "cache" in scope:
+            # what the page means by a server's memory
+            scope["pool"] = {name: x.clone() for name, x in scope["cache"].tensors.items()}
+    assert hasattr(scope["mine"], "decode")
+
+
+# docs/serving.md ---------------------------------------------------------------------------------
+
+
+class Page:
+    """The page's scope, and the text that each of its three rows must have by then."""
+
+    def __init__(self, device: str) -> None:
+        if device == "cpu":
+            os.environ["TRITON_INTERPRET"] = "1"
+        from examples.speculative import Model, compiled
+
+        sys.modules["gated_deltanet"] = compiled()
+        self.device, self.model = device, Model(device)
+        self.scope: dict[str, Any] = {"model": self.model, "drafter": self.drafter}
+        self.blocks = blocks("docs/serving.md")
+        self.texts: list[list[int]] = []
+
+    def __getitem__(self, name: str) -> Any:
+        return self.scope[name]
+
+    def run(self, heading: str) -> None:
+        """The page up to the end of a part."""
+        while any(each == heading for each, _ in self.blocks):
+            run(self.blocks.pop(0)[1], self.scope, self.device)
+
+    def drafter(self, last: torch.Tensor, count: int) -> torch.Tensor:
+        """What the model says, from copies of the rows; for a tree of six along nodes 2 and 5."""
+        gdn, cache, slots = self["gdn"], self["cache"], self["slots"][-len(last) :]
+        spare = torch.arange(50, 50 + len(last), dtype=torch.int32, device=self.device)
+        cache.copy(slots, spare)
+        right = []
+        for _ in range(2):
+            last = self.model(last, self["kernel"](gdn.decode, spare)).argmax(-1)
+            gdn.advance(cache, spare)
+            right.append(last)
+        wrong = (right[0] + 1) % 24
+        first, second = right
+        if count == 6:
+            # siblings differ, and no wrong one is right by chance
+            third = (second + 1) % 24
+            return torch.stack([wrong, first, wrong, third, second, third], 1)
+        return torch.stack([first, second, wrong][:count], 1)
+
+    def kept(self, tokens: torch.Tensor, keep: list[list[int]]) -> None:
+        for text, row, nodes in zip(self.texts, tokens.tolist(), keep, strict=True):
+            text += [row[node] for node in nodes]
+
+    def agrees(self) -> None:
+        """The rows' states are those of their texts, decoded one by one, and `last` is next."""
+        gdn = self["gdn"]
+        cache = gdn.Cache.empty(1, layers=2, device=self.device, dtype=torch.float32, buffer=4)
+        slot = torch.zeros(1, dtype=torch.int32, device=self.device)
+        for row, text in enumerate(self.texts):
+            cache.reset(slot)
+            logits = torch.empty(0)
+            for token in text:
+                fed = torch.tensor([token], device=self.device)
+                logits = self.model(
+                    fed, lambda layer, **given: gdn.decode(cache, layer, slot, **given)
+                )
+                gdn.advance(cache, slot)
+            for layer in range(2):
+                got = self["cache"].read(layer, self["slots"][row : row + 1])
+                torch.testing.assert_close(got, cache.read(layer, slot), rtol=1e-4, atol=1e-5)
+            assert int(logits.argmax()) == int(self["last"][row])
+
+
+def test_serving(device: str) -> None:
+    page = Page(device)
+    page.run("Prompts")
+    lengths = page["lengths"].tolist()
+    page.texts = [
+        row[:length] for row, length in zip(page["prompts"].tolist(), lengths, strict=True)
+    ]
+    page.agrees()
+
+    before = page["last"]
+    page.run("Tokens one by one")
+    page.kept(before[:, None], [[0]] * 3)
+    page.agrees()
+
+    code = next(code for heading, code in page.blocks if heading == "Drafts in a chain")
+    page.run("Drafts in a chain")
+    assert "accept" in code and page["right"].tolist() == [2, 2, 2]
+    # the last block of this part keeps nothing
+    page.kept(page["tokens"], [[0, 1, 2]] * 3)
+    page.agrees()
+
+    page.run("Drafts in a tree")
+    assert [row[:4] for row in page["path"].tolist()] == [[0, 2, 5, -1]] * 3
+    page.kept(page["tokens"], [[0, 2, 5]] * 3)
+    page.agrees()
+
+    page.run("Kinds in one step")
+    single, drafted = page["last"][0].item(), page["tokens"][:, 0].tolist()
+    for text, token in zip(page.texts, [single, *drafted], strict=True):
+        text.append(token)
+    page.scope["last"] = torch.cat([page["single"], page["drafted"][:, 0]]).argmax(-1)
+    page.agrees()
+
+    page.run("A prefix cache")
+    assert page["cache"].cursors[[40, 41]].tolist() == [0, 0]
+    page.run("CUDA graphs")
+    if device == "cuda":
+        assert (page["last"] >= 0).all() and page["cache"].cursors[:10].max() > 0
+    page.run("Memory")
+    assert not page.blocks

@@ -1,0 +1,65 @@
+"""Decode, drafts and prompts of requests that have no state yet, and across the line to one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle
+
+import pytest
+import torch
+from short_contexts import PagedTwin
+from twins import OTHERS, SPECS, made
+
+from kvgen.checking.check import bounds
+from kvgen.checking.interpreter import rounding
+
+MODES = [
+    (),
+    ("state=split", "records=input"),
+    ("state=bfloat16", "records=input"),
+    ("layout=vk",),
+    ("state=float16",),
+]
+DEALT = list(zip([*SPECS, *OTHERS], cycle(MODES), strict=False))
+
+
+@pytest.fixture(autouse=True)
+def rounded() -> Iterator[None]:
+    with rounding():
+        yield
+
+
+def within(pair: PagedTwin) -> None:
+    output, state = bounds(pair.spec.storage, pair.dtype)
+    # an output that is a small difference shows the rounding of a state at more than its size
+    output = output if pair.spec.storage.state == "float32" else 3 * output
+    for kind, error in pair.found.items():
+        assert error <= (state if kind == "state" else output), (kind, error)
+
+
+@pytest.mark.parametrize(("name", "mode"), DEALT)
+def test_short_and_long_contexts(name: str, mode: tuple[str, ...]) -> None:
+    pair = PagedTwin(made(name, *mode), "cpu", context=20, dtype=torch.float32, seed=3)
+    pair.serve(9, longest=12)
+    within(pair)
+    assert pair.found.keys() >= {"state"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("name", "mode"), DEALT)
+def test_many_steps(name: str, mode: tuple[str, ...], seed: int) -> None:
+    pair = PagedTwin(made(name, *mode), "cpu", context=40, dtype=torch.float32, seed=seed)
+    pair.serve(40, longest=40)
+    within(pair)
+
+
+def test_no_state_is_read_before_there_is_one() -> None:
+    pair = PagedTwin(made("gated_deltanet"), "cpu", context=20, dtype=torch.float32, seed=5)
+    pair.cache.tensors["S"].fill_(torch.nan)
+    for _ in range(5):
+        pair.decode()
+        pair.verify(tree=True)
+    pair.compare()
+    within(pair)
+    assert not pair.cache.tensors["stateful"].any()
