@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from short_contexts import PagedTwin
 from test_gpu import allocations, gpu, made, name_of, no_waiting  # noqa: F401
 from twins import OTHERS, SPECS
 from wrong_values import WRONG, spoilt
@@ -287,3 +288,25 @@ def test_drafts_take_no_states(overrides: dict[str, str]) -> None:
     assert ours == taken(lambda: cache(0))
     copies = taken(lambda: [torch.empty_like(x) for x in states for _ in range(window)])
     assert ours + copies >= 4 * ours
+
+
+# short contexts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("gated_deltanet", BFLOAT16),
+        ("kimi_delta_attention_bounded", SPLIT),
+        ("mlstm", FLOAT32),
+        ("mamba2", SPLIT),
+    ],
+    ids=name_of,
+)
+def test_short_contexts(name: str, overrides: dict[str, str]) -> None:
+    module = made(name, {**overrides, **heads(name, 2)})
+    pair = PagedTwin(module, "cuda", context=48, dtype=torch.float32, seed=4)
+    pair.serve(20, longest=30)
+    output, state = bounds(pair.spec.storage, pair.dtype)
+    for kind, error in pair.found.items():
+        assert error <= (state if kind == "state" else output), (kind, error)
