@@ -42,6 +42,8 @@ class PagedTwin:
         self.params = [self.sampler.params() for _ in range(LAYERS)]
         self.states = [{row: self.initial() for row in LIVE} for _ in range(LAYERS)]
         self.found: dict[str, float] = {}
+        # how a prompt ends: by its lengths, or by a path that begins with its first token
+        self.ends = "counts"
 
     def initial(self) -> Tensors:
         return {
@@ -109,7 +111,12 @@ class PagedTwin:
                     )
                     self.note("extend", out[row : row + 1, t], wanted)
                 assert not out[row, lengths[row] :].any()
-        self.module.accept(self.cache, self.slots, counts=counts)
+        if self.ends == "counts":
+            self.module.accept(self.cache, self.slots, counts=counts)
+        else:
+            path = torch.full((len(ROWS), WINDOW), -1, dtype=torch.int32, device=self.device)
+            path[:, 0] = torch.where(counts > 0, 0, -1)
+            self.module.accept(self.cache, self.slots, path=path)
 
     def verify(self, tree: bool) -> None:
         rows, tokens = len(ROWS), self.draw.randint(1, WINDOW)

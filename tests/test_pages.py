@@ -200,4 +200,22 @@ def test_serving(device: str) -> None:
     if device == "cuda":
         assert (page["last"] >= 0).all() and page["cache"].cursors[:10].max() > 0
     page.run("Memory")
+
+    page.run("Short contexts")
+    lengths, fed = page["lengths"].tolist(), page["last"].tolist()
+    page.texts = [
+        [*row[:length], token]
+        for row, length, token in zip(page["prompts"].tolist(), lengths, fed, strict=True)
+    ]
+    page.scope["last"] = page["said"].argmax(-1)
+    page.agrees()
+    # the prompt of one is records, the other's is a state and one record
+    cache, rows = page["cache"], page["slots"].long()
+    assert cache.cursors[rows].tolist() == [7, 1]
+    assert cache.tensors["stateful"][rows].tolist() == [0, 1]
+    assert cache.free == {"pages": 2, "states": 1}
+    with pytest.raises(MemoryError, match="states needed, 1 free"):
+        cache.reserve([1, 2], 60)
+    with pytest.raises(ValueError, match="without short_context"):
+        page.model(page["last"], page["kernel"](page["gdn"].recurrent, page["slots"]))
     assert not page.blocks

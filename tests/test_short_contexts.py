@@ -520,7 +520,7 @@ def test_a_state_is_loaded_where_there_is_a_page_for_it() -> None:
 def test_counts_of_a_prompt_in_records() -> None:
     module, cache = made("gated_deltanet").module, paged("gated_deltanet", window=4)
     cache.reserve([0, 1], 30)
-    cache.tensors["pending"][0] = -24
+    cache.tensors["pending"][0] = -24 - module.PROMPT.value
     counts = ids(24, 5)
     refused(
         lambda: module.accept(cache, ids(0, 1), counts=counts), "counts: 5 for slot 1", "0 to 4"

@@ -63,3 +63,15 @@ def test_no_state_is_read_before_there_is_one() -> None:
     pair.compare()
     within(pair)
     assert not pair.cache.tensors["stateful"].any()
+
+
+@pytest.mark.parametrize("name", ["gated_deltanet", "mlstm"])
+def test_a_path_keeps_a_prompt_whole(name: str) -> None:
+    """Rows of one step end together: a prompt's records beside a tree's."""
+    pair = PagedTwin(made(name), "cpu", context=20, dtype=torch.float32, seed=6)
+    pair.ends = "path"
+    for _ in range(3):
+        pair.extend(6)
+        pair.decode()
+    pair.compare()
+    within(pair)

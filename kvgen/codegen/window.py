@@ -267,8 +267,11 @@ class Window:
         if not carries:
             return
         token = self.token
-        users = _users(reachable([carry.after for carry in carries]), {c.before for c in carries})
-        ready = {arg: None for node in users for arg in node.args if arg not in users}
+        nodes = reachable([carry.after for carry in carries])
+        users = _users(nodes, {carry.before for carry in carries})
+        ready = {
+            arg: None for node in nodes if node in users for arg in node.args if arg not in users
+        }
         token.emit([node for node in ready if not node.is_const])
         lines += token.take()
         for carry in carries:

@@ -22,7 +22,7 @@ def account(d: Derivation, found: Mapping[str, Formula]) -> list[str]:
         "For one token of one row, in one layer. An element of the inputs, the output and the "
         "cache's dtype has 2 bytes; parameters are read once for all rows and not counted."
     )
-    parts = _parts(total)
+    parts = quantities(total)
     first = {name: found[key] for key, name in reversed(parts.items())}
     known = [(name, first[name].text, count(first[name].value)) for name in _unique(parts)]
     lines += ["", *indented(table([("bytes of", "", ""), *known], right=(2,))), ""]
@@ -54,7 +54,7 @@ def account(d: Derivation, found: Mapping[str, Formula]) -> list[str]:
     return [*lines, "", *indented(table(rows, right=(2,)))]
 
 
-def _parts(total: cost.Cost) -> dict[str, str]:
+def quantities(total: cost.Cost) -> dict[str, str]:
     """Keys of the quantities that a decode's bytes consist of, and what they are called."""
     parts = {"state": "state"}
     parts["read"] = "state" if total.read == total.state else "upper plane"

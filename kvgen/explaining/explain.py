@@ -7,7 +7,7 @@ from typing import Any
 
 from kvgen.codegen import cost
 from kvgen.codegen.kernels import per_head
-from kvgen.explaining import account, appendix, windows
+from kvgen.explaining import account, appendix, short, windows
 from kvgen.explaining.derivation import Analysed, Derivation
 from kvgen.explaining.formulas import formulas
 from kvgen.explaining.layout import count, cut, equations, indented, tidy
@@ -55,6 +55,7 @@ def text(analysis: Analysed) -> str:
         "Carried states": appendix.carried(d) if d.form.carries else [],
         "Several tokens at once": windows.section(d),
         "Bytes and operations": account.account(d, found),
+        "Short contexts": short.section(d),
         "The kernels": appendix.kernels(d),
     }
     lines = appendix.head(d)
@@ -150,6 +151,7 @@ def data(analysis: Analysed) -> dict[str, Any]:
             "given": spec.buffer is not None,
         },
         "gain": total.gain(cost.buffer_length(form, d.records)),
+        "short": short.data(d),
         "kernels": {"per_head": per_head(form, d.records), "whole_v": form.whole_v},
     }
 
