@@ -12,7 +12,8 @@ from kvgen.algebra.records import Records, Stored
 from kvgen.codegen.kernels import RecordLoads, Shapes, head_index, local
 from kvgen.codegen.printer import Emission, aligned
 from kvgen.codegen.scopes import Buffer, sides_at_places
-from kvgen.codegen.window import Spread, Stack, Window, WindowScope, loop
+from kvgen.codegen.tokens import Spread, Stack, WindowScope, loop
+from kvgen.codegen.window import Window
 
 SINCE = {"": "since", "K": "since_key", "V": "since_value"}
 TOTAL = {"": "total", "K": "total_key", "V": "total_value"}

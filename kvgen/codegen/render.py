@@ -30,7 +30,8 @@ from kvgen.codegen.kernels import (
 )
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
-from kvgen.codegen.window import WindowScope, extend_scope, verify_scope
+from kvgen.codegen.tokens import WindowScope
+from kvgen.codegen.window import extend_scope, verify_scope
 from kvgen.data import data_dir
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from kvgen.algebra.form import Carry, Decay, Form
 from kvgen.algebra.graph import Node, reachable
@@ -20,7 +19,6 @@ from kvgen.algebra.records import Records, Stored
 from kvgen.algebra.solving import solve
 from kvgen.codegen.kernels import (
     Shapes,
-    TokenLoads,
     carried_address,
     head_count,
     head_index,
@@ -28,87 +26,26 @@ from kvgen.codegen.kernels import (
     local,
     namer_for,
     newest_sum,
-    pointer_name,
-    stride_name,
     unit_level,
 )
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned
 from kvgen.codegen.scopes import Buffer, buffer_scope, guards
+from kvgen.codegen.tokens import (
+    Column,
+    Read,
+    Spread,
+    Stack,
+    WindowLoads,
+    WindowScope,
+    loop,
+    times_input,
+    users_of,
+)
 
 PATH = {"": "path", "K": "path_key", "V": "path_value"}
 LOG = {"": "log", "K": "log_key", "V": "log_value"}
 REST = {"": "rest", "K": "rest_key", "V": "rest_value"}
 LASTING = {"": "lasting", "K": "lasting_key", "V": "lasting_value"}
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A value stored for every token: the address of token t's, the value, and who stores it."""
-
-    address: str
-    value: str
-    mask: str
-
-    @property
-    def line(self) -> str:
-        return f"tl.store({self.address}, {self.value}, mask={self.mask})"
-
-
-@dataclass
-class WindowScope:
-    """Lines by level: once a program, once a tile of values; stores; and the output [T, V].
-
-    pages, of_state: in a paged cache, what of a tile comes before the state and what reads it.
-    after: what follows the stores of a block of a prompt: the state and carried states after it.
-    """
-
-    per_head: bool
-    unit: list[str] = field(default_factory=list)
-    tile: list[str] = field(default_factory=list)
-    pages: list[str] = field(default_factory=list)
-    of_state: list[str] = field(default_factory=list)
-    unit_stores: list[Spread] = field(default_factory=list)
-    tile_stores: list[Spread] = field(default_factory=list)
-    after: list[str] = field(default_factory=list)
-    output: str = ""
-    helpers: set[str] = field(default_factory=set)
-
-
-@dataclass
-class WindowLoads(TokenLoads):
-    """Loads the window's inputs, one row of a tile to a token; parameters have no such dimension.
-
-    position: the name of a token's place along the inputs' axis of tokens.
-    """
-
-    position: str = "token"
-
-    def __call__(self, node: Node) -> Text | None:
-        leaf = node.args[0] if node.op == "index" else node
-        if leaf.op in ("carried", "previous"):
-            # these go from parent to child
-            return None
-        if leaf.op != "input":
-            return super().__call__(node)
-        name = str(leaf.value)
-        channel = node.axes.channels
-        position = f"{self.position}[:, None]" if channel else self.position
-        parts = [pointer_name(name), f"row * {name}_row", f"{position} * {name}_token"]
-        for position, axis in enumerate(leaf.axes.names):
-            last = position == len(leaf.axes.names) - 1
-            index = {"H": "group", "HV": "head", "K": "key[None, :]", "V": "value[None, :]"}
-            place = index.get(axis, str(node.value))
-            parts.append(place if last else f"{place} * {name}_{stride_name(axis)}")
-        mask = token_mask(channel, self.shapes)
-        text = f"tl.load({' + '.join(parts)}, mask={mask}, other=0.0).to(tl.float32)"
-        return Text(text, ATOM, "T" + channel)
-
-
-def token_mask(channel: str, shapes: Shapes, tokens: str = "real_token") -> str:
-    if not channel:
-        return tokens
-    real = f" & real_{shapes.index(channel)}[None, :]" if shapes.masked(channel) else ""
-    return f"{tokens}[:, None]{real}"
 
 
 def verify_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> WindowScope:
@@ -158,9 +95,9 @@ class Window:
         self.carries_at_unit = all(carry.after in unit for carry in self.early_carries)
         if not self.carries_at_unit:
             leaves = {carry.before for carry in form.carries}
-            carried = _users(nodes, leaves)
+            carried = users_of(nodes, leaves)
             if form.factored and any(d.channel == "K" and d.log in carried for d in form.decays):
-                carried |= _users(nodes, {form.factored.before})
+                carried |= users_of(nodes, {form.factored.before})
             unit -= carried
         self.unit = {node for node in unit if node not in self.late}
         # both sides of every write, and stacked columns by what they hold
@@ -225,7 +162,7 @@ class Window:
         back = {read.axes.channels for read in form.reads}
         for node in dict.fromkeys((*form.columns, *form.keys)):
             near = node.axes.channels
-            found = _times_input(form, node)
+            found = times_input(form, node)
             # a decay over the channels, or what is read back along them, needs the product itself
             if found is None or node in self.late or form.decay(near) or near in back:
                 continue
@@ -268,7 +205,7 @@ class Window:
             return
         token = self.token
         nodes = reachable([carry.after for carry in carries])
-        users = _users(nodes, {carry.before for carry in carries})
+        users = users_of(nodes, {carry.before for carry in carries})
         ready = {
             arg: None for node in nodes if node in users for arg in node.args if arg not in users
         }
@@ -365,7 +302,7 @@ class Window:
 
     # -- reads
 
-    def _reads(self, buffer: Buffer) -> dict[Node, _Read]:
+    def _reads(self, buffer: Buffer) -> dict[Node, Read]:
         """For every read its value without the window's writes, and its scores against those.
 
         The columns of one channel go through the state, and against the buffer, as one operand,
@@ -381,14 +318,14 @@ class Window:
             near = columns[0].axes.channels
             stacks.append(Stack(near, at_unit, columns, sides, buffered, asked))
         wholes = self._found(stacks, buffer)
-        found: dict[Node, _Read] = {}
+        found: dict[Node, Read] = {}
         for node in self.form.reads:
             index = next(i for i, stack in enumerate(stacks) if node.args[0] in stack.columns)
             stack = stacks[index]
             place = stack.columns.index(node.args[0])
             side = stack.sides[place]
             base = self._base(node, self._block(wholes[index], place, stack), buffer, side.number)
-            found[node] = _Read(node, base, node.axes.channels, place, side, stack)
+            found[node] = Read(node, base, node.axes.channels, place, side, stack)
         return found
 
     def _operands(self) -> list[list[Node]]:
@@ -399,19 +336,19 @@ class Window:
         by_channel = ([c for c in columns if c.axes.channels == near] for near in ("K", "V"))
         return [each for each in by_channel if each]
 
-    def _column(self, node: Node, buffer: Buffer, level: list[str]) -> _Column:
+    def _column(self, node: Node, buffer: Buffer, level: list[str]) -> Column:
         near = node.axes.channels
         if node in self.given:
             raw, scale = self.given[node]
             name = self.given_at[raw]
             number = self._number(node, scale)
-            return _Column(name, name, number)
+            return Column(name, name, number)
         plain = self._named(self.token.clean(node), "T" + near, "column", level)
         if self._summed(near):
-            return _Column(self._name(f"{plain} * tl.exp({PATH[near]})", "column", level), plain)
+            return Column(self._name(f"{plain} * tl.exp({PATH[near]})", "column", level), plain)
         if near == "K" and self.form.factored:
             plain = self._name(f"{plain} * {buffer.kept[near]}", "column", level)
-        return _Column(plain, plain)
+        return Column(plain, plain)
 
     def _number(self, node: Node, scale: Node) -> str | None:
         """What an input's vector is times in the given node, for every token; None for 1."""
@@ -503,7 +440,7 @@ class Window:
 
     # -- writes
 
-    def _solve(self, reads: dict[Node, _Read]) -> None:
+    def _solve(self, reads: dict[Node, Read]) -> None:
         """Substitution for writes that depend on reads; then what depends on them."""
         form, token, scope = self.form, self.token, self.scope
         self._known_sides()
@@ -546,7 +483,7 @@ class Window:
         scope.tile += token.take()
         scope.output = self._spread(token.known[form.output], "TV")
 
-    def _inverted(self, node: Node, linear: dict[Node, Node], reads: dict[Node, _Read]) -> None:
+    def _inverted(self, node: Node, linear: dict[Node, Node], reads: dict[Node, Read]) -> None:
         """The write of every token at once, by the inverse of a triangle of T x T."""
         token, lines = self.token, self.scope.tile
         index = [write.d for write in self.form.writes].index(node)
@@ -587,7 +524,7 @@ class Window:
     def _side_channel(self, node: Node) -> str:
         return "K" if node in self.form.keys else "V"
 
-    def _fixed_scores(self, reads: dict[Node, _Read]) -> None:
+    def _fixed_scores(self, reads: dict[Node, Read]) -> None:
         """Scores against writes whose near side needs no read."""
         stacked: dict[tuple[str, str], str] = {}
         for read in reads.values():
@@ -620,13 +557,13 @@ class Window:
             return self.given_at[raw], self._number(node, scale)
         return self.sides[node].text, None
 
-    def _near_far(self, read: _Read) -> list[tuple[Node, Node]]:
+    def _near_far(self, read: Read) -> list[tuple[Node, Node]]:
         pairs = []
         for key, write in zip(self.form.keys, self.form.writes, strict=True):
             pairs.append((key, write.d) if read.stack.near == "K" else (write.d, key))
         return pairs
 
-    def _score(self, read: _Read, near_node: Node) -> str:
+    def _score(self, read: Read, near_node: Node) -> str:
         """Scores against one write: of channels that decay, or of a side known late."""
         near = self.sides[near_node].text
         if self._summed(read.stack.near):
@@ -640,7 +577,7 @@ class Window:
             return f"tl.where(ancestors, {score} * weights, 0.0)"
         return f"tl.where(ancestors, {score}, 0.0)"
 
-    def _full(self, read: _Read, scope: Emission, but: int = -1) -> list[str]:
+    def _full(self, read: Read, scope: Emission, but: int = -1) -> list[str]:
         """The read with what the ancestors have written, in all writes or in all but one."""
         wanted = (self.form.graph.names.get(read.node) or "read") + scope.suffix
         name = scope.namer.new(wanted)
@@ -791,77 +728,3 @@ class Window:
     def _named(self, text: Text, dims: str, wanted: str, level: list[str]) -> str:
         whole = self._spread(text, dims)
         return whole if whole.isidentifier() else self._name(whole, wanted, level)
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A column as it meets what came before the window, and the window's own keys; number: what
-    each token's is still to be times, where only its input is here."""
-
-    buffered: str
-    asked: str
-    number: str | None = None
-
-
-@dataclass(frozen=True)
-class Stack:
-    """The columns of one channel, row upon row, in the same two ways."""
-
-    near: str
-    at_unit: bool
-    columns: list[Node]
-    sides: list[_Column]
-    buffered: str
-    asked: str
-
-    @property
-    def count(self) -> int:
-        """Blocks of rows: a power of two."""
-        return 1 << (len(self.columns) - 1).bit_length()
-
-
-@dataclass
-class _Read:
-    """One read: what it gives without the window's writes, its column's place among those of its
-    stack, and its scores against writes that need no read."""
-
-    node: Node
-    base: str
-    far: str
-    place: int
-    side: _Column
-    stack: Stack
-    scores: dict[int, str] = field(default_factory=dict)
-
-
-def _times_input(form: Form, node: Node) -> tuple[Node, Node] | None:
-    """An input's vector and the number for each head, whose product a vector is."""
-    graph = form.graph
-    scale = graph.const(1.0)
-    while True:
-        leaf = node.args[0] if node.op == "index" else node
-        if leaf.op == "input":
-            return node, scale
-        if node.op == "mul" and any(not arg.axes.channels for arg in node.args):
-            node, factor = node.args if not node.args[1].axes.channels else node.args[::-1]
-            scale = graph.mul(factor, scale)
-        elif node.op == "div" and not node.args[1].axes.channels:
-            node, divisor = node.args
-            scale = graph.div(scale, divisor)
-        elif node.op == "neg":
-            node, scale = node.args[0], graph.neg(scale)
-        else:
-            return None
-
-
-def _users(nodes: Iterable[Node], leaves: set[Node]) -> set[Node]:
-    """Of the nodes, in order, the leaves and all that depends on them."""
-    found = set(leaves)
-    for node in nodes:
-        if any(arg in found for arg in node.args):
-            found.add(node)
-    return found
-
-
-def loop(header: str, body: list[str]) -> list[str]:
-    return [header, *(f"    {line}" for line in body)]

@@ -1,0 +1,155 @@
+"""What a window of tokens is made of: its loads and stores, its columns, and texts of loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.graph import Node
+from kvgen.codegen.kernels import Shapes, TokenLoads, pointer_name, stride_name
+from kvgen.codegen.printer import ATOM, Text
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A value stored for every token: the address of token t's, the value, and who stores it."""
+
+    address: str
+    value: str
+    mask: str
+
+    @property
+    def line(self) -> str:
+        return f"tl.store({self.address}, {self.value}, mask={self.mask})"
+
+
+@dataclass
+class WindowScope:
+    """Lines by level: once a program, once a tile of values; stores; and the output [T, V].
+
+    pages, of_state: in a paged cache, what of a tile comes before the state and what reads it.
+    after: what follows the stores of a block of a prompt: the state and carried states after it.
+    """
+
+    per_head: bool
+    unit: list[str] = field(default_factory=list)
+    tile: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
+    of_state: list[str] = field(default_factory=list)
+    unit_stores: list[Spread] = field(default_factory=list)
+    tile_stores: list[Spread] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    output: str = ""
+    helpers: set[str] = field(default_factory=set)
+
+
+@dataclass
+class WindowLoads(TokenLoads):
+    """Loads the window's inputs, one row of a tile to a token; parameters have no such dimension.
+
+    position: the name of a token's place along the inputs' axis of tokens.
+    """
+
+    position: str = "token"
+
+    def __call__(self, node: Node) -> Text | None:
+        leaf = node.args[0] if node.op == "index" else node
+        if leaf.op in ("carried", "previous"):
+            # these go from parent to child
+            return None
+        if leaf.op != "input":
+            return super().__call__(node)
+        name = str(leaf.value)
+        channel = node.axes.channels
+        position = f"{self.position}[:, None]" if channel else self.position
+        parts = [pointer_name(name), f"row * {name}_row", f"{position} * {name}_token"]
+        for position, axis in enumerate(leaf.axes.names):
+            last = position == len(leaf.axes.names) - 1
+            index = {"H": "group", "HV": "head", "K": "key[None, :]", "V": "value[None, :]"}
+            place = index.get(axis, str(node.value))
+            parts.append(place if last else f"{place} * {name}_{stride_name(axis)}")
+        mask = token_mask(channel, self.shapes)
+        text = f"tl.load({' + '.join(parts)}, mask={mask}, other=0.0).to(tl.float32)"
+        return Text(text, ATOM, "T" + channel)
+
+
+def token_mask(channel: str, shapes: Shapes, tokens: str = "real_token") -> str:
+    if not channel:
+        return tokens
+    real = f" & real_{shapes.index(channel)}[None, :]" if shapes.masked(channel) else ""
+    return f"{tokens}[:, None]{real}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as it meets what came before the window, and the window's own keys; number: what
+    each token's is still to be times, where only its input is here."""
+
+    buffered: str
+    asked: str
+    number: str | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The columns of one channel, row upon row, in the same two ways."""
+
+    near: str
+    at_unit: bool
+    columns: list[Node]
+    sides: list[Column]
+    buffered: str
+    asked: str
+
+    @property
+    def count(self) -> int:
+        """Blocks of rows: a power of two."""
+        return 1 << (len(self.columns) - 1).bit_length()
+
+
+@dataclass
+class Read:
+    """One read: what it gives without the window's writes, its column's place among those of its
+    stack, and its scores against writes that need no read."""
+
+    node: Node
+    base: str
+    far: str
+    place: int
+    side: Column
+    stack: Stack
+    scores: dict[int, str] = field(default_factory=dict)
+
+
+def times_input(form: Form, node: Node) -> tuple[Node, Node] | None:
+    """An input's vector and the number for each head, whose product a vector is."""
+    graph = form.graph
+    scale = graph.const(1.0)
+    while True:
+        leaf = node.args[0] if node.op == "index" else node
+        if leaf.op == "input":
+            return node, scale
+        if node.op == "mul" and any(not arg.axes.channels for arg in node.args):
+            node, factor = node.args if not node.args[1].axes.channels else node.args[::-1]
+            scale = graph.mul(factor, scale)
+        elif node.op == "div" and not node.args[1].axes.channels:
+            node, divisor = node.args
+            scale = graph.div(scale, divisor)
+        elif node.op == "neg":
+            node, scale = node.args[0], graph.neg(scale)
+        else:
+            return None
+
+
+def users_of(nodes: Iterable[Node], leaves: set[Node]) -> set[Node]:
+    """Of the nodes, in order, the leaves and all that depends on them."""
+    found = set(leaves)
+    for node in nodes:
+        if any(arg in found for arg in node.args):
+            found.add(node)
+    return found
+
+
+def loop(header: str, body: list[str]) -> list[str]:
+    return [header, *(f"    {line}" for line in body)]
