@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from kvgen.algebra import axes as ax
 from kvgen.algebra import matrix as mx
@@ -46,7 +47,7 @@ class Write:
     w: Node
     d: Node
 
-    @property
+    @cached_property
     def reads(self) -> bool:
         return self.w.reads or self.d.reads
 
@@ -109,13 +110,13 @@ class Form:
         roots += [carry.after for carry in self.carries]
         return [*roots, self.output]
 
-    @property
+    @cached_property
     def reads(self) -> tuple[Node, ...]:
         """The reads of the stored state, in the order they are needed."""
         found = [node for node in reachable(self.roots) if node.op == "read"]
         return tuple(sorted(found, key=lambda node: node.order))
 
-    @property
+    @cached_property
     def columns(self) -> tuple[Node, ...]:
         """The distinct vectors that read the stored state."""
         return tuple(dict.fromkeys(node.args[0] for node in self.reads))
@@ -130,7 +131,7 @@ class Form:
         """Whether a carried state is updated from a read of the matrix."""
         return any(carry.after.reads for carry in self.carries)
 
-    @property
+    @cached_property
     def whole_v(self) -> bool:
         """Whether some step reduces over V, so that one program must hold all of it."""
         nodes = reachable(self.roots)
@@ -140,7 +141,7 @@ class Form:
             for node in nodes
         )
 
-    @property
+    @cached_property
     def late(self) -> frozenset[Node]:
         """What a window of tokens knows only once it has read the state: reads, carried states that
         are updated from a read, and all that depends on them."""
@@ -155,7 +156,7 @@ class Form:
                 return frozenset(late)
             late = found
 
-    @property
+    @cached_property
     def windows(self) -> bool:
         """Whether several tokens can pass over the state at once: what reads it, and how it decays,
         must not follow from what an earlier token of the window has read."""

@@ -98,6 +98,9 @@ class _Paged(_Pages):
         return buffer
 
     def _found(self, stacks: list[Stack], buffer: Buffer) -> list[str]:
+        if not stacks:
+            # what nothing reads is only recorded
+            return []
         lines, found = self.scope.tile, []
         for decay in self.form.summed_decays:
             extent = self._extent(decay.channel)

@@ -88,7 +88,7 @@ def render(form: Form, records: Records, form_text: str) -> str:
     """The module's text: the same form, records and configurations give the same bytes."""
     context = _context(form, records, form_text)
     context |= _window(form, records, context)
-    context |= _short(form, form_text, dict(context))
+    context |= _short(form, records, form_text, dict(context))
     paged = context["short"]["recorded_inputs"] if form.windows else []
     context["checks_recorded"] = bool(context["recorded_inputs"] or paged)
     return _spaced(environment().get_template("module.py.jinja").render(context))
@@ -244,7 +244,9 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
     }
 
 
-def _short(form: Form, form_text: str, context: dict[str, Any]) -> dict[str, object]:
+def _short(
+    form: Form, records: Records, form_text: str, context: dict[str, Any]
+) -> dict[str, object]:
     """What a cache of short contexts adds, as text: its records and states lie in pages.
 
     Keys are recorded with each token's own decay there: a row holds more of them than a running sum
@@ -252,9 +254,10 @@ def _short(form: Form, form_text: str, context: dict[str, Any]) -> dict[str, obj
     """
     if not form.windows:
         return {}
-    plain = replace(form, factored=None)
-    records = plan_records(plain)
+    plain = form
     if form.factored:
+        plain = replace(form, factored=None)
+        records = plan_records(plain)
         context = _context(plain, records, form_text) | {"verify": context["verify"]}
     context |= _paged(plain, records, context)
     short = context["short"]

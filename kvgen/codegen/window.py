@@ -86,7 +86,7 @@ class Window:
             kept = form.factored.keys
         self.roots = list(dict.fromkeys((*form.roots, *kept)))
         nodes = reachable(self.roots)
-        self.late = {node for node in nodes if node.reads} | form.late
+        self.late = form.late
         self.solved = solve(form)
         self.late_carries = self.solved.carries
         self.early_carries = [carry for carry in form.carries if carry.after not in self.late]
