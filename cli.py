@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import signal
+import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,12 +17,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvgen import __version__
+from kvgen.benching.peers import LIBRARIES
 from kvgen.terminal import fail, note, print_json, print_table, printable, say, working
 
 # what a command needs is imported when it runs: `kvgen list` and `--help` answer at once
 if TYPE_CHECKING:
+    from kvgen.benching.report import Report
     from kvgen.compiler import Analysis
     from kvgen.diagnostics import Diagnostic
+    from kvgen.tuning.choices import Report as TuningReport
+    from kvgen.tuning.plan import Options
+    from kvgen.wisdom.store import Store
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 BATCHES = "1,4,16,64,256"
@@ -73,6 +82,22 @@ class Override(click.ParamType):
         return key, text
 
 
+class SpecName(click.ParamType):
+    """SPEC where only its name counts: a path, a shipped name, or that of a spec that is gone."""
+
+    name = "spec"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).endswith((".yaml", ".yml")):
+            return value
+        from kvgen.language import spec as specs
+
+        read, _ = specs.read(SpecFile().convert(value, param, ctx))
+        if read is None:
+            self.fail(printable(f"'{value}' is no spec: kvgen show '{value}' says why"), param, ctx)
+        return read.name
+
+
 class Batches(click.ParamType):
     """Batch sizes with commas between them."""
 
@@ -87,7 +112,38 @@ class Batches(click.ParamType):
         return [int(part) for part in parts]
 
 
+class Libraries(click.ParamType):
+    """Names of other libraries with commas between them."""
+
+    name = "libraries"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        parts = list(dict.fromkeys(value.split(",")))
+        if not set(parts) <= set(LIBRARIES):
+            self.fail(f"{value!r} is not a list of {', '.join(LIBRARIES)}", param, ctx)
+        return parts
+
+
+class Duration(click.ParamType):
+    """A time: 90s, 5m, 1h, or a number of seconds."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh]?)", str(value))
+        seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+        if seconds <= 0:
+            self.fail(f"{value!r} is not a time, as in 90s, 5m or 1h", param, ctx)
+        return seconds
+
+
 spec_argument = click.argument("spec", type=SpecFile(), metavar="SPEC")
+name_argument = click.argument("spec", type=SpecName(), metavar="[SPEC]", required=False)
+gpu_option = click.option("--gpu", metavar="NAME", help="Only GPUs with NAME in their names.")
 set_option = click.option(
     "--set",
     "overrides",
@@ -114,9 +170,10 @@ def errors_printed(as_json: bool = False) -> Iterator[None]:
         fail(str(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in ("numpy", "torch", "triton"):
+        extra = {"numpy": "run", "torch": "run", "triton": "run", "optuna": "gpu"}.get(package)
+        if extra is None:
             raise
-        fail(f"error: this needs {package}: pip install 'kvgen[run]'")
+        fail(f"error: this needs {package}: pip install 'kvgen[{extra}]'")
 
 
 def diagnostic(d: Diagnostic, path: str) -> dict[str, Any]:
@@ -130,6 +187,17 @@ def diagnostic(d: Diagnostic, path: str) -> dict[str, Any]:
         "help": d.help,
         "notes": [{"message": text, **asdict(span)} for text, span in d.notes],
     }
+
+
+@contextmanager
+def warnings_noted() -> Iterator[None]:
+    """Print warnings as other notes: what is said of the store is for whoever runs the command."""
+    shown = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: printable(f"warning: {message}\n")
+    try:
+        yield
+    finally:
+        warnings.formatwarning = shown
 
 
 # commands ----------------------------------------------------------------------------------------
@@ -273,28 +341,37 @@ def compile_(
     The module is one readable file that runs wherever torch and triton do. It is written only if
     it differs, and not at all if the spec has an error. Printed are its records, which are what a
     token leaves in the buffer, its bytes per token, L*, the buffer length that moves the fewest,
-    and how many tokens a call takes; for each --target also the registers, spills and shared
-    memory of each kernel.
+    how many tokens a call takes, and for which GPUs its configurations are tuned; for each --target
+    also the registers, spills and shared memory of each kernel.
+
+    The configurations are what `kvgen wisdom` knows of every GPU. With KVGEN_REQUIRE_TUNED=1 it is
+    an error where it knows of none.
     """
     with errors_printed(as_json):
         from kvgen import compiler
         from kvgen.explaining import explain
+        from kvgen.wisdom import baking
 
         if out is not None and out.is_file() and out.samefile(spec):
             raise click.BadParameter(printable(f"'{out}' is the spec"), param_hint="'-o'")
         analysis = compiler.analyse(spec, dict(overrides))
+        tuned = baking.known(analysis)
         try:
-            path = compiler.write(analysis, out)
+            path = compiler.write(analysis, out, tuned)
         except OSError as error:
             place = f" to '{out}'" if out is not None else ""
             fail(printable(f"error: cannot write the module{place}: {error.strerror}"))
+        except baking.NotTuned as error:
+            fail(f"error: {error}")
         rows = [("module", str(path)), *explain.summary(analysis)]
+        rows.append(("tuned for", baking.said(analysis, tuned)))
         usages = [(target, usage) for target in targets for usage in probed(analysis, target)]
     if as_json:
         print_json(
             {
                 "module": str(path),
                 "summary": dict(rows[1:]),
+                "tuned": [asdict(each) for each in baking.standings(analysis, tuned)],
                 "kernels": [{"target": target, **asdict(usage)} for target, usage in usages],
             }
         )
@@ -413,6 +490,7 @@ def best_device() -> str:
     epilog="""\b
 Examples:
   kvgen bench gated_deltanet
+  kvgen bench gated_deltanet --against fla,sglang --html page.html
   kvgen bench kimi_delta_attention --batch 1,8,64 --layers 27 --json
   kvgen bench gated_deltanet --set storage.state=split"""
 )
@@ -432,11 +510,24 @@ Examples:
     help="Layers with distinct states, as a model has.  [default: 36]",
 )
 @click.option(
+    "--against",
+    type=Libraries(),
+    metavar="LIBRARY,...",
+    help="Time these libraries' kernels of the same recurrence too, where they are installed: "
+    f"{', '.join(LIBRARIES)}.",
+)
+@click.option(
     "--drafts",
     type=click.IntRange(0, 16),
     default=4,
     show_default=True,
     help="Tokens that `verify` takes at a time; 0 leaves it and `extend` out.",
+)
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Write a page with figures too, which needs no other file.",
 )
 @set_option
 @json_option
@@ -444,7 +535,9 @@ def bench(
     spec: Path,
     batches: list[int],
     layers: int | None,
+    against: Sequence[str] | None,
     drafts: int,
+    html: Path | None,
     overrides: tuple[tuple[str, str], ...],
     as_json: bool,
 ) -> None:
@@ -455,12 +548,18 @@ def bench(
     one layer. Next to each stand the worst step, in which every row folds; its floor, the time of
     the fewest bytes; its share of the floor; and its error against float64.
 
+    Kernels of other libraries take turns with them in the same process, on the same inputs and with
+    states of the same precision. What cannot run here is named with the reason.
+
     A second table has steps of several tokens, where the module takes them: `verify` beside
     `decode`, alone (cursors stay, nothing folds) and with the end of the step, all drafts accepted;
     and `extend` of 1024 tokens for 8 rows, called from the host. `token_us` is the time for each
     token.
     """
     with errors_printed(as_json):
+        if html is not None and not html.parent.is_dir():
+            message = printable(f"'{html.parent}' is not a folder")
+            raise click.BadParameter(message, param_hint="'--html'")
         if best_device() == "cpu":
             fail("error: bench needs a GPU, and torch sees none")
         from kvgen import bench as benches
@@ -470,8 +569,10 @@ def bench(
         with working(f"timing {analysis.spec.name}") as progress:
             report = benches.bench(
                 analysis, batches, layers=layers, progress=progress,
-                drafts=[drafts] if drafts else [], prompts=drafts > 0,
+                drafts=[drafts] if drafts else [], prompts=drafts > 0, against=against or (),
             )  # fmt: skip
+    for absent in report.absent:
+        note(f"not timed: {absent.peer}: {absent.reason}")
     if as_json:
         print_json(report.data())
     else:
@@ -479,6 +580,22 @@ def bench(
         if report.drafts:
             say("")
             print_rows(report.drafts)
+    if html is not None:
+        write_page(report, html)
+
+
+def write_page(report: Report, path: Path) -> None:
+    """The report as HTML, with what the tuner's trials say of its spec on its GPU."""
+    from kvgen.benching.page import page, trials
+    from kvgen.wisdom.places import cache_folder
+
+    found = trials.read(cache_folder() / "trials", report.spec, report.device)
+    command = shlex.join(["kvgen", *sys.argv[1:]])
+    try:
+        path.write_text(page.html(report, command, found), encoding="utf-8")
+    except OSError as error:
+        fail(printable(f"error: cannot write the page to '{path}': {error.strerror}"))
+    note(f"page: {path}")
 
 
 def print_rows(found: Sequence[Any]) -> None:
@@ -487,8 +604,436 @@ def print_rows(found: Sequence[Any]) -> None:
     print_table([list(row.values()) for row in rows], list(rows[0]) if rows else ())
 
 
+@cli.command(
+    epilog="""\b
+Examples:
+  kvgen tune gated_deltanet --gpu
+  kvgen tune gated_deltanet --gpu --set storage.state=split --batch 1,8,64
+  kvgen tune mine.yaml                     without a GPU: an estimate, which is not kept
+  kvgen tune --gpu --effort quick          all shipped specs"""
+)
+@click.argument("specs", nargs=-1, type=SpecFile(), metavar="[SPEC]...")
+@click.option("--gpu", is_flag=True, help="Time on this machine's GPUs.")
+@click.option(
+    "--batch",
+    "batches",
+    type=Batches(),
+    default=BATCHES,
+    show_default=True,
+    metavar="N,N,...",
+    help="Batch sizes.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(["quick", "full"]),
+    default="full",
+    show_default=True,
+    help="quick times at most 40 configurations of each kernel and batch, and leaves out verify, "
+    "extend and short contexts.",
+)
+@click.option(
+    "--budget",
+    type=Duration(),
+    default="5m",
+    show_default=True,
+    metavar="TIME",
+    help="The most time that one spec takes, as in 90s or 5m.",
+)
+@set_option
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Where tuners on several hosts share what they measure: a database's URL as Optuna has "
+    "it, or journal:PATH for a file.",
+)
+@click.option("--force", is_flag=True, help="Measure again what is known.")
+@click.option("--dry-run", is_flag=True, help="Say what would be tried, and end.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn.")
+@click.option("--ship", is_flag=True, help="Keep it in kvgen's own tuned/ (in a checkout).")
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="sm_90",
+    show_default=True,
+    help="What an estimate is made for, without --gpu.",
+)
+@json_option
+def tune(
+    specs: tuple[Path, ...],
+    gpu: bool,
+    batches: list[int],
+    effort: str,
+    budget: float,
+    overrides: tuple[tuple[str, str], ...],
+    storage: str | None,
+    force: bool,
+    dry_run: bool,
+    seed: int,
+    ship: bool,
+    target: str,
+    as_json: bool,
+) -> None:
+    """Find the fastest configurations of a spec's kernels on a GPU, and remember them.
+
+    For every batch the tiles, warps and stages of each kernel, and for all of them the length of
+    the buffer. What was found is kept (`kvgen wisdom`), and the next `kvgen compile` bakes it into
+    the module. What is known already is answered from there.
+
+    Configurations are compiled side by side, checked against the recurrence in float64 and timed in
+    a process of their own. Interrupted, it keeps what it has measured; called again, it goes on
+    from there.
+    """
+    with errors_printed(as_json), warnings_noted():
+        from kvgen import compiler, shipped
+        from kvgen.tuning import plan
+
+        if storage is not None and (force or not gpu):
+            raise click.UsageError("--storage needs --gpu, and goes without --force")
+        options = plan.Options(plan.distinct(batches), effort, budget, seed, force, storage)
+        chosen = specs or tuple(shipped.resolve(each.name) for each in shipped.shipped())
+        analyses = [compiler.analyse(path, dict(overrides)) for path in chosen]
+        if dry_run:
+            planned(analyses, options, target, as_json)
+        elif gpu:
+            tuned(analyses, dict(overrides), options, ship, as_json)
+        else:
+            estimated(analyses, options, target, as_json)
+
+
+def tuned(
+    analyses: list[Analysis],
+    overrides: dict[str, str],
+    options: Options,
+    ship: bool,
+    as_json: bool,
+) -> None:
+    """Tune on the GPU, one spec after another; keep what each has come to."""
+    from kvgen.data import data_dir
+    from kvgen.tuning import plan, report
+    from kvgen.wisdom.folder import Folder
+    from kvgen.wisdom.store import Store
+
+    store = Store.default()
+    own = Store([Folder(data_dir("tuned"), "shipped")]) if ship else store
+    name = plan.gpu_name()
+    found: list[dict[str, Any]] = []
+    failed: list[str] = []
+    left: list[Analysis] = []
+    interrupted = False
+    for analysis in analyses:
+        known = None if name is None else plan.answered(analysis, options, name, store)
+        if known is None or options.force:
+            left.append(analysis)
+            continue
+        note(f"{analysis.spec.name} on {name}: known already (--force measures again)")
+        if as_json:
+            records = [record.data() for record in known.values()]
+            found.append({"spec": analysis.spec.name, "gpu": name, "records": records})
+        else:
+            print_table(report.stored_rows(known), report.HEAD)
+        if ship:
+            try:
+                added = own.add(known.values())
+            except OSError as error:
+                fail(f"error: {analysis.spec.name} cannot be kept: {error.strerror or error}")
+            note(f"{analysis.spec.name}: kept in {added.folder} ({added.change})")
+    if left:
+        from kvgen.tuning.tune import Tuner, make_job
+        from kvgen.tuning.workers import WorkerError
+
+        # being asked to end is an interrupt: what was measured is kept
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with Tuner(note) as tuner:
+            for analysis in left:
+                try:
+                    outcome = tuner.tune(make_job(analysis, overrides), options, store)
+                except WorkerError as error:
+                    fail(f"error: {error}")
+                except KeyboardInterrupt:
+                    note(f"{analysis.spec.name}: interrupted; nothing to keep")
+                    interrupted = True
+                    break
+                try:
+                    kept = keep(outcome, own, options.force)
+                except OSError as error:
+                    # what is printed is all that is left of it
+                    kept = f"it cannot be kept: {error.strerror or error}"
+                    failed.append(f"error: {analysis.spec.name}: {kept}")
+                found.append(report.data(outcome))
+                if not as_json:
+                    print_table(report.rows(outcome), report.HEAD)
+                note(f"{analysis.spec.name}: {kept}")
+                if outcome.interrupted:
+                    interrupted = True
+                    break
+                if outcome.failed or not outcome.records:
+                    failed.append(f"error: {analysis.spec.name}: {outcome.why}")
+    if as_json:
+        print_json(found)
+    if interrupted:
+        raise SystemExit(130)
+    if failed:
+        fail("\n".join(failed))
+
+
+def keep(outcome: TuningReport, store: Store, force: bool) -> str:
+    """Put a report's records into the store; where, why it ended, and what to do next."""
+    ended = f"{outcome.why}, after {outcome.seconds:.0f} s"
+    if not outcome.records:
+        return f"{ended}; nothing to keep"
+    # one that was cut short takes nothing's place
+    keys = {record.key for record in outcome.records if not record.at.get("cut")}
+    added = store.add(outcome.records, anew=keys if force else ())
+    name = outcome.analysis.spec.name
+    return f"{ended}; kept in {added.folder} ({added.change}); next: kvgen compile {name}"
+
+
+def planned(analyses: list[Analysis], options: Options, target: str, as_json: bool) -> None:
+    """What would be tried."""
+    from kvgen.tuning import plan, space
+
+    rows = []
+    for analysis in analyses:
+        for goal in plan.goals(analysis, options.batches, options.effort):
+            if goal.kernel == "buffer":
+                count = most = len(space.buffers(analysis))
+            else:
+                count = len(space.legal(analysis, goal.kernel, target))
+                most = min(count, options.timings(goal.kernel))
+            rows.append((analysis.spec.name, goal.kernel, goal.batch or "all", count, most))
+    head = ("spec", "kernel", "batch", "legal", "timed at most")
+    if as_json:
+        print_json([dict(zip(head, row, strict=True)) for row in rows])
+    else:
+        print_table(rows, head)
+
+
+def estimated(analyses: list[Analysis], options: Options, target: str, as_json: bool) -> None:
+    """What a model of the GPU thinks of what compiles for it."""
+    from kvgen.tuning import estimates
+
+    rows: list[estimates.Estimate] = []
+    failed: list[str] = []
+    for analysis in analyses:
+        with working(f"compiling {analysis.spec.name} for {target}") as progress:
+            try:
+                rows += estimates.estimates(analysis, options, target, progress)
+            except estimates.NoneCompiledError as error:
+                failed.append(f"error: {analysis.spec.name}: {error}")
+    note(f"an estimate for {target}, from compiled programs and a model: nothing was timed or kept")
+    if as_json:
+        print_json([asdict(row) for row in rows])
+    elif rows:
+        print_rows(rows)
+    if failed:
+        fail("\n".join(failed))
+
+
+# the store ---------------------------------------------------------------------------------------
+
+
+@cli.group(
+    cls=Commands,
+    epilog="""\b
+Examples:
+  kvgen wisdom show gated_deltanet
+  kvgen wisdom why gated_deltanet --gpu H100
+  kvgen wisdom export > mine.json          then, elsewhere: kvgen wisdom import mine.json""",
+)
+def wisdom() -> None:
+    """Show and exchange what has been tuned.
+
+    A record is the fastest known configuration of a kernel, for a form, a GPU and a batch. `kvgen
+    tune` adds them, `kvgen compile` puts those of a spec's form into its module. They lie in
+    folders, of which the first that can answer does: those that KVGEN_WISDOM names, the user's own,
+    and what ships with kvgen. Results go to the first of them.
+    """
+
+
+@wisdom.command("show")
+@name_argument
+@gpu_option
+@json_option
+def wisdom_show(spec: str | None, gpu: str | None, as_json: bool) -> None:
+    """List the records of a spec, or all.
+
+    The times are microseconds for a layer and a model step; `floor` is what the fewest bytes would
+    take, as a share of that. Two rows with one key come from two folders: the first is used.
+    """
+    from kvgen.wisdom import account
+    from kvgen.wisdom.store import Store
+
+    store = Store.default()
+    found = account.held(store, spec, gpu)
+    if as_json:
+        print_json([each.data() for each in found])
+        return
+    print_table([each.row() for each in found], account.HEAD)
+    if not found:
+        note(f"no records{f' of {spec}' if spec else ''}: kvgen tune {spec or 'SPEC'} --gpu")
+    for folder in store.folders:
+        note(f"{folder.name}: {folder.root}")
+
+
+@wisdom.command(
+    "why",
+    epilog="""\b
+Examples:
+  kvgen wisdom why gated_deltanet --gpu H100 --batch 48
+  kvgen wisdom why gated_deltanet --set storage.state=split""",
+)
+@spec_argument
+@click.option("--gpu", metavar="NAME", help="GPUs with NAME in their names.  [default: all known]")
+@click.option(
+    "--batch",
+    "batches",
+    type=Batches(),
+    default=BATCHES,
+    show_default=True,
+    metavar="N,N,...",
+    help="Batch sizes.",
+)
+@set_option
+@json_option
+def wisdom_why(
+    spec: Path,
+    gpu: str | None,
+    batches: list[int],
+    overrides: tuple[tuple[str, str], ...],
+    as_json: bool,
+) -> None:
+    """Say what answers for each kernel of a spec, and why nothing better does.
+
+    exact: tuned for this. aged: the same, with another Triton; it is used, and may be tuned again.
+    seed: tuned for another batch or share of the heads; a search starts from it, and a module takes
+    the nearest batch that is tuned. estimate: nothing is known. Below stand the records that come
+    nearest, with what keeps them from being an answer.
+    """
+    with errors_printed(as_json):
+        from kvgen import compiler
+        from kvgen.wisdom import account
+        from kvgen.wisdom.store import Store
+
+        analysis = compiler.analyse(spec, dict(overrides))
+        store = Store.default()
+        names = account.gpus(store, gpu)
+        found = list(account.reasons(store, analysis, names, batches))
+    if as_json:
+        print_json([each.data() for each in found])
+        return
+    if not found:
+        note(f"no GPU is known: kvgen tune {analysis.spec.name} --gpu, or name one with --gpu")
+    head = ("GPU", "kernel", "batch", "answer", "configuration")
+    print_table(account.rows(found), head)
+    if near := account.nearest(found):
+        say("\nnearest")
+        print_table(near, ("GPU", "kernel", "spec", "configuration", "but"))
+
+
+@wisdom.command("merge")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A B…")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Where the result goes.",
+)
+def wisdom_merge(sources: tuple[Path, ...], out: Path) -> None:
+    """Merge exports, or folders of the store, into a file.
+
+    Of each key the better record stays: more effort, then a newer Triton, then a lower median. The
+    order of the sources does not matter.
+    """
+    from kvgen.wisdom import exchange
+
+    try:
+        records = exchange.merged([exchange.read(source) for source in sources])
+        exchange.write(out, records)
+    except exchange.ExchangeError as error:
+        fail(f"error: {error}")
+    except OSError as error:
+        fail(f"error: cannot write '{out}': {error.strerror}")
+    say(f"{len(records)} records in {out}")
+
+
+@wisdom.command(
+    "export",
+    epilog="""\b
+Examples:
+  kvgen wisdom export --gpu H100 > h100.json
+  kvgen wisdom export gated_deltanet > mine.json""",
+)
+@name_argument
+@gpu_option
+def wisdom_export(spec: str | None, gpu: str | None) -> None:
+    """Print records for another machine: all but what ships with kvgen."""
+    from kvgen.wisdom import account, exchange
+    from kvgen.wisdom.document import text_of
+    from kvgen.wisdom.store import Store
+
+    held = [each for each in account.held(Store.default(), spec, gpu) if each.folder.ours]
+    records = exchange.merged([[each.record] for each in held])
+    click.echo(text_of(records), nl=False)
+    note(f"{len(records)} records")
+
+
+@wisdom.command("import")
+@click.argument("file", type=click.Path(exists=True, path_type=Path), metavar="FILE")
+def wisdom_import(file: Path) -> None:
+    """Add the records of an export, all of them or none.
+
+    A record that is there already stays if it is the better one. Printed is how many were +added,
+    how many ~replaced another, and how many were =kept as they are.
+    """
+    from kvgen.wisdom import exchange
+    from kvgen.wisdom.store import Store
+
+    try:
+        added = Store.default().add(exchange.read(file))
+    except exchange.ExchangeError as error:
+        fail(f"error: {error}")
+    except OSError as error:
+        fail(f"error: cannot write wisdom: {error.strerror or error}")
+    say(f"{added.change} in {added.folder}")
+
+
+@wisdom.command("forget")
+@name_argument
+@click.option("--gpu", metavar="NAME", help="Those of GPUs with NAME in their names.")
+@click.option("--all", "every", is_flag=True, help="All.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def wisdom_forget(spec: str | None, gpu: str | None, every: bool, yes: bool) -> None:
+    """Remove records: those of a spec, of a GPU, or all.
+
+    Only from the folder that results go to; what other folders hold answers from then on.
+    """
+    if every == bool(spec or gpu):
+        raise click.UsageError("name a SPEC or --gpu NAME, or give --all")
+    from kvgen.wisdom import account
+    from kvgen.wisdom.record import Record
+    from kvgen.wisdom.store import Store
+
+    def gone(record: Record) -> bool:
+        return account.is_chosen(record, spec, gpu)
+
+    store = Store.default()
+    count = sum(map(gone, store.own.records()))
+    if not count:
+        fail(f"no such records in {store.own.root}")
+    if not yes:
+        click.confirm(f"forget {count} records in {store.own.root}?", abort=True, err=True)
+    try:
+        say(f"{store.forget(gone)} records forgotten")
+    except OSError as error:
+        fail(f"error: cannot change {store.own.root}: {error.strerror or error}")
+
+
 def main() -> None:
-    cli(prog_name="kvgen")
+    with warnings_noted():
+        cli(prog_name="kvgen")
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def page() -> str:
     path = Path(shipped.resolve(SPEC))
     analysis = compiler.analyse(path)
     module = compiler.emit(analysis)
-    decode = between(module, "def _decode_kernel(", "\n@triton.jit")
+    decode = between(module, "def _decode_kernel(", "\n\n# ")
     fold = between(module, "def _fold_kernel(", "\n@triton.jit")
     return TEMPLATE.format(
         spec=block(path.read_text(encoding="utf-8").splitlines(), "yaml"),
@@ -198,7 +198,7 @@ def lengths(analysis: Analysis) -> list[str]:
 
 
 def configs(analysis: Analysis) -> list[str]:
-    from kvgen.codegen.config import configurations
+    from kvgen.codegen.config import configurations, constants
     from kvgen.codegen.kernels import per_head
     from kvgen.explaining.layout import table
 
@@ -209,7 +209,8 @@ def configs(analysis: Analysis) -> list[str]:
     for kernel, batches in chosen.items():
         for batch, values in batches.items():
             if batch in (1, 64):
-                text = ", ".join(f"{name} {value}" for name, value in values.items())
+                used = constants(analysis.form, values)
+                text = ", ".join(f"{name} {value}" for name, value in used.items())
                 rows.append((kernel, str(batch), text))
     return table(rows)
 

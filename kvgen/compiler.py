@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import hashlib
 import importlib.util
-import os
 import shutil
 import sys
 import tempfile
@@ -13,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from kvgen import shipped
+from kvgen import files, shipped
 from kvgen.algebra.factored import factored
 from kvgen.algebra.form import Form, derive
 from kvgen.algebra.records import Records, plan_records
 from kvgen.diagnostics import SpecError
 from kvgen.language import spec
 from kvgen.language.spec import Spec
+from kvgen.wisdom import baking
+from kvgen.wisdom.store import Table
 
 
 @dataclass(frozen=True)
@@ -49,37 +50,31 @@ def analyse(path_or_text: str | Path, overrides: dict[str, str] | None = None) -
     return Analysis(read, form, plan_records(form))
 
 
-def emit(analysis: Analysis) -> str:
-    """The module's text."""
+def emit(analysis: Analysis, known: Table | None = None) -> str:
+    """The module's text. known: what is tuned, by default all that the store knows of this form."""
     from kvgen.codegen.render import render
     from kvgen.explaining.explain import form_text
 
-    return render(analysis.form, analysis.records, form_text(analysis))
+    table = baking.known(analysis) if known is None else known
+    tuned = baking.baked(analysis, table)
+    return render(analysis.form, analysis.records, form_text(analysis), tuned)
 
 
-def write(analysis: Analysis, out: Path | None = None) -> Path:
+def write(analysis: Analysis, out: Path | None = None, known: Table | None = None) -> Path:
     """Write the module to a file, or into a directory as NAME.py (default: here).
 
     The file appears whole or not at all, and is left alone where it holds the same text already.
+    known: as `emit` has it. Raises NotTuned where KVGEN_REQUIRE_TUNED is 1 and nothing is.
     """
     name = f"{analysis.spec.name}.py"
     path = Path(name) if out is None else Path(out)
     if path.is_dir():
         path = path / name
-    text = emit(analysis)
-    if path.is_file() and path.read_bytes() == text.encode():
-        return path
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    table = baking.known(analysis) if known is None else known
+    baking.required(analysis, table)
+    data = emit(analysis, table).encode()
+    if not (path.is_file() and path.read_bytes() == data):
+        files.write(path, data)
     return path
 
 
@@ -90,12 +85,14 @@ def compile(
 
     path_or_text: a path, or the spec's text. out: the file or directory to write to; a temporary
     directory where it is None. overrides: values by dotted path, `**{"storage.state": "split"}`.
-    Raises SpecError.
+    Raises SpecError; NotTuned where KVGEN_REQUIRE_TUNED is 1 and nothing is.
     """
     analysis = analyse(path_or_text, {key: str(value) for key, value in overrides.items()})
-    if out is None:
-        return imported(temporary_module(analysis.spec.name, emit(analysis)))
-    return imported(write(analysis, Path(out)))
+    if out is not None:
+        return imported(write(analysis, Path(out)))
+    table = baking.known(analysis)
+    baking.required(analysis, table)
+    return imported(temporary_module(analysis.spec.name, emit(analysis, table)))
 
 
 def load(name: str) -> ModuleType:

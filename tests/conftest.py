@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,6 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _forget_the_user()
     # before any test module is imported: triton reads this when it is imported
     if _wants_gpu(config):
         os.environ.pop("TRITON_INTERPRET", None)
@@ -60,6 +67,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", ignored)
     if config.getoption("--update-golden") and os.environ.get("CI"):
         raise pytest.UsageError("--update-golden is for people, who review what it changes")
+
+
+def _forget_the_user() -> None:
+    """What whoever runs the tests has tuned, or asks of kvgen, must not reach them."""
+    folder = tempfile.mkdtemp(prefix="kvgen-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["KVGEN_WISDOM"] = f"{folder}/wisdom"
+    os.environ["KVGEN_CACHE_DIR"] = f"{folder}/cache"
+    os.environ["XDG_DATA_HOME"] = f"{folder}/data"
+    os.environ.pop("KVGEN_REQUIRE_TUNED", None)
 
 
 def _wants_gpu(config: pytest.Config) -> bool:
@@ -81,3 +98,43 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str], Golden]:
         return text
 
     return read
+
+
+# bytes a second that a copy moves where no_gpu makes the clock up
+BANDWIDTH = 1e12
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks in the interpreter: a graph runs once, when it is captured; every time is
+    3 ms."""
+    import torch
+
+    from kvgen import bench
+    from kvgen.timing import drafts, errors, steps
+
+    @contextmanager
+    def captured(run: Callable[[], object]) -> Iterator[SimpleNamespace]:
+        run()
+        yield SimpleNamespace(replay=lambda: None)
+
+    def time_of(run: Callable[[], object]) -> float:
+        run()
+        return 3e-3
+
+    monkeypatch.setattr(steps, "DEVICE", "cpu")
+    monkeypatch.setattr(steps, "captured", captured)
+    monkeypatch.setattr(steps, "time_of", time_of)
+    monkeypatch.setattr(drafts, "time_of", time_of)
+    monkeypatch.setattr(drafts, "PROMPT", 20)
+    monkeypatch.setattr(drafts, "PROMPT_ROWS", 2)
+    monkeypatch.setattr(drafts, "REPEATS", 1)
+    for module in (bench, drafts):
+        monkeypatch.setattr(module, "output_error", partial(errors.output_error, tokens=4))
+    monkeypatch.setattr(drafts, "verify_error", partial(errors.verify_error, windows=2))
+    monkeypatch.setattr(bench, "exact", partial(errors.exact, tokens=4))
+    monkeypatch.setattr(bench, "copy_bandwidth", lambda: BANDWIDTH)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 40, 1 << 40))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "made up")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -23,9 +23,16 @@ class PagedTwin:
     """
 
     def __init__(
-        self, made: Made, device: str, context: int, dtype: torch.dtype, seed: int
+        self,
+        made: Made,
+        device: str,
+        context: int,
+        dtype: torch.dtype,
+        seed: int,
+        buffer: int = BUFFER,
     ) -> None:
-        self.module, self.form, self.spec = made.module, made.analysis.form, made.analysis.spec
+        self.made, self.module = made, made.module
+        self.form, self.spec = made.analysis.form, made.analysis.spec
         self.device, self.dtype = device, dtype
         self.draw, self.sampler = random.Random(seed), Sampler(self.spec, device, seed)
         self.cache = self.module.Cache.empty(
@@ -33,7 +40,7 @@ class PagedTwin:
             LAYERS,
             device=device,
             dtype=dtype,
-            buffer=BUFFER,
+            buffer=buffer,
             window=WINDOW,
             short_context=context,
         )

@@ -6,15 +6,13 @@ The interpreter runs every call once, at tiny sizes; the clock is made up.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from click.testing import CliRunner
+from conftest import BANDWIDTH
 from twins import analysed, ids, made
 
 import cli
@@ -26,38 +24,7 @@ from kvgen.shipped import resolve
 from kvgen.timing import drafts, errors, steps
 from kvgen.timing.drafts import DraftRow
 
-BANDWIDTH = 1e12
 STORAGE = ("state=bfloat16", "records=input")
-
-
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph runs once, when it is captured; every time is 3 ms."""
-
-    @contextmanager
-    def captured(run: Callable[[], object]) -> Iterator[SimpleNamespace]:
-        run()
-        yield SimpleNamespace(replay=lambda: None)
-
-    def time_of(run: Callable[[], object]) -> float:
-        run()
-        return 3e-3
-
-    monkeypatch.setattr(steps, "DEVICE", "cpu")
-    monkeypatch.setattr(steps, "captured", captured)
-    monkeypatch.setattr(steps, "time_of", time_of)
-    monkeypatch.setattr(drafts, "time_of", time_of)
-    monkeypatch.setattr(drafts, "PROMPT", 20)
-    monkeypatch.setattr(drafts, "PROMPT_ROWS", 2)
-    monkeypatch.setattr(drafts, "REPEATS", 1)
-    for module in (benches, drafts):
-        monkeypatch.setattr(module, "output_error", partial(errors.output_error, tokens=4))
-    monkeypatch.setattr(drafts, "verify_error", partial(errors.verify_error, windows=2))
-    monkeypatch.setattr(benches, "copy_bandwidth", lambda: BANDWIDTH)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 40, 1 << 40))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "made up")
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
 def module(name: str = "gated_deltanet"):

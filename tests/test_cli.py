@@ -15,7 +15,7 @@ import cli
 from kvgen import shipped
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["list", "new", "show", "compile", "explain", "check", "bench"]
+COMMANDS = ["list", "new", "show", "compile", "explain", "check", "bench", "tune", "wisdom"]
 
 
 def run(*args: str) -> Result:

@@ -28,7 +28,7 @@ def module(name: str, state: str = "float32") -> str:
     return compiler.emit(compiler.analyse(resolve(name), {"storage.state": state}))
 
 
-WINDOWS = ("verify", "extend", "short_verify", "short_extend")
+WINDOWS = ("verify", "chain", "extend", "short_verify", "short_extend")
 
 
 def check(usages: list[KernelUsage], target: str) -> None:
@@ -96,7 +96,7 @@ def test_a_module_that_cannot_be_imported() -> None:
 
 def test_spills_are_seen() -> None:
     text = module("gated_deltanet")
-    tiles = {"TILE": 128, "TILES": 1, "STAGES": 1, "EARLY": 0, "num_warps": 1}
+    tiles = {"TILE": 128, "TILES": 1, "STAGES": 1, "EARLY": 0, "PDL": 0, "num_warps": 1}
     end = text.index("@triton.jit")
     wide = f'{text[:end]}\nCONFIGS["default"]["decode"] = {{1: {tiles}}}\n{text[end:]}'
     spills = [u.spills for u in probe(wide, "sm_90", batches=(1,)) if u.kernel == "decode"]

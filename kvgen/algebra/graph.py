@@ -26,9 +26,10 @@ class Node:
     """One value of a token.
 
     op: a leaf ('const', 'input', 'param', 'carried', or 'previous': what the record before this
-    token holds, 0 in an empty buffer), an elementwise operation, 'sum' over the
-    channel axis of its argument, 'index' of an extra axis, or 'read': the state before this token
-    contracted with its argument, a vector over K (giving V) or over V (giving K).
+    token holds, 0 in an empty buffer), an elementwise operation, 'sum' over the channel axis of its
+    argument, 'index' of an extra axis, 'at': an input, or a component of one, at a token of a
+    chain, or 'read': the state before this token contracted with its argument, a vector over K
+    (giving V) or over V (giving K).
     """
 
     op: str
@@ -249,6 +250,10 @@ class Graph:
             pending.pop()
         return done[x]
 
+    def at(self, x: Node, token: int) -> Node:
+        """An input, or a component of one, at a token of a chain."""
+        return self._node("at", (x,), token, x.axes, x.bounds)
+
     def rebuild(self, node: Node, args: tuple[Node, ...]) -> Node:
         """The node's operation on other arguments."""
         if node.op in UNARY or node.op in BINARY or node.op == "sum":
@@ -307,10 +312,17 @@ def _is_one(x: Node) -> bool:
     return x.is_const and x.const == 1
 
 
+def leaf_of(node: Node) -> Node:
+    """The leaf of which a node is a component, or which it is at a token of a chain."""
+    while node.op in ("index", "at"):
+        node = node.args[0]
+    return node
+
+
 def reachable(
     roots: Iterable[Node],
     known: Collection[Node] = (),
-    below: Callable[[Node], Sequence[Node]] = lambda node: node.args,
+    below: Callable[[Node], Sequence[Node]] | None = None,
 ) -> list[Node]:
     """Every node the roots depend on, arguments before their users; nothing below a known one.
 
@@ -318,13 +330,16 @@ def reachable(
     """
     seen: set[Node] = set()
     found: list[Node] = []
-    pending: list[tuple[Node, bool]] = [(root, False) for root in reversed(list(roots))]
+    # None: the node under it comes next, as all that it depends on has been found
+    pending: list[Node | None] = [*reversed(list(roots))]
     while pending:
-        node, visited = pending.pop()
-        if visited:
-            found.append(node)
+        node = pending.pop()
+        if node is None:
+            done = pending.pop()
+            assert done is not None
+            found.append(done)
         elif node not in seen and node not in known:
             seen.add(node)
-            pending.append((node, True))
-            pending.extend((arg, False) for arg in reversed(below(node)))
+            pending += (node, None)
+            pending.extend(reversed(below(node) if below else node.args))
     return found

@@ -202,17 +202,20 @@ def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:
     taken |= {form.state.name, f"{form.state.name}_hi", f"{form.state.name}_lo"}
     taken |= {"pages", "state_pages", "stateful"}
     named: list[Stored] = []
+    # how often a name was wanted, so that a much wanted one is found at once
+    counts: dict[str, int] = {}
     for kept in stored:
         node = kept.node
         base = form.graph.names.get(node)
         if base is None and node.op == "index":
             base = f"{node.args[0].value}{node.value}"
         base = base or roles.get(node) or _described(node, form) or "factor"
-        name, count = base, 1
+        name, count = base, counts.get(base, 1)
         while name in taken:
             count += 1
             name = f"{base}_{count}"
         taken.add(name)
+        counts[base] = count
         named.append(replace(kept, name=name))
     return tuple(named)
 

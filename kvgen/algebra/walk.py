@@ -50,6 +50,8 @@ class Walk:
     diagnostics: list[Diagnostic] = field(default_factory=list)
     # where each vector first reads the state
     readers: dict[Node, Span] = field(default_factory=dict)
+    # all that has been looked at for reads
+    searched: set[Node] = field(default_factory=set)
 
     # -- statements
 
@@ -398,7 +400,8 @@ class Walk:
             )
         found = mx.read(self.graph, matrix, vector)
         if matrix.state is not None:
-            for node in reachable([found]):
+            for node in reachable([found], self.searched):
+                self.searched.add(node)
                 if node.op == "read" and node.args[0] not in self.readers:
                     self.readers[node.args[0]] = expr.span
             known = {diagnostic.code for diagnostic in self.diagnostics}

@@ -6,12 +6,12 @@ Templates hold the structure of a kernel; what the recurrence decides comes from
 from __future__ import annotations
 
 import keyword
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from kvgen.algebra.form import Form
-from kvgen.algebra.graph import Node, reachable
+from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.algebra.records import Records
-from kvgen.codegen.printer import ATOM, Namer, Text
+from kvgen.codegen.printer import ATOM, Namer, Text, aligned
 
 # names the templates use inside kernels; a spec's own names step aside
 KERNEL_NAMES = """
@@ -29,7 +29,8 @@ lasting lasting_key lasting_value total_key total_value since_key since_value
 whole start length stays back index word within spot_page pages_held real_state next
 TOKENS WINDOW TREE
 first final number page pages places state_page stateful table words
-pages_ptr state_pages_ptr stateful_ptr table_ptr CONTEXT BUFFER TABLE RING
+pages_ptr state_pages_ptr stateful_ptr table_ptr CONTEXT BUFFER TABLE RING PAGES
+blocks newer_page newer_within oldest_page cursor row_key ROWS
 """
 
 
@@ -141,37 +142,54 @@ def stride_name(axis: str) -> str:
 
 @dataclass
 class TokenLoads:
-    """Loads the current token's inputs, parameters and carried states."""
+    """Loads the current token's inputs, parameters and carried states.
+
+    heads: the dimension of `head` where a program holds several of them, G. before: the place of
+    the carried states as they are before the token.
+    """
 
     form: Form
     records: Records
     shapes: Shapes
+    heads: str = field(default="", kw_only=True)
+    before: str = field(default="count", kw_only=True)
 
     def __call__(self, node: Node) -> Text | None:
-        leaf = node.args[0] if node.op == "index" else node
+        leaf = leaf_of(node)
         if leaf.op == "carried":
             return self._carried(leaf)
         if leaf.op == "previous":
             return newest_sum(self.form, self.records, self.shapes)
-        if leaf.op not in ("input", "param"):
-            return None
+        return self.given(node) if leaf.op in ("input", "param") else None
+
+    def given(self, node: Node, token: int = 0, mask: str | None = None) -> Text:
+        """An input or parameter, or a component of one; of an input, what a token of a window has,
+        and 0 where the mask does not hold."""
+        leaf = leaf_of(node)
         name = str(leaf.value)
         axes = leaf.axes.names
+        dims = self._dims(leaf, node.axes.channels)
         parts = [pointer_name(name)]
         is_input = leaf.op == "input"
         if is_input:
             parts.append(f"row * {name}_row")
+        if token:
+            parts.append(f"{token} * {name}_token" if token > 1 else f"{name}_token")
         for position, axis in enumerate(axes):
             last = position == len(axes) - 1
-            index = {"H": "group", "HV": "head", "K": "key", "V": "value"}.get(axis)
-            index = str(node.value) if index is None else index
+            known = axis in ("H", "HV", "K", "V")
+            index = indexed(axis, dims, self.heads) if known else str(node.value)
             parts.append(index if last else f"{index} * {name}_{stride_name(axis)}")
-        text = loaded(" + ".join(parts), node.axes.channels, self.shapes)
-        return Text(f"{text}.to(tl.float32)", ATOM, node.axes.channels)
+        text = loaded(" + ".join(parts), dims, self.shapes, mask)
+        return Text(f"{text}.to(tl.float32)", ATOM, dims)
 
     def _carried(self, leaf: Node) -> Text:
-        address = carried_address(self.form, str(leaf.value), "count")
-        return Text(loaded(address, leaf.axes.channels, self.shapes), ATOM, leaf.axes.channels)
+        address = carried_address(self.form, str(leaf.value), self.before, self.heads)
+        dims = self._dims(leaf, leaf.axes.channels)
+        return Text(loaded(address, dims, self.shapes), ATOM, dims)
+
+    def _dims(self, leaf: Node, channel: str) -> str:
+        return (self.heads if leaf.axes.head == "HV" else "") + channel
 
 
 @dataclass
@@ -218,10 +236,18 @@ class RecordLoads:
         return Text(text, ATOM, ("P" if many else "") + channel)
 
 
-def loaded(address: str, channel: str, shapes: Shapes) -> str:
-    if channel and shapes.masked(channel):
-        return f"tl.load({address}, mask=real_{shapes.index(channel)}, other=0.0)"
-    return f"tl.load({address})"
+def loaded(address: str, dims: str, shapes: Shapes, mask: str | None = None) -> str:
+    masks = [mask] if mask else []
+    for channel, real in shapes.masks.items():
+        if channel in dims:
+            masks.append(aligned(Text(real, ATOM, channel), dims).text)
+    if len(masks) > 1:
+        masks[0] = f"({masks[0]})"
+    return (
+        f"tl.load({address}, mask={' & '.join(masks)}, other=0.0)"
+        if masks
+        else f"tl.load({address})"
+    )
 
 
 def newest_sum(form: Form, records: Records, shapes: Shapes) -> Text:
@@ -231,6 +257,14 @@ def newest_sum(form: Form, records: Records, shapes: Shapes) -> Text:
     masks = ["(count > 0)", *(["real_key"] if shapes.masks_k else [])]
     address = f"{local(name)}_at + (count - 1) * {shapes.k} + key"
     return Text(f"tl.load({address}, mask={' & '.join(masks)}, other=0.0)", ATOM, "K")
+
+
+def indexed(axis: str, dims: str, heads: str = "") -> str:
+    """Where a tile of such dimensions lies along an axis."""
+    name, own = {"H": ("group", ""), "HV": ("head", heads), "K": ("key", "K"), "V": ("value", "V")}[
+        axis
+    ]
+    return aligned(Text(name, ATOM, own), dims).text
 
 
 def head_index(axis: str | None) -> str | None:
@@ -244,14 +278,18 @@ def head_count(axis: str | None, ratio: int) -> str:
     return "heads" if axis == "HV" or ratio == 1 else f"(heads // {ratio})"
 
 
-def carried_address(form: Form, name: str, place: str) -> str:
-    """Where a carried state lies after `place` records, in [slots, layers, places + 1, *axes]."""
+def carried_address(form: Form, name: str, place: str, heads: str = "") -> str:
+    """Where a carried state lies after `place` records, in [slots, layers, places + 1, *axes].
+
+    heads: the dimension of `head`, if it has one.
+    """
     carry = next(c for c in form.carries if c.tensor.name == name)
     sizes = dict(form.spec.sizes)
     ratio = form.spec.ratio
     axes = carry.axes
     width = sizes[axes.channels] if axes.channels else 1
-    index = head_index(axes.head)
+    dims = (heads if axes.head == "HV" else "") + axes.channels
+    index = indexed(axes.head, dims, heads) if axes.head else None
     parts = [f"{local(name)}_at"]
     if place != "0":
         factors = [place if place.isidentifier() else f"({place})"]
@@ -261,7 +299,7 @@ def carried_address(form: Form, name: str, place: str) -> str:
     if index:
         parts.append(index if width == 1 else f"{index} * {width}")
     if axes.channels:
-        parts.append("key" if axes.channels == "K" else "value")
+        parts.append(indexed(axes.channels, dims))
     return " + ".join(parts)
 
 
@@ -290,7 +328,15 @@ def per_head(form: Form, records: Records) -> bool:
     return any(node.axes.head == "HV" for node in grouped)
 
 
-def boundary(form: Form, roots: list[Node], unit: set[Node]) -> tuple[list[Node], list[Node]]:
+def newest_first(form: Form) -> bool:
+    """Whether a program's places begin with the last: sums of channels' decays are to run that way,
+    and in the other direction take two shuffles an element more."""
+    return any(decay.channel for decay in form.summed_decays)
+
+
+def boundary(
+    columns: tuple[Node, ...], roots: list[Node], unit: set[Node]
+) -> tuple[list[Node], list[Node]]:
     """Values to be ready before the tiles, and before the reads within one tile."""
     nodes = reachable(roots)
     before_tiles: dict[Node, None] = {}
@@ -301,7 +347,7 @@ def boundary(form: Form, roots: list[Node], unit: set[Node]) -> tuple[list[Node]
                 before_tiles[arg] = None
             if not arg.reads and arg not in unit and node.reads:
                 before_reads[arg] = None
-    for node in (*roots, *form.columns):
+    for node in (*roots, *columns):
         if node.is_const or node.reads:
             continue
         (before_tiles if node in unit else before_reads)[node] = None

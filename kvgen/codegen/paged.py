@@ -7,16 +7,49 @@ state is known when they are done.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from kvgen.algebra.form import Form
+from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import RecordLoads, Shapes, head_index, local
-from kvgen.codegen.printer import Emission, aligned
+from kvgen.codegen.kernels import RecordLoads, Shapes, head_index, indexed, local
+from kvgen.codegen.printer import ATOM, Emission, Text, aligned, ordered
 from kvgen.codegen.scopes import Buffer, sides_at_places
 from kvgen.codegen.tokens import Spread, Stack, WindowScope, loop
 from kvgen.codegen.window import Window
 
 SINCE = {"": "since", "K": "since_key", "V": "since_value"}
 TOTAL = {"": "total", "K": "total_key", "V": "total_value"}
+
+
+@dataclass
+class PagedLoads(RecordLoads):
+    """Loads records where those of each place, or of one, begin: at `…_at`, or another such name.
+
+    heads: as in TokenLoads.
+    """
+
+    spot: str = "at"
+    heads: str = ""
+    dims: str = "P"
+
+    def __call__(self, node: Node) -> Text | None:
+        stored = self.by_node.get(node)
+        if stored is None:
+            return None
+        places = ordered(self.dims + (self.heads if stored.heads == "HV" else ""))
+        dims = places + stored.channel
+        text = aligned(Text(f"{local(stored.name)}_{self.spot}", ATOM, places), dims).text
+        masks = [aligned(Text(str(self.held), ATOM, self.dims), dims).text]
+        if stored.channel:
+            text += f" + {indexed(stored.channel, dims)}"
+            if self.shapes.masked(stored.channel):
+                real = f"real_{self.shapes.index(stored.channel)}"
+                masks.append(aligned(Text(real, ATOM, stored.channel), dims).text)
+        text = f"tl.load({text}, mask={' & '.join(masks)}, other=0.0)"
+        if stored.dtype == "input":
+            text += ".to(tl.float32)"
+        return Text(text, ATOM, dims)
 
 
 def short_verify_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> WindowScope:
@@ -58,7 +91,7 @@ class _Pages(Window):
 
 
 class _Paged(_Pages):
-    """Decode and verify."""
+    """Verify."""
 
     def _buffer(self) -> Buffer:
         """What a page gives: all of it within the loop over pages."""

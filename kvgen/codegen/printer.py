@@ -8,12 +8,14 @@ with a name in the spec, or used more than once, gets a line; everything else st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kvgen.algebra.graph import Graph, Node, reachable
 
 LINE = 88
+# a line that is not wrapped
+WIDE = 120
 ATOM, UNARY, POWER, PRODUCT, SUM = 5, 4, 3, 2, 1
 CALLS = {
     "exp": "tl.exp",
@@ -71,7 +73,9 @@ class Emission:
 
     known: nodes that have a text here. load(node) prints a leaf or a recorded value, or gives
     None for what is computed. helpers collects the module-level functions the text calls. suffix is
-    appended to new names. masks: the name of the mask of each channel that is padded.
+    appended to new names. masks: the name of the mask of each channel that is padded. shared: nodes
+    that get a line although what is printed now uses them once. called: names for nodes that have
+    none in the spec, where they get one; `unnamed` for all others.
     """
 
     graph: Graph
@@ -83,6 +87,9 @@ class Emission:
     known: dict[Node, Text] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     zero: dict[Node, bool] = field(default_factory=dict)
+    shared: set[Node] = field(default_factory=set)
+    called: dict[Node, str] = field(default_factory=dict)
+    unnamed: str = "x"
 
     def take(self) -> list[str]:
         """The lines emitted since the last call."""
@@ -91,10 +98,13 @@ class Emission:
 
     def bind(self, node: Node, text: Text, wanted: str | None = None) -> Text:
         """Give the node's value a line of its own and a name."""
-        name = self.namer.new((wanted or self.graph.names.get(node) or "x") + self.suffix)
+        name = self.namer.new((wanted or self.name_of(node)) + self.suffix)
         self.lines.append(f"{name} = {text.text}")
         self.known[node] = Text(name, ATOM, text.dims)
         return self.known[node]
+
+    def name_of(self, node: Node) -> str:
+        return self.graph.names.get(node) or self.called.get(node) or self.unnamed
 
     def emit(self, roots: Iterable[Node]) -> list[Text]:
         """Print the roots; what they need is printed before them, each value once."""
@@ -111,11 +121,28 @@ class Emission:
             text = loaded or self._print(node)
             simple = node.is_const or (node.op == "neg" and node.args[0] in self.known)
             alone = users.get(node, 0) < 2 and node not in self.graph.names and not loaded
+            alone = alone and node not in self.shared
             if simple or (alone and len(text.text) < LINE):
                 self.known[node] = text
             else:
                 self.bind(node, text)
         return [self.known[root] for root in roots]
+
+    def emit_sums(self, sums: Sequence[Node]) -> None:
+        """Print sums over one channel as one, `_sums_2` of two and so on."""
+        inner = list(dict.fromkeys(node.args[0] for node in sums))
+        self.emit(arg for node in inner for arg in (node.args if node.op == "mul" else (node,)))
+        texts: list[str] = []
+        for node in inner:
+            if node not in self.known:
+                self.known[node] = self._print(node)
+            texts.append(self.clean(node).text)
+        names: list[str] = []
+        for node in sums:
+            name = self.namer.new(self.name_of(node) + self.suffix)
+            self.known[node] = Text(name, ATOM, "")
+            names.append(name)
+        self.lines += wrapped(names, f"_sums_{len(sums)}", texts)
 
     # -- padded channels
 
@@ -202,10 +229,34 @@ class Emission:
         return Text(f"1.0 / ({text})" if power < 0 else text, PRODUCT, dims)
 
 
+def wrapped(names: Sequence[str], function: str, arguments: Sequence[str]) -> list[str]:
+    """A call and the names of what it returns, in one line or in several."""
+    line = f"{', '.join(names)} = {function}({', '.join(arguments)})"
+    if len(line) <= WIDE:
+        return [line]
+    called = [f"{function}(", *_rows(arguments), ")"]
+    if len(names) > 4:
+        return ["(", *_rows(names), f") = {called[0]}", *called[1:]]
+    return [f"{', '.join(names)} = {called[0]}", *called[1:]]
+
+
+def _rows(items: Sequence[str]) -> list[str]:
+    rows = [""]
+    for item in items:
+        if rows[-1] and len(rows[-1]) + len(item) > LINE:
+            rows.append("")
+        rows[-1] += f"{' ' if rows[-1] else '    '}{item},"
+    return rows
+
+
 def joined(args: Iterable[Text]) -> str:
-    """The dimensions of an elementwise result, in the order T (tokens), P (places), K, V."""
-    present = {dim for arg in args for dim in arg.dims}
-    return "".join(dim for dim in "TPKV" if dim in present)
+    """The dimensions of an elementwise result, in order."""
+    return ordered("".join(arg.dims for arg in args))
+
+
+def ordered(dims: str) -> str:
+    """The dimensions once each: T (tokens), G (heads of a group), P (places), K, V."""
+    return "".join(dim for dim in "TGPKV" if dim in dims)
 
 
 def aligned(text: Text, dims: str) -> Text:

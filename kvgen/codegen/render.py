@@ -6,17 +6,20 @@ import hashlib
 import re
 import struct
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import jinja2
 
+from kvgen.algebra.chain import chains
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored, plan_records
 from kvgen.codegen import cost, scopes
-from kvgen.codegen.config import Configs, configurations
+from kvgen.codegen.chained import chain_scope
+from kvgen.codegen.config import Measured, Tuned, configurations, constants
 from kvgen.codegen.kernels import (
     Shapes,
     arguments,
@@ -25,11 +28,13 @@ from kvgen.codegen.kernels import (
     head_index,
     local,
     namer_for,
+    newest_first,
     per_head,
     window_arguments,
 )
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
+from kvgen.codegen.short import short_decode_scope
 from kvgen.codegen.tokens import WindowScope
 from kvgen.codegen.window import extend_scope, verify_scope
 from kvgen.data import data_dir
@@ -84,9 +89,9 @@ def environment() -> jinja2.Environment:
     return env
 
 
-def render(form: Form, records: Records, form_text: str) -> str:
+def render(form: Form, records: Records, form_text: str, tuned: Tuned) -> str:
     """The module's text: the same form, records and configurations give the same bytes."""
-    context = _context(form, records, form_text)
+    context = _context(form, records, form_text, tuned)
     context |= _window(form, records, context)
     context |= _short(form, records, form_text, dict(context))
     paged = context["short"]["recorded_inputs"] if form.windows else []
@@ -95,10 +100,17 @@ def render(form: Form, records: Records, form_text: str) -> str:
 
 
 def _spaced(text: str) -> str:
-    """Two blank lines before every top-level definition, one before a method."""
+    """Two blank lines around every top-level definition, one before a method."""
     lines: list[str] = []
+    inside = False
     for line in text.splitlines():
+        if line.startswith("        "):
+            lines.append(line)
+            inside = True
+            continue
         opens = line.startswith(("@", "def ", "class ", "# -- "))
+        opens = opens or (inside and line[:1] not in ("", " ", ")", "]", "}"))
+        inside = line.startswith(" ") if line else inside
         method = line.startswith(("    def ", "    @"))
         wanted = 2 if opens else 1 if method else 0
         decorated = lines and lines[-1].lstrip().startswith("@")
@@ -111,7 +123,7 @@ def _spaced(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _context(form: Form, records: Records, form_text: str) -> dict[str, Any]:
+def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict[str, Any]:
     spec = form.spec
     sizes = dict(spec.sizes)
     ratio = spec.ratio
@@ -133,6 +145,7 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, Any]:
     used = [*form.roots, *(s.node for s in records.stored)]
     like = next((t for t in spec.inputs if "V" in t.axes), None)
     configs = configurations(form, records, single)
+    buffer = cost.buffer_length(form, records)
     module_hash = hashlib.sha256(spec.text.encode()).hexdigest()[:16]
     carries = _carried(form, records, shapes, ratio)
     first = records.stored[0]
@@ -141,6 +154,7 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, Any]:
         "spec": spec,
         "sizes": sizes,
         "storage": spec.storage,
+        "newest_first": newest_first(form),
         "form": form,
         "form_text": form_text,
         "hash": module_hash,
@@ -183,7 +197,8 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, Any]:
         "needs_leads": any("leads" in store.line for store in step.stores),
         "initial": _pairs_text(_initial_planes(form, planes) + _initial_carried(form)),
         "needed_names": _tuple_text([t.name for t in tensors]),
-        "buffer": cost.buffer_length(form, records),
+        "buffer": buffer,
+        "buffers": _buffers_literal({"default": buffer, **tuned.buffers}),
         "most_places": form.factored.most if form.factored else MAX_BUFFER,
         "most_window": MAX_WINDOW,
         "sized_by": _sized_by(planes[0], first, as_given),
@@ -191,7 +206,7 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, Any]:
         "dtype_from": f'self.tensors["{as_given.name}"].dtype' if as_given else "torch.bfloat16",
         "fold_tile": configs["default"]["fold"][64]["TILE"],
         "fold_warps": configs["default"]["fold"][64]["num_warps"],
-        "configs": _configs_literal(configs),
+        "configs": _configs_literal(form, {**configs, **tuned.configs}),
         "states": spec.states,
         "literal": _literal,
         "literal_text": _quoted,
@@ -209,11 +224,12 @@ def _context(form: Form, records: Records, form_text: str) -> dict[str, Any]:
 def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, object]:
     """What `verify` and `extend` add, where several tokens can pass over the state at once."""
     if not form.windows:
-        return {"verify": None}
+        return {"verify": None, "chain": None}
     spec, shapes, ratio = form.spec, context["shapes"], context["ratio"]
     single = context["decode"].per_head
     verify = verify_scope(form, records, shapes, single)
     extend = extend_scope(form, records, shapes)
+    chain = chain_scope(form, records, shapes, single) if chains(form) else None
     tensors = context["decode_tensors"]
     used = [*form.roots, *(s.node for s in records.stored)]
     sizes = dict(spec.sizes)
@@ -222,6 +238,7 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
     return {
         "verify": verify,
         "extend": extend,
+        "chain": chain,
         "helpers": context["helpers"] | verify.helpers | extend.helpers,
         "window_text": "\n".join(lines),
         "extend_text": prompt,
@@ -233,9 +250,6 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
         "extend_has_groups": _has_groups(prompt, context["step_tensors"], form)
         or _has_groups("\n".join(_lines(context["fold"]).split("\n")), []),
         "first_input": spec.inputs[0].name,
-        "one_token": ", ".join(
-            [f"{t.name}[:, None]" for t in spec.inputs] + [t.name for t in spec.params]
-        ),
         "window_shapes": [
             (t.name, _shape(t.axes, t.kind == "input", sizes, ratio, "rows, tokens"), not t.axes)
             for t in (*spec.inputs, *spec.params)
@@ -258,18 +272,22 @@ def _short(
     if form.factored:
         plain = replace(form, factored=None)
         records = plan_records(plain)
-        context = _context(plain, records, form_text) | {"verify": context["verify"]}
+        context = _context(plain, records, form_text, Tuned()) | {"verify": context["verify"]}
+    # what is tuned holds for the records of a cache without short contexts
+    context["tuned_buffer"] = not form.factored
     context |= _paged(plain, records, context)
     short = context["short"]
     env = environment()
-    names = ("short.py.jinja", "short_window.py.jinja")
+    names = ("short.py.jinja", "short_decode.py.jinja", "short_window.py.jinja")
     kernels = [env.get_template(name).render(context) for name in names]
     return {
         "short_kernels": "".join(kernels),
         "short_cache": env.get_template("short_cache.py.jinja").render(context),
         "short": short,
         "window_text": "\n".join([str(context.get("window_text", "")), *short["lines"]]),
-        "helpers": context["helpers"] | short["verify"].helpers | short["extend"].helpers,
+        "helpers": context["helpers"].union(
+            *(short[name].helpers for name in ("decode", "verify", "extend"))
+        ),
     }
 
 
@@ -282,6 +300,7 @@ def _paged(form: Form, records: Records, context: dict[str, Any]) -> dict[str, A
     record_tensors = [t for t in context["tensors"] if t.name in stored]
     read = [t for t in context["decode_tensors"] if t.name not in stored | carried]
     shapes, single = context["shapes"], context["decode"].per_head
+    decode = short_decode_scope(form, records, shapes, single)
     verify = short_verify_scope(form, records, shapes, single)
     extend = short_extend_scope(form, records, shapes)
     used = [*form.roots, *(s.node for s in records.stored)]
@@ -299,8 +318,11 @@ def _paged(form: Form, records: Records, context: dict[str, Any]) -> dict[str, A
         "initial_carried": _pairs_text(_initial_carried(form)),
         "short": {
             "recorded_inputs": context["recorded_inputs"],
+            "decode": decode,
             "verify": verify,
             "extend": extend,
+            "decode_arguments": arguments(form, used),
+            "decode_needs_leads": any("leads" in store.line for store in decode.stores),
             "arguments": window_arguments(form, used),
             "planes": read,
             "decode_tensors": decoded,
@@ -473,7 +495,7 @@ def _literal(value: float) -> str:
     return repr(float(value))
 
 
-def _configs_literal(configs: Configs) -> str:
+def _configs_literal(form: Form, configs: Measured) -> str:
     """The configurations, one batch a line."""
     lines = ["{"]
     for gpu, kernels in configs.items():
@@ -481,11 +503,17 @@ def _configs_literal(configs: Configs) -> str:
         for kernel, batches in kernels.items():
             lines.append(f"        {_quoted(kernel)}: {{")
             for batch, config in batches.items():
-                inner = ", ".join(f"{_quoted(name)}: {value}" for name, value in config.items())
+                used = constants(form, config)
+                inner = ", ".join(f"{_quoted(name)}: {value}" for name, value in used.items())
                 lines.append(f"            {batch}: {{{inner}}},")
             lines.append("        },")
         lines.append("    },")
     return "\n".join([*lines, "}"])
+
+
+def _buffers_literal(buffers: Mapping[str, int]) -> str:
+    inner = ", ".join(f"{_quoted(gpu)}: {length}" for gpu, length in buffers.items())
+    return f"{{{inner}}}"
 
 
 def _quoted(text: str) -> str:

@@ -1,8 +1,9 @@
 """What the recurrence decides in each kernel, as finished lines of Triton.
 
-A decode has four places where values are computed: once a program (`unit`), once a tile before the
-reads (`tile`), after them (`after`), and over all places of the buffer. The recurrent kernel and
-the fold have one value head and one tile a program, so they need only the last distinction.
+A decode has five places where values are computed: once a program from the buffer alone (`records`)
+and from this token too (`unit`), once a tile before the reads (`tile`), after them (`after`), and
+over all places of the buffer. The recurrent kernel and the fold have one value head and one tile a
+program, so they need only the last distinction.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from kvgen.algebra.form import Carry, Decay, Form
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.records import Records, replay_needs
+from kvgen.codegen.columns import Columns, Read, offered
 from kvgen.codegen.kernels import (
     RecordLoads,
     Shapes,
@@ -21,6 +23,7 @@ from kvgen.codegen.kernels import (
     carried_address,
     local,
     namer_for,
+    newest_first,
     newest_sum,
     unit_level,
 )
@@ -41,27 +44,15 @@ class Store:
         return f"tl.store({self.address}, {self.value}{mask})"
 
 
-@dataclass(frozen=True)
-class Read:
-    """One read: its name, the column's text, the contracted channel and the one it gives.
-
-    scale: what of the stored state is left along the given channel, as a text, or None.
-    terms: for every write, the text of the far side at all places, and of the weighted scores.
-    """
-
-    name: str
-    column: str
-    near: str
-    far: str
-    scale: str | None
-    terms: tuple[tuple[str, str], ...]
-
-
 @dataclass
 class Buffer:
-    """The buffer's part of a decode: lines by level and the texts the reads use."""
+    """The buffer's part of a decode: lines by level and the texts the reads use.
+
+    token: those of `unit` that need this token too, and come after all others.
+    """
 
     unit: list[str] = field(default_factory=list)
+    token: list[str] = field(default_factory=list)
     tile: list[str] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
@@ -73,9 +64,13 @@ class Buffer:
 
 @dataclass
 class DecodeScope:
+    """dots: the reads of the stored state on tensor cores; none where it is read in 32 bits."""
+
     per_head: bool
+    records: list[str]
     unit: list[str]
     tile: list[str]
+    dots: list[str]
     reads: list[Read]
     after: list[str]
     unit_stores: list[Store]
@@ -127,20 +122,26 @@ def decode_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -
     token = Emission(form.graph, namer, TokenLoads(form, records, shapes), masks=shapes.masks)
     roots = [*form.roots, *(stored.node for stored in records.stored)]
     unit = unit_level(reachable(roots), per_head)
-    before_tiles, before_reads = boundary(form, roots, unit)
+    columns = Columns(form, shapes, token, unit) if offered(form) else None
+    unit_lines, tile_lines = columns.lines if columns else ([], [])
+    before_tiles, before_reads = boundary(form.columns, roots, unit)
     token.emit(before_tiles)
-    unit_lines = token.take()
+    unit_lines += token.take()
     token.emit(before_reads)
-    tile_lines = token.take()
+    tile_lines += token.take()
     buffer = buffer_scope(form, records, shapes, per_head, token)
+    from_records, buffer.unit = buffer.unit, buffer.token
     reads = _reads(form, buffer, token, unit)
+    dots = columns.operands(reads, buffer.unit, buffer.tile) if columns else []
     token.emit(roots)
     after = token.take()
     unit_stores, tile_stores = _stores(form, records, shapes, per_head, unit, token)
     return DecodeScope(
         per_head,
+        from_records,
         unit_lines + buffer.unit,
         tile_lines + buffer.tile,
+        dots,
         reads,
         after,
         unit_stores,
@@ -171,10 +172,11 @@ def buffer_scope(
 
     for decay in form.summed_decays:
         level = buffer.tile if decay.channel == "V" or not per_head else buffer.unit
-        level += _decay_lines(decay, places, buffer, token)
+        reverse = "" if newest_first(form) else ", reverse=True"
+        level += _decay_lines(decay, places, buffer, token, reverse)
     if form.factored:
         (kept,) = token.emit([form.graph.exp(form.factored.before)])
-        buffer.unit += token.take()
+        buffer.token += token.take()
         buffer.kept["K"] = kept.text
     sides_at_places(form, records, places("place", "held", "s"), buffer, given)
     return buffer
@@ -186,8 +188,12 @@ def sides_at_places(
     held: Emission,
     buffer: Buffer,
     given: Mapping[Node, tuple[Node, Node]] | None,
+    dims: tuple[str, str] = ("PK", "PV"),
 ) -> None:
-    """Both sides of every write at the places of a tile, with the decays over their channels."""
+    """Both sides of every write at the places of a tile, with the decays over their channels.
+
+    dims: those of the tiles that the two sides are.
+    """
     as_given = {stored.node for stored in records.stored if stored.dtype == "input"}
     values = [write.d for write in form.writes]
     strays = [_strays(write, held) for write in zip(form.keys, values, strict=True)]
@@ -206,7 +212,7 @@ def sides_at_places(
             buffer.scales.append(None if scale.is_const and scale.const == 1 else chosen)
             continue
         buffer.scales.append(None)
-        text = _at_places(node, "PK", stray, held, "write_key")
+        text = _at_places(node, dims[0], stray, held, "write_key")
         buffer.unit += held.take()
         if "K" in buffer.kept and not form.factored:
             name = held.namer.new("keys_now")
@@ -219,9 +225,9 @@ def sides_at_places(
             assert load is not None
             name = held.namer.new(f"{form.graph.names.get(node, 'write_value')}_given")
             buffer.tile.append(f"{name} = {load.text.removesuffix('.to(tl.float32)')}")
-            buffer.values.append(name)
+            buffer.values.append(aligned(Text(name, ATOM, load.dims), dims[1]).text)
             continue
-        text = _at_places(node, "PV", stray, held, "write_value")
+        text = _at_places(node, dims[1], stray, held, "write_value")
         buffer.tile += held.take()
         if "V" in buffer.kept:
             name = held.namer.new("values_now")
@@ -235,7 +241,8 @@ def _at_places(node: Node, dims: str, stray: bool, held: Emission, name: str) ->
     held.emit([node])
     text = held.clean(node)
     if stray:
-        chosen = f"tl.where(held[:, None], {aligned(text, dims).text}, 0.0)"
+        mask = aligned(Text("held", ATOM, "P"), dims).text
+        chosen = f"tl.where({mask}, {aligned(text, dims).text}, 0.0)"
         text = Text(chosen, ATOM, dims)
     if text.binds != ATOM or "(" in text.text:
         text = held.bind(node, text, name)
@@ -266,7 +273,7 @@ SINCE = {"": "since", "K": "since_key", "V": "since_value"}
 KEPT = {"": "kept", "K": "kept_key", "V": "kept_value"}
 
 
-def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission) -> list[str]:
+def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission, reverse: str) -> list[str]:
     """The decay since each place, summed newest first, and what is left of the stored state."""
     channel = decay.channel
     dims = "P" + channel
@@ -280,10 +287,10 @@ def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission) -> list[
     direct = single or log.text.startswith("tl.load(")
     own = first_log.text if direct else f"tl.where(oldest, {first_log.text}, 0.0)"
     if direct:
-        lines.append(f"{since} = tl.cumsum({log.text}, 0, reverse=True)")
+        lines.append(f"{since} = tl.cumsum({log.text}, 0{reverse})")
     else:
         text = aligned(log, dims).text
-        lines.append(f"{since} = tl.cumsum(tl.where(newer{select}, {text}, 0.0), 0, reverse=True)")
+        lines.append(f"{since} = tl.cumsum(tl.where(newer{select}, {text}, 0.0), 0{reverse})")
     lines += first.take()
     lines += [
         f"total = tl.sum(tl.where((place == 0){select}, {since}, 0.0), 0)",
@@ -353,7 +360,7 @@ def _stores(
     for carry in form.carries:
         node = carry.after
         level = (
-            unit_stores if node in unit and _same_head(carry.axes.head, per_head) else tile_stores
+            unit_stores if node in unit and same_head(carry.axes.head, per_head) else tile_stores
         )
         level.append(_carried(carry, form, shapes, per_head, level is unit_stores, token))
     return unit_stores, tile_stores
@@ -365,14 +372,14 @@ def _carried(
     """A carried state's next value, beside the current one."""
     address = carried_address(form, carry.tensor.name, "count + 1")
     chosen = guards(form, carry.before, shapes, per_head, at_unit)
-    return Store(address, _spread(token.known[carry.after], carry.axes.channels, shapes), chosen)
+    return Store(address, spread(token.known[carry.after], carry.axes.channels, shapes), chosen)
 
 
-def _same_head(head: str | None, per_head: bool) -> bool:
+def same_head(head: str | None, per_head: bool) -> bool:
     return per_head or head != "HV"
 
 
-def _spread(text: Text, channel: str, shapes: Shapes) -> str:
+def spread(text: Text, channel: str, shapes: Shapes) -> str:
     """A scalar stored to a vector state is broadcast by the store's address block."""
     if not channel or text.dims:
         return text.text
@@ -406,7 +413,7 @@ def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
     )
     factors = _factors(form, form.decays)
     roots = [*form.roots, *factors.values()]
-    _, before_reads = boundary(form, roots, set())
+    _, before_reads = boundary(form.columns, roots, set())
     token.emit(before_reads)
     before = token.take()
     reads = _tile_reads(form.reads, form, token)

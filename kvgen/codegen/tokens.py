@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kvgen.algebra.form import Form
-from kvgen.algebra.graph import Node
+from kvgen.algebra.graph import Node, leaf_of
 from kvgen.codegen.kernels import Shapes, TokenLoads, pointer_name, stride_name
 from kvgen.codegen.printer import ATOM, Text
 
@@ -127,8 +129,7 @@ def times_input(form: Form, node: Node) -> tuple[Node, Node] | None:
     graph = form.graph
     scale = graph.const(1.0)
     while True:
-        leaf = node.args[0] if node.op == "index" else node
-        if leaf.op == "input":
+        if leaf_of(node).op == "input":
             return node, scale
         if node.op == "mul" and any(not arg.axes.channels for arg in node.args):
             node, factor = node.args if not node.args[1].axes.channels else node.args[::-1]
@@ -149,6 +150,23 @@ def users_of(nodes: Iterable[Node], leaves: set[Node]) -> set[Node]:
         if any(arg in found for arg in node.args):
             found.add(node)
     return found
+
+
+def prune(levels: Iterable[list[str]], users: Iterable[str]) -> None:
+    """Drop the lines that name what neither another line nor a user names again."""
+    levels, users = list(levels), list(users)
+    while True:
+        lines = [line for level in levels for line in level]
+        words = Counter(re.findall(r"\b[A-Za-z_]\w*", "\n".join([*lines, *users])))
+        unused = {
+            line
+            for line in lines
+            if (found := re.match(r"\s*(\w+) = ", line)) and words[found[1]] == 1
+        }
+        if not unused:
+            return
+        for level in levels:
+            level[:] = [line for line in level if line not in unused]
 
 
 def loop(header: str, body: list[str]) -> list[str]:

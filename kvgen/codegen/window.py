@@ -9,8 +9,6 @@ in the same way.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from dataclasses import replace
 
 from kvgen.algebra.form import Carry, Decay, Form
@@ -38,6 +36,7 @@ from kvgen.codegen.tokens import (
     WindowLoads,
     WindowScope,
     loop,
+    prune,
     times_input,
     users_of,
 )
@@ -134,22 +133,7 @@ class Window:
         stores = [store.line for store in (*scope.unit_stores, *scope.tile_stores)]
         # a template reads these
         kept = {"state", *(self._context(carry) for carry in self.form.carries)}
-        while True:
-            lines = [line for level in levels for line in level]
-            words = Counter(
-                re.findall(r"\b[A-Za-z_]\w*", "\n".join([*lines, *stores, scope.output]))
-            )
-            unused = {
-                line
-                for line in lines
-                if (found := re.match(r"\s*(\w+) = ", line))
-                and words[found[1]] == 1
-                and found[1] not in kept
-            }
-            if not unused:
-                return
-            for level in levels:
-                level[:] = [line for line in level if line not in unused]
+        prune(levels, [*stores, scope.output, *kept])
 
     # -- inputs as they are given
 
@@ -288,7 +272,7 @@ class Window:
         if not self.prompt:
             shape = (form, self.records, self.shapes, self.per_head)
             buffer = buffer_scope(*shape, token, self.given)
-            scope.unit += buffer.unit
+            scope.unit += buffer.unit + buffer.token
             scope.tile += buffer.tile
         elif form.factored:
             # a block's columns are scaled by what has decayed since its start

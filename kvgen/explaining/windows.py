@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from kvgen.algebra.chain import TOKENS, chains
 from kvgen.algebra.solving import Solve, obstacles, solve
 from kvgen.codegen.config import configurations
 from kvgen.codegen.kernels import per_head
@@ -21,11 +22,13 @@ class Window:
 
     most: tokens a verify can take. block: tokens of a prompt that are taken at a time. solved: how
     the writes are found. unknown: the writes' names. lines, feedback: where a triangle is solved,
-    the coefficients Nⱼ and what they need.
+    the coefficients Nⱼ and what they need. chain: tokens of a chain that are written out one by
+    one, 0 where none are.
     """
 
     most: int
     block: int
+    chain: int
     solved: Solve
     unknown: list[str]
     lines: list[Line]
@@ -48,7 +51,8 @@ def window(d: Derivation) -> Window | None:
     if solved.factors is not None:
         place = [write.d for write in form.writes].index(solved.unknown[0])
         lines, feedback = d.feedback_text(place, solved.factors)
-    return Window(most, block, solved, unknown, lines, feedback)
+    chain = TOKENS if chains(form) else 0
+    return Window(most, block, chain, solved, unknown, lines, feedback)
 
 
 def reason(d: Derivation) -> str | None:
@@ -119,6 +123,7 @@ def _solved(d: Derivation, found: Window) -> list[str]:
             f"{names} {'depend' if several else 'depends'} on what is read, and "
             f"{'are' if several else 'is'} found by substitution: in T turns of dots of vectors, "
             "without another pass, each token gets its own once those above it have theirs."
+            + _written_out(found)
         )
     lines = wrapped(
         f"{names} depends on what is read: it is a sum of reads, each times a number for a head. "
@@ -128,7 +133,15 @@ def _solved(d: Derivation, found: Window) -> list[str]:
     lines += ["", *indented([*equations(found.lines, axes=False), *system]), ""]
     lines += wrapped("Of all tokens the Nⱼ make a strict triangle N, T × T for a head:")
     powers = "".join(f"(1 + N{power})" for power in _powers(found.most))
-    return [*lines, "", *indented([f"{names} = (1 - N)⁻¹ {names}⁰, (1 - N)⁻¹ = {powers}"])]
+    lines += ["", *indented([f"{names} = (1 - N)⁻¹ {names}⁰, (1 - N)⁻¹ = {powers}"])]
+    shorter = _written_out(found).strip()
+    return [*lines, "", *wrapped(shorter)] if shorter else lines
+
+
+def _written_out(found: Window) -> str:
+    if not found.chain:
+        return ""
+    return f" In a chain of at most {found.chain} they are written out instead, token after token."
 
 
 def _carried(d: Derivation, found: Window) -> list[str]:
@@ -156,6 +169,7 @@ def data(d: Derivation) -> dict[str, Any]:
         "available": True,
         "most": found.most,
         "block": found.block,
+        "chain": found.chain,
         "columns": len(d.form.columns),
         "sums": d.window_sums(),
         "reads": [d.read_text(side, WINDOW) for side in d.sides_read],

@@ -25,7 +25,7 @@ RESERVED = _words("""
 # what a generated module imports, defines or calls
 MODULE = _words("""
     Cache decode advance flush verify accept extend recurrent best reference
-    SPEC FORM CONFIGS tl torch triton math os sys np numpy kvgen
+    SPEC FORM CONFIGS BUFFERS tl torch triton math os sys warnings np numpy kvgen
 """)
 
 # builtins that a module or a kernel may call; abs and sum are functions of the language anyhow

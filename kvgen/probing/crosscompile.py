@@ -10,11 +10,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import re
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvgen.compiler import imported
 from kvgen.probing.launches import Launch, record
+from kvgen.probing.usage import assembly_of, target_of, used
 
 if TYPE_CHECKING:
     from triton.backends.compiler import GPUTarget
@@ -33,8 +31,6 @@ MOST_PROCESSES = 8
 
 
 def main() -> None:
-    from triton.backends.compiler import GPUTarget
-
     request = json.loads(sys.argv[1])
     # whoever asked has gone: end what still compiles on the way out
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -46,10 +42,7 @@ def main() -> None:
         print(json.dumps(what), file=answers, flush=True)
 
     name: str = request["target"]
-    if name.startswith("sm_"):
-        target = GPUTarget("cuda", int(name.removeprefix("sm_")), 32)
-    else:
-        target = GPUTarget("hip", name, 64)
+    target = target_of(name)
     module = imported(Path(request["module"]))
     batches = request["batches"]
     launches = record(module, name, target, batches and tuple(batches))
@@ -135,35 +128,12 @@ def _compile(launch: Launch, target: GPUTarget, text: bool, pipe: connection.Con
             raise KeyError(f"{target.backend} has no option {', '.join(sorted(unknown))}")
         source = ASTSource(launch.function, launch.signature, launch.constants, launch.attributes)
         kernel = triton.compile(source, target=target, options=launch.options)
-        usage = _nvidia(kernel) if target.backend == "cuda" else _amd(kernel)
-        result = {**usage, "shared": kernel.metadata.shared, "error": None}
+        result = {**used(kernel, target), "error": None}
         if text:
-            result["text"] = kernel.asm["ptx" if target.backend == "cuda" else "amdgcn"]
+            result["text"] = assembly_of(kernel, target)
     except Exception as error:
         result = _failed(f"{type(error).__name__}: {error}".strip())
     pipe.send(result)
-
-
-def _nvidia(kernel: Any) -> dict[str, int]:
-    from triton import knobs
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
-        dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(rf"Function {re.escape(kernel.metadata.name)}:\s*(.*)", dump)
-    assert found is not None, dump
-    usage = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", found[1])}
-    return {"registers": usage["REG"], "spills": usage["STACK"] + usage["LOCAL"]}
-
-
-def _amd(kernel: Any) -> dict[str, int]:
-    usage = dict(re.findall(r"\.(\w+):\s+(\d+)\s*$", kernel.asm["amdgcn"], re.MULTILINE))
-    return {
-        "registers": int(usage["vgpr_count"]),
-        "spills": int(usage["private_segment_fixed_size"]),
-    }
 
 
 if __name__ == "__main__":

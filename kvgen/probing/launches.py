@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kvgen.language import spec as specs
@@ -63,27 +64,108 @@ def record(
     if target.backend == "hip" and hasattr(module, "EXACT"):
         module.EXACT = module.ROUGH = type(module.EXACT)("ieee")
     with _recorded(target) as recorder:
-        for table in _tables(module.CONFIGS, name):
-            module.CONFIGS = {"default": table}
+        _place(module, target)
+        for table, buffer in _tables(module, name):
+            module.CONFIGS, module.BUFFERS = {"default": table}, {"default": buffer}
             known = {batch for kernel in table.values() for batch in kernel}
             _session(module, spec, batches or tuple(sorted(known)), recorder)
     return recorder.labelled()
 
 
-def _tables(configs: dict[str, Any], target: str) -> Iterator[dict[str, Any]]:
-    for gpu, table in configs.items():
-        if gpu == "default" or any(part in gpu for part in GPUS[target]):
-            yield table
+@dataclass(frozen=True)
+class Case:
+    """One configuration of a kernel, and the cache and rows that it is launched for.
+
+    kernel: as configurations name it. rows: the batch. tokens: a window's or a prompt's, 1 for
+    kernels that take one. context: of a cache with short contexts, else 0.
+    """
+
+    kernel: str
+    config: dict[str, int]
+    rows: int
+    slots: int
+    layers: int
+    buffer: int
+    tokens: int = 1
+    context: int = 0
+
+
+def launches_of(module: Any, case: Case, target: GPUTarget) -> list[Launch]:
+    """The distinct launches of one kernel with one configuration: those of a first layer, whose
+    offset is 0, and of any other."""
+    import torch
+
+    spec, wrong = specs.read(module.SPEC["text"])
+    assert spec is not None and not wrong
+    configs = module.CONFIGS
+    tables = configs["default"] | {case.kernel: {case.rows: case.config}}
+    module.CONFIGS = configs | {"default": tables}
+    _place(module, target)
+    try:
+        with _recorded(target) as recorder:
+            window = case.tokens if case.kernel in ("verify", "chain") else 0
+            cache = module.Cache.empty(
+                case.slots, case.layers, device=DEVICE, buffer=case.buffer, window=window,
+                **({"short_context": case.context} if case.context else {}),
+            )  # fmt: skip
+            # what a cache launches to begin with
+            recorder.launches.clear()
+            slots = torch.empty(case.rows, dtype=torch.int32, device=DEVICE)
+            tokens = (case.tokens,) if window or case.kernel == "extend" else ()
+            given = {
+                **_empty(spec, spec.inputs, cache.dtype, case.rows, *tokens),
+                **_empty(spec, spec.params, torch.float32),
+            }
+            for layer in range(min(2, case.layers)):
+                match case.kernel:
+                    case "fold":
+                        module.advance(cache, slots)
+                    case "extend":
+                        module.extend(cache, layer, slots, **given, lengths=slots.clone())
+                    case "short":
+                        module.decode(cache, layer, slots, **given)
+                    case "chain":
+                        module.verify(cache, layer, slots, **given)
+                    case _:
+                        getattr(module, case.kernel)(cache, layer, slots, **given)
+    finally:
+        module.CONFIGS = configs
+    # beside a fold runs what finds out which rows have to
+    return [launch for launch in recorder.labelled() if not launch.kernel.endswith("advance")]
+
+
+def _place(module: Any, target: GPUTarget) -> None:
+    """What the module would find on the target, where all decodes of a session are one step's."""
+    overlaps = target.backend == "cuda" and int(target.arch) >= 90
+    module._overlaps = lambda device: overlaps
+    module._step = lambda cache, layer, slots: ("step", 1 << layer, slots)
+
+
+def _empty(
+    spec: Spec, tensors: tuple[Tensor, ...], dtype: torch.dtype, *front: int
+) -> dict[str, Any]:
+    import torch
+
+    shapes = {tensor.name: [*front, *map(spec.size, tensor.axes)] for tensor in tensors}
+    return {name: torch.empty(s, dtype=dtype, device=DEVICE) for name, s in shapes.items()}
+
+
+def _tables(module: Any, target: str) -> list[tuple[dict[str, Any], int]]:
+    """The configurations and the buffer of every GPU of the target, and those of any other."""
+    configs, buffers = module.CONFIGS, module.BUFFERS
+    return [
+        # what is not tuned for a GPU is as for any other
+        (configs["default"] | table, buffers.get(gpu, buffers["default"]))
+        for gpu, table in configs.items()
+        if gpu == "default" or any(part in gpu for part in GPUS[target])
+    ]
 
 
 def _session(module: Any, spec: Spec, batches: tuple[int, ...], recorder: _Recorder) -> None:
     """Call everything that a server calls."""
     import torch
 
-    def empty(tensors: tuple[Tensor, ...], dtype: torch.dtype, *batch: int) -> dict[str, Any]:
-        shapes = {tensor.name: [*batch, *map(spec.size, tensor.axes)] for tensor in tensors}
-        return {name: torch.empty(s, dtype=dtype, device=DEVICE) for name, s in shapes.items()}
-
+    empty = partial(_empty, spec)
     cache = module.Cache.empty(SLOTS, LAYERS, device=DEVICE)
     # factored keys may leave room for fewer
     tokens = min(WINDOW, cache.buffer)

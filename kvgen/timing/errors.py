@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -18,25 +20,59 @@ Tensors = dict[str, torch.Tensor]
 ROWS = 4
 
 
-def output_error(analysis: Analysis, module: ModuleType, kernel: str, tokens: int = 40) -> float:
-    """The worst row's error of any output over some tokens, against `reference` in float64."""
-    spec, rows, device = analysis.spec, 2, steps.DEVICE
-    cache = module.Cache.empty(rows, device=device)
-    slots = torch.arange(rows, dtype=torch.int32, device=device)
-    state, found_worst = None, 0.0
-    params = draw(spec, rows, dtype=torch.bfloat16, device=device, seed=0)
-    params = {tensor.name: params[tensor.name] for tensor in spec.params}
-    exact = {name: value.double() for name, value in params.items()}
+@dataclass(frozen=True)
+class Exact:
+    """Some tokens of a few rows from no state: for each its inputs [rows, *axes] in bfloat16 and
+    its outputs in float64; params: the layer's, in float32."""
+
+    inputs: list[Tensors]
+    params: Tensors
+    outputs: list[torch.Tensor]
+
+    def worst(self, call: Callable[[int], torch.Tensor]) -> float:
+        """The worst row's error of any output of `call`, which takes the tokens in order."""
+        errors = [worst_row(call(at), right) for at, right in enumerate(self.outputs)]
+        # a nan is kept, which Python's max would lose
+        return float(torch.tensor(errors).max())
+
+
+def exact(analysis: Analysis, module: ModuleType, tokens: int = 40, rows: int = 2) -> Exact:
+    """Random tokens through the module's `reference`."""
+    spec, device = analysis.spec, steps.DEVICE
+    found = draw(spec, rows, dtype=torch.bfloat16, device=device, seed=0)
+    params = {tensor.name: found[tensor.name] for tensor in spec.params}
+    doubled = {name: value.double() for name, value in params.items()}
+    made = Exact([], params, [])
+    state = None
     for token in range(tokens):
         found = draw(spec, rows, dtype=torch.bfloat16, device=device, seed=1000 + token)
         inputs = {tensor.name: found[tensor.name] for tensor in spec.inputs}
-        o = getattr(module, kernel)(cache, 0, slots, **inputs, **params)
-        module.advance(cache, slots)
         doubles = {name: value.double() for name, value in inputs.items()}
-        right, state = module.reference(state, **doubles, **exact)
-        error = (o.double() - right).flatten(1).norm(dim=1) / right.flatten(1).norm(dim=1)
-        found_worst = max(found_worst, float(error.max()))
-    return found_worst
+        right, state = module.reference(state, **doubles, **doubled)
+        made.inputs.append(inputs)
+        made.outputs.append(right)
+    return made
+
+
+def worst_row(out: torch.Tensor, right: torch.Tensor) -> float:
+    """The worst row's error; nan where an output is none."""
+    error = (out.double() - right).flatten(1).norm(dim=1) / right.flatten(1).norm(dim=1)
+    return float(error.max())
+
+
+def output_error(analysis: Analysis, module: ModuleType, kernel: str, tokens: int = 40) -> float:
+    """The worst row's error of any output over some tokens, against `reference` in float64."""
+    right = exact(analysis, module, tokens)
+    rows = right.outputs[0].shape[0]
+    cache = module.Cache.empty(rows, device=steps.DEVICE)
+    slots = torch.arange(rows, dtype=torch.int32, device=steps.DEVICE)
+
+    def call(token: int) -> torch.Tensor:
+        o = getattr(module, kernel)(cache, 0, slots, **right.inputs[token], **right.params)
+        module.advance(cache, slots)
+        return o
+
+    return right.worst(call)
 
 
 def verify_error(analysis: Analysis, module: ModuleType, tokens: int, windows: int = 12) -> float:

@@ -61,11 +61,33 @@ class Step:
 
 
 def make_step(
-    analysis: Analysis, module: ModuleType, batch: int, layers: int, window: int = 0
+    analysis: Analysis,
+    module: ModuleType,
+    batch: int,
+    layers: int,
+    window: int = 0,
+    buffer: int | None = None,
 ) -> Step:
-    """Random states, inputs and buffers, outputs poisoned with NaN, cursors staggered."""
-    torch.manual_seed(batch)
-    cache = module.Cache.empty(batch, layers=layers, device=DEVICE, window=window)
+    """Random states, inputs and buffers, outputs poisoned with NaN, cursors staggered.
+
+    buffer: places for records, None for as many as the module gives a row.
+    """
+    cache = module.Cache.empty(batch, layers=layers, device=DEVICE, window=window, buffer=buffer)
+    return step_on(analysis, module, cache)
+
+
+def step_on(analysis: Analysis, module: ModuleType, cache: Any) -> Step:
+    """The same on a cache that is there: all of its rows, in random order."""
+    torch.manual_seed(cache.slots)
+    draw_cache(analysis, cache)
+    slots = torch.randperm(cache.slots, device=DEVICE).to(torch.int32)
+    step = Step(module, cache, slots, *_calls(analysis, cache.layers, (cache.slots,)))
+    cache.cursors.copy_(step.staggered(cache.buffer))
+    return step
+
+
+def draw_cache(analysis: Analysis, cache: Any) -> None:
+    """Random states and records in all rows."""
     state = analysis.form.state.name
     carried = {carry.tensor.name for carry in analysis.form.carries}
     for name, tensor in cache.tensors.items():
@@ -76,10 +98,6 @@ def make_step(
             tensor.uniform_(0.5, 1.5)
         elif tensor.dtype.is_floating_point and "decay" not in name:
             tensor.normal_(std=0.1)
-    slots = torch.randperm(batch, device=DEVICE).to(torch.int32)
-    step = Step(module, cache, slots, *_calls(analysis, layers, (batch,)))
-    cache.cursors.copy_(step.staggered(cache.buffer))
-    return step
 
 
 def with_tokens(analysis: Analysis, step: Step, tokens: int) -> Step:
@@ -107,13 +125,21 @@ def _calls(
 
 
 def fitting_layers(
-    analysis: Analysis, batch: int, most: int, buffer: int | None = None, tokens: int = 1
+    analysis: Analysis,
+    batch: int,
+    most: int,
+    buffer: int | None = None,
+    tokens: int = 1,
+    beside: int = 0,
 ) -> int:
-    """As many layers as three quarters of the free memory hold, at least two: a cold cache."""
+    """As many layers as three quarters of the free memory hold, at least two: a cold cache.
+
+    beside: bytes that a row of a layer takes in others' memory.
+    """
     bytes_moved = cost.cost(analysis.form, analysis.records)
     buffer = buffer or cost.buffer_length(analysis.form, analysis.records)
     row = bytes_moved.state + buffer * (bytes_moved.record + bytes_moved.carried)
-    row += bytes_moved.io * tokens
+    row += bytes_moved.io * tokens + beside
     free, _ = torch.cuda.mem_get_info()
     return max(2, min(most, int(0.75 * free / (row * batch))))
 
@@ -177,24 +203,71 @@ def replayed(graph: torch.cuda.CUDAGraph, count: int) -> Callable[[], None]:
     return replay
 
 
+@dataclass(frozen=True)
+class Cycle:
+    """Whole steps to be timed: `steps` of them come back to where they began.
+
+    run: a model step of `layers` layers. cursors: [rows] int32 that `run` moves, or None; begin:
+    where they begin, for every row; last: where every row stands before the worst step.
+    """
+
+    run: Callable[[], object]
+    layers: int
+    steps: int = 4
+    cursors: torch.Tensor | None = None
+    begin: torch.Tensor | int = 0
+    last: int = 0
+
+    @property
+    def count(self) -> int:
+        """As many whole cycles as make a time that can be measured, in steps."""
+        steps = self.steps
+        while steps * self.layers < 200:
+            steps *= 2
+        return steps
+
+    def stand(self, at: torch.Tensor | int) -> None:
+        if isinstance(at, torch.Tensor) and self.cursors is not None:
+            self.cursors.copy_(at)
+        elif self.cursors is not None:
+            self.cursors.fill_(at)
+
+
+def time_cycles(cycles: Sequence[Cycle]) -> list[tuple[Times, float]]:
+    """For each the mean step of one layer over whole cycles, and the worst step. They take turns,
+    so that what disturbs one disturbs the others."""
+    graphs: list[torch.cuda.CUDAGraph] = []
+    for cycle in cycles:
+        with captured(cycle.run) as graph:
+            graphs.append(graph)
+    seconds: list[list[float]] = [[] for _ in cycles]
+    worst: list[list[float]] = [[] for _ in cycles]
+    for turn in range(-1, REPEATS):
+        for number, (cycle, graph) in enumerate(zip(cycles, graphs, strict=True)):
+            cycle.stand(cycle.begin)
+            if turn < 0:
+                # loads the graph; in the first replays clocks rise
+                replayed(graph, 2)()
+                continue
+            count = cycle.count
+            found = time_of(replayed(graph, count)) / (count * cycle.layers)
+            seconds[number].append(found)
+            cycle.stand(cycle.last)
+            worst[number].append(time_of(graph.replay) / cycle.layers)
+    return [
+        (Times.of(found), statistics.median(most) * 1e6)
+        for found, most in zip(seconds, worst, strict=True)
+    ]
+
+
 def time_cycle(
     step: Step, run: Callable[[], object], staggered: torch.Tensor, cycle: int, last: int
 ) -> tuple[Times, float]:
     """The mean step of one layer over whole cycles of `cycle` steps, from staggered cursors, and
     the worst step, all cursors at `last`."""
-    layers, cursors = len(step.inputs), step.cache.cursors
-    while cycle * layers < 200:
-        cycle *= 2
-    with captured(run) as graph:
-        cursors.copy_(staggered)
-        replayed(graph, 2)()
-        replay = replayed(graph, cycle)
-        seconds = [time_of(replay) / (cycle * layers) for _ in range(REPEATS)]
-        worst: list[float] = []
-        for _ in range(REPEATS):
-            cursors.fill_(last)
-            worst.append(time_of(graph.replay) / layers)
-    return Times.of(seconds), statistics.median(worst) * 1e6
+    cursors = step.cache.cursors
+    [found] = time_cycles([Cycle(run, len(step.inputs), cycle, cursors, staggered, last)])
+    return found
 
 
 def time_by_turns(runs: Sequence[Callable[[], object]], layers: int) -> list[Times]:

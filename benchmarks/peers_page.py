@@ -1,0 +1,180 @@
+"""docs/performance.md: tuned times beside other libraries' and the goals.
+
+    python benchmarks/peers_page.py docs/data/h100-peers.json      the page from kept figures
+
+peers.py measures. The figures are those of `kvgen bench --json`, a report for each spec and state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.table import level
+from kvgen.benching.page import figures
+from kvgen.benching.report import OURS, Report, Row
+from kvgen.data import data_dir
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+FIGURE = "peers.svg"
+
+# microseconds for a layer, by spec, state and batch
+GOALS = {
+    ("gated_deltanet", "split"): {1: 2.4, 4: 3.7, 16: 9.5, 64: 36, 256: 135},
+    ("gated_deltanet", "bfloat16"): {1: 2.2, 4: 3.3, 16: 8.5, 64: 32, 256: 122},
+}
+
+HEADER = """# Performance
+
+The recurrences that are served most, {tuned}, beside the decode kernels of other libraries.
+The other recurrences are in [performance-family.md](performance-family.md), drafts and prompts in
+[performance-drafts.md](performance-drafts.md), errors over thousands of tokens in
+[drift.md](drift.md).
+
+![time of a layer against batch, {spec}: ours, other libraries' kernels, floor]({figure})
+
+## Method
+
+Measured on {device} ({versions}), once, on {date}, by
+
+    {command}
+
+- **What is timed**: whole model steps, replayed as a CUDA graph: {layers} layers{fewer} with
+  distinct states, so that a step finds none in the cache unless all fit into it; slots in random
+  order, inputs random and bfloat16. Times are microseconds for one layer, with its share of the
+  `advance` that ends the step. Layers stand back to back: the projections and convolutions that a
+  model has between them are not there.
+- **Folds are included**, ours and others': cursors are staggered over the buffers' phases and move
+  inside the graph. A time is the median of seven runs of whole cycles of the buffer.
+- **Others** are timed in the same process, by turns with ours, on the same inputs: {libraries}. A
+  split state has what a float32 one has, so kernels with float32 states stand beside it;
+  kernels with bfloat16 states stand beside bfloat16.
+- *plain* is the module's own `recurrent`, which reads and writes the state for every token and
+  works on the same cache. The faster of *buffered* and *plain* is in bold: a server takes that one
+  for its batch.
+- *floor* is the time of the fewest bytes a buffered step can move (the state read once and written
+  once in L tokens, records at their mean length, inputs and output) at this GPU's copy bandwidth,
+  {copy:.0f} GB/s read and written. *share* is floor over buffered.
+- *ahead* says how many times as fast the faster of ours is as the fastest of the others; below 1
+  the other is named.
+- *error* is ‖x − x*‖₂ / ‖x*‖₂ of a row's outputs against float64, the worst of 40 tokens and two
+  rows; rounding the output to bfloat16 alone makes 1.7e-03 of it.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("kept", type=Path, help="figures as peers.py has written them")
+    parser.add_argument("--out", type=Path, default=DOCS / "performance.md")
+    args = parser.parse_args()
+    write(args.out, *read(args.kept))
+
+
+def read(path: Path) -> tuple[list[Report], str]:
+    """The reports, and the command that made them."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return [Report.of(each) for each in data["reports"]], data["command"]
+
+
+def write(path: Path, reports: Sequence[Report], command: str) -> None:
+    """The page and its figure, in a folder `figures` beside it."""
+    reports = level(list(reports))
+    path.write_text(page(reports, command), encoding="utf-8")
+    folder = path.parent / "figures"
+    folder.mkdir(exist_ok=True)
+    (folder / FIGURE).write_text(figure(reports[0]), encoding="utf-8")
+
+
+def figure(report: Report) -> str:
+    """The first report's times, as an SVG that has its own colours."""
+    css = (data_dir("templates") / "figure.css").read_text(encoding="utf-8")
+    font = "text { font-family: system-ui, sans-serif; }"
+    return re.sub("(<svg[^>]*>)", rf"\1<style>{css}{font}</style>", figures.times(report), count=1)
+
+
+def page(reports: Sequence[Report], command: str) -> str:
+    """The whole page; the reports have floors at one bandwidth."""
+    parts = [heading(reports, command)]
+    for report in reports:
+        parts.append(f"## {report.spec}, {report.storage} state, buffer {report.buffer}\n")
+        parts.append(table(report))
+        left_out = [f"Not here: {each.peer} ({each.reason})." for each in report.absent]
+        parts += [textwrap.fill(" ".join(left_out), 100) + "\n"] if left_out else []
+    return "\n".join(parts)
+
+
+def heading(reports: Sequence[Report], command: str) -> str:
+    first = reports[0]
+    least = min(row.layers for report in reports for row in report.rows)
+    versions = {peer.library: peer.version for report in reports for peer in report.peers}
+    named = [f"{figures.TITLES[library]} {version}" for library, version in versions.items()]
+    tuned = "tuned" if all(report.tuned for report in reports) else "not all of them tuned"
+    return HEADER.format(
+        tuned=tuned,
+        spec=first.spec,
+        figure=f"figures/{FIGURE}",
+        device=first.device,
+        versions=first.versions,
+        date=first.date,
+        command=" \\\n      ".join(textwrap.wrap(command, 88, break_on_hyphens=False)),
+        layers=first.layers,
+        fewer=f" ({least} where memory is short)" if least < first.layers else "",
+        libraries=", ".join(named) or "none",
+        copy=max(report.copy_gbs for report in reports),
+    )
+
+
+def table(report: Report) -> str:
+    """A line for each batch, and one of errors."""
+    found = {each.name: {row.batch: row for row in each.rows} for each in figures.series(report)}
+    own = [name for name, rows in found.items() if library(rows) == OURS]
+    others = [name for name in found if name not in own]
+    goals = GOALS.get((report.spec, report.storage), {})
+    head = ["batch", *(name.removeprefix(f"{OURS}, ") for name in own)]
+    head += ["goal"] if goals else []
+    head += ["floor", "share", *others, *(["ahead"] if others else [])]
+    lines = [head, ["---:"] * len(head)]
+    for batch in figures.batches(report):
+        mine = [found[name][batch] for name in own]
+        theirs = {name: found[name].get(batch) for name in others}
+        fastest = min(mine, key=lambda row: row.us)
+        cells = [f"**{row.us:.2f}**" if row is fastest else f"{row.us:.2f}" for row in mine]
+        cells += [f"{goals[batch]:g}" if batch in goals else "–"] if goals else []
+        buffered = next(row for row in mine if row.kernel == "decode")
+        cells += [f"{buffered.floor_us:.2f}", f"{buffered.share:.0%}"]
+        cells += [f"{row.us:.2f}" if row else "–" for row in theirs.values()]
+        cells += [ahead(fastest, theirs)] if others else []
+        lines.append([str(batch), *cells])
+    last = ["error", *(error(found[name]) for name in own)]
+    last += [""] * (2 + bool(goals)) + [error(found[name]) for name in others]
+    lines.append(last + [""] * bool(others))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def library(rows: dict[int, Row]) -> str:
+    return next(iter(rows.values())).library
+
+
+def error(rows: dict[int, Row]) -> str:
+    return f"{next(iter(rows.values())).error:.1e}"
+
+
+def ahead(fastest: Row, theirs: dict[str, Row | None]) -> str:
+    """How many times as fast ours is; the other's name where that is faster."""
+    times = {name: row.us for name, row in theirs.items() if row}
+    if not times:
+        return "–"
+    name = min(times, key=lambda name: times[name])
+    ratio = f"{times[name] / fastest.us:.2f}"
+    return ratio if times[name] >= fastest.us else f"{ratio}: **{name} is ahead**"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Names for values that a spec has none for, from those that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kvgen.algebra.graph import Node, leaf_of
+
+Names = Mapping[Node, str]
+
+
+def described(node: Node, names: Names) -> str | None:
+    """The value's name, or one by what is done in it: sigmoid_b, raw_k_squares, q_inverse_norm."""
+    if node in names:
+        return names[node]
+    args = node.args
+    if node.op == "index":
+        return f"{leaf_of(node).value}{node.value}"
+    if node.op == "div" and args[1].op == "sqrt":
+        vector = _normed(args[1])
+        return f"{vector_of(vector, names)}_inverse_norm" if vector else None
+    if node.op == "sum" and args[0].op == "mul":
+        first, second = (vector_of(arg, names) for arg in args[0].args)
+        if first is None or second is None:
+            return None
+        same = args[0].args[0] is args[0].args[1]
+        return f"{first}_squares" if same else f"{first}_dot_{second}"
+    if len(args) == 1 and args[0] in names:
+        return f"{node.op}_{names[args[0]]}"
+    return None
+
+
+def vector_of(node: Node, names: Names) -> str | None:
+    """The name of the vector that a product is made of, the last of several."""
+    while node not in names:
+        if node.op not in ("mul", "div", "neg"):
+            return None
+        vectors = [arg for arg in node.args if arg.axes.channels]
+        if not vectors:
+            return None
+        node = vectors[-1] if node.op == "mul" else vectors[0]
+        if node.op == "index":
+            return f"{leaf_of(node).value}{node.value}"
+    return names[node]
+
+
+def _normed(root: Node) -> Node | None:
+    """The vector of which this is the root of the sum of squares."""
+    node = root.args[0]
+    while node.op in ("add", "mul"):
+        node = next((arg for arg in node.args if not arg.is_const), node.args[0])
+    if node.op != "sum" or node.args[0].op != "mul":
+        return None
+    return node.args[0].args[0]

@@ -1,0 +1,119 @@
+"""Our kernels and peers on one batch, timed by turns on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from kvgen.benching.lineup import Entrant, first_line, state_of
+from kvgen.benching.peers.peer import Problem, state_bytes
+from kvgen.benching.report import OURS, Absent, Row
+from kvgen.codegen import cost
+from kvgen.compiler import Analysis
+from kvgen.timing import steps
+from kvgen.timing.steps import Cycle, Step, time_cycles
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A kernel to be timed. moved: the fewest bytes of a row, layer and step. check: raises where
+    an output is not a number."""
+
+    kernel: str
+    library: str
+    state: str
+    buffer: int
+    moved: float
+    error: float
+    cycle: Cycle
+    check: Callable[[], None]
+
+    def row(self, batch: int, bandwidth: float, times: steps.Times, worst: float) -> Row:
+        floor = self.moved * batch / bandwidth * 1e6
+        return Row(
+            self.kernel, batch, self.cycle.layers, times.us, times.spread, worst, floor,
+            floor / times.us, self.error, self.library, self.state, self.buffer,
+        )  # fmt: skip
+
+
+def contest(
+    analysis: Analysis,
+    step: Step,
+    errors: dict[str, float],
+    entrants: Sequence[Entrant],
+    bandwidth: float,
+) -> tuple[list[Row], list[Absent]]:
+    """A row for each of our kernels, by name in `errors`, and for each peer that runs."""
+    batch = step.slots.numel()
+    found = [ours(analysis, step, kernel, error) for kernel, error in errors.items()]
+    state = state_of(analysis)
+    problem = Problem(dict(analysis.spec.sizes), state, step.slots, step.inputs, step.params)
+    absent: list[Absent] = []
+    for entrant in entrants:
+        try:
+            found.append(theirs(analysis, problem, entrant))
+        except Exception as error:
+            reason = f"at batch {batch}: {type(error).__name__}: {first_line(error)}"
+            absent.append(Absent(entrant.peer.name, reason))
+    measured = time_cycles([each.cycle for each in found])
+    for each in found:
+        each.check()
+    rows = [
+        each.row(batch, bandwidth, times, worst)
+        for each, (times, worst) in zip(found, measured, strict=True)
+    ]
+    return rows, absent
+
+
+def ours(analysis: Analysis, step: Step, kernel: str, error: float) -> Contestant:
+    cursors, buffer = step.cache.cursors, step.cache.buffer
+    moved = cost.cost(analysis.form, analysis.records)
+    run, layers = partial(step.run, kernel), len(step.inputs)
+    if kernel == "decode":
+        cycle = Cycle(run, layers, buffer, cursors, step.staggered(buffer), buffer - 1)
+        least = moved.floor(buffer)
+    else:
+        # the plain kernel leaves empty buffers behind and has nothing to fold
+        cycle, least, buffer = Cycle(run, layers, cursors=cursors), moved.recurrent(), 1
+    check = partial(step.check, f"{kernel} at batch {step.slots.numel()}")
+    state = analysis.spec.storage.state
+    return Contestant(kernel, OURS, state, buffer, least, error, cycle, check)
+
+
+def theirs(analysis: Analysis, problem: Problem, entrant: Entrant) -> Contestant:
+    """The peer on this problem, run once: what cannot run is not timed."""
+    peer, layers = entrant.peer, problem.layers
+    started = peer.start(problem)
+    outputs: list[torch.Tensor] = [torch.empty(0)] * layers
+
+    def run() -> None:
+        for layer in range(layers):
+            outputs[layer] = started.call(layer)
+        started.end()
+
+    def check() -> None:
+        if any(bool(output.isnan().any()) for output in outputs):
+            raise RuntimeError(f"{peer.name} left outputs unwritten or not a number")
+
+    run()
+    positions, length = started.positions, started.length
+    begin = torch.arange(problem.rows, device=problem.slots.device, dtype=torch.int32) % length
+    cycle = Cycle(run, layers, max(length, 4), positions, begin, length - 1)
+    io = cost.cost(analysis.form, analysis.records).io
+    moved = peer.floor_bytes(problem.sizes, problem.state, io)
+    return Contestant(
+        peer.name, peer.library, problem.state, peer.buffer, moved, entrant.error, cycle, check
+    )
+
+
+def memory_beside(analysis: Analysis, entrants: Sequence[Entrant]) -> int:
+    """Bytes that the peers take for a row of a layer: states that they share, and their own."""
+    if not entrants:
+        return 0
+    sizes, state = dict(analysis.spec.sizes), state_of(analysis)
+    own = sum(entrant.peer.bytes_beside(sizes, state) for entrant in entrants)
+    io = cost.cost(analysis.form, analysis.records).io
+    return state_bytes(sizes, state) + own + len(entrants) * io

@@ -1,0 +1,113 @@
+"""What a tuning run is asked for, and what of that the store has answered already."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvgen.compiler import Analysis
+from kvgen.tuning import space
+from kvgen.tuning.floors import PROMPT_ROWS
+from kvgen.wisdom.identity import key_of
+from kvgen.wisdom.record import EFFORTS, Key, Record, bucket
+from kvgen.wisdom.store import Store
+
+# kernels of single tokens, whose whole steps are compared; all others are for `full` alone
+SINGLE = ("recurrent", "decode", "fold")
+# the most configurations that a study times, by effort: of these kernels, and of others
+BUDGETS = {"quick": (40, 0), "full": (120, 48)}
+
+
+@dataclass(frozen=True)
+class Options:
+    """budget: seconds for one spec. seed: of whatever is drawn. force: ask the GPU again. storage:
+    Optuna's, that other hosts use too."""
+
+    batches: tuple[int, ...]
+    effort: str
+    budget: float
+    seed: int = 0
+    force: bool = False
+    storage: str | None = None
+
+    def timings(self, kernel: str) -> int:
+        """The most configurations that a study times."""
+        return BUDGETS[self.effort][kernel not in SINGLE]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A kernel at a batch, which becomes a record. batch: 0 for all of them."""
+
+    kernel: str
+    batch: int
+    tokens: int = 1
+
+
+def goals(analysis: Analysis, batches: Sequence[int], effort: str) -> list[Goal]:
+    found = [Goal(kernel, batch) for kernel in SINGLE for batch in batches]
+    if len(space.buffers(analysis)) > 1:
+        found.append(Goal("buffer", 0))
+    return found + (others(analysis, batches) if effort == "full" else [])
+
+
+def others(analysis: Analysis, batches: Sequence[int]) -> list[Goal]:
+    """The kernels for several tokens and short contexts, as far as the recurrence has them."""
+    return [
+        Goal(kernel, batch, space.tokens_of(analysis, kernel))
+        for kernel in space.kernels(analysis)
+        if kernel not in SINGLE
+        for batch in ((PROMPT_ROWS,) if kernel == "extend" else batches)
+    ]
+
+
+def key(analysis: Analysis, goal: Goal, gpu: str) -> Key:
+    return key_of(analysis, goal.kernel, gpu, goal.batch, goal.tokens)
+
+
+def distinct(batches: Sequence[int]) -> tuple[int, ...]:
+    """Batches that share a record's key are one: the largest stands for them."""
+    found: dict[int, int] = {}
+    for batch in sorted(batches):
+        found[bucket(batch)] = batch
+    return tuple(found.values())
+
+
+def answered(
+    analysis: Analysis, options: Options, gpu: str, store: Store
+) -> dict[Goal, Record] | None:
+    """The records of all goals, where each has one of at least this effort that was not cut short;
+    else None."""
+    found: dict[Goal, Record] = {}
+    for goal in goals(analysis, options.batches, options.effort):
+        record = recorded(analysis, goal, options.effort, gpu, store)
+        if record is None:
+            return None
+        found[goal] = record
+    return found
+
+
+def recorded(analysis: Analysis, goal: Goal, effort: str, gpu: str, store: Store) -> Record | None:
+    answer = store.find(key(analysis, goal, gpu))
+    record = answer.record
+    if answer.tier != "exact" or record is None or record.at.get("cut"):
+        return None
+    return record if EFFORTS.index(record.effort) >= EFFORTS.index(effort) else None
+
+
+def gpu_name() -> str | None:
+    """The name of the GPU that a worker would get, without torch; None where nobody knows."""
+    command = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    rows = [line.split(", ", 2) for line in found.stdout.splitlines() if line.count(", ") >= 2]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    first = rows[0][0] if visible is None and rows else (visible or "").split(",")[0].strip()
+    for index, uuid, name in rows:
+        if first and (first == index or uuid.startswith(first)):
+            return name.strip()
+    return None

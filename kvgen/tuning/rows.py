@@ -1,0 +1,185 @@
+"""The rows that a kernel is timed on: a model's layers, and states that no cache holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from kvgen.codegen import cost
+from kvgen.compiler import Analysis
+from kvgen.timing.steps import (
+    DEVICE,
+    Step,
+    draw_cache,
+    fitting_layers,
+    make_step,
+    step_on,
+    with_tokens,
+)
+from kvgen.tuning.space import SHORT
+
+LAYERS, PROMPT_LAYERS = 36, 3
+# slots are a multiple of this, so that Triton makes one program for all batches
+MULTIPLE = 16
+# how often the cache on the chip must not hold what is read
+TIMES_L2 = 3
+
+
+@dataclass
+class Rows:
+    """Sets of `batch` rows in one cache; steps take them in turn, so that none finds its states in
+    the cache on the chip. extra: what calls take beside inputs and parameters."""
+
+    whole: Step
+    sets: list[Step]
+    batch: int
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def cache(self) -> Any:
+        return self.whole.cache
+
+    @property
+    def layers(self) -> int:
+        """Calls of a layer that one run makes."""
+        return len(self.sets) * len(self.whole.inputs)
+
+    @property
+    def cycle(self) -> int:
+        """Runs after which as many rows have folded as do on average."""
+        rows = self.batch * len(self.sets)
+        buffer = self.cache.buffer
+        return 1 if rows % buffer == 0 else buffer
+
+    def stand(self, cursors: torch.Tensor | int) -> None:
+        """Cursors of the rows in use, in the order of the sets; nothing else is pending."""
+        tensors = self.cache.tensors
+        for name in ("pending", "skipped"):
+            tensors[name].zero_()
+        used = torch.cat([step.slots for step in self.sets]).long()
+        tensors["cursors"].zero_()
+        tensors["cursors"][used] = torch.as_tensor(
+            cursors, dtype=torch.int32, device=used.device
+        ).expand(used.numel())
+
+    def staggered(self) -> torch.Tensor:
+        rows = torch.arange(self.batch * len(self.sets), device=self.whole.slots.device)
+        return rows.int() % self.cache.buffer
+
+    def spread(self, phases: int) -> torch.Tensor:
+        """Evenly from 0 to phases - 1, their mean in the middle however few rows there are."""
+        count = self.batch * len(self.sets)
+        rows = torch.arange(count, device=self.whole.slots.device)
+        return ((2 * rows + 1) * phases // (2 * count)).int()
+
+    def call(self, kernel: str) -> Callable[[], None]:
+        """One kernel in all layers of all sets."""
+
+        def run() -> None:
+            for step in self.sets:
+                call = getattr(step.module, kernel)
+                for layer, inputs in enumerate(step.inputs):
+                    call(
+                        step.cache, layer, step.slots, **inputs, **step.params[layer],
+                        **self.extra, out=step.out[layer],
+                    )  # fmt: skip
+
+        return run
+
+    def poison(self) -> None:
+        for step in self.sets:
+            for out in step.out:
+                out.fill_(math.nan)
+
+    def unwritten(self) -> bool:
+        outs = [out.isnan().any() for step in self.sets for out in step.out]
+        return bool(torch.stack(outs).any())
+
+    def fresh(self) -> None:
+        """Initial states."""
+        self.cache.reset(self.cache.every_slot)
+
+    def redraw(self, analysis: Analysis) -> None:
+        """Other states and records: kernels that write them may have blown them up."""
+        draw_cache(analysis, self.cache)
+
+    def each(self, call: Callable[[Step], object]) -> Callable[[], None]:
+        def run() -> None:
+            for step in self.sets:
+                call(step)
+
+        return run
+
+
+def room(analysis: Analysis, batch: int, buffer: int, l2: int) -> float:
+    """Bytes that all layers of a batch's rows take."""
+    total = cost.cost(analysis.form, analysis.records)
+    _, slots = _counts(batch, total.read + total.record_read * buffer / 2, l2)
+    return slots * LAYERS * (total.state + buffer * (total.record + total.carried) + total.io)
+
+
+def make_rows(
+    analysis: Analysis, module: ModuleType, batch: int, buffer: int, l2: int, window: int = 0
+) -> Rows:
+    """Rows for a batch. l2: bytes of the cache on the chip."""
+    total = cost.cost(analysis.form, analysis.records)
+    sets, slots = _counts(batch, total.read + total.record_read * buffer / 2, l2)
+    layers = fitting_layers(analysis, slots, LAYERS, buffer, window + 2)
+    whole = make_step(analysis, module, slots, _odd(layers), window, buffer)
+    if window:
+        whole = with_tokens(analysis, whole, window)
+    return Rows(whole, [part(whole, at * batch, batch) for at in range(sets)], batch)
+
+
+def make_prompts(
+    analysis: Analysis, module: ModuleType, batch: int, buffer: int, tokens: int
+) -> Rows:
+    """Rows that take in prompts of equal length, on a few layers: a prompt takes its time."""
+    whole = make_step(analysis, module, MULTIPLE, PROMPT_LAYERS, 0, buffer)
+    step = with_tokens(analysis, part(whole, 0, batch), tokens)
+    return Rows(whole, [step], batch, {"lengths": torch.full_like(step.slots, tokens)})
+
+
+def make_short(
+    analysis: Analysis, module: ModuleType, batch: int, buffer: int, l2: int, context: int
+) -> Rows:
+    """Rows without a state, with room for SHORT tokens and the one that comes; `context`: from
+    where on a row would get a state."""
+    total = cost.cost(analysis.form, analysis.records)
+    sets, slots = _counts(batch, total.record_read * SHORT, l2)
+    pages = slots * math.ceil((SHORT + 1) / module.PAGE)
+    # of states one is there for its shape
+    cache = module.Cache.empty(
+        slots, LAYERS, device=DEVICE, buffer=buffer, short_context=context, pages=pages, states=1
+    )
+    cache.reserve(list(range(slots)), SHORT + 1)
+    whole = step_on(analysis, module, cache)
+    return Rows(whole, [part(whole, at * batch, batch) for at in range(sets)], batch)
+
+
+def _counts(batch: int, read: float, l2: int) -> tuple[int, int]:
+    """Sets of rows of which each reads `read` bytes a layer, and the slots they take together."""
+    sets = max(1, math.ceil(TIMES_L2 * l2 / (LAYERS * batch * read)))
+    slots = math.ceil(batch * sets / MULTIPLE) * MULTIPLE
+    return min(slots // batch, sets), slots
+
+
+def _odd(layers: int) -> int:
+    """A multiple of 16, or 1, would make other programs of the kernels that go over all layers."""
+    return max(2, layers - (layers % MULTIPLE == 0))
+
+
+def part(step: Step, start: int, count: int) -> Step:
+    """Some of the rows, in memory of their own: what is cut out may be aligned otherwise."""
+    rows = slice(start, start + count)
+    return replace(
+        step,
+        slots=step.slots[rows].clone(),
+        inputs=[{name: x[rows].clone() for name, x in each.items()} for each in step.inputs],
+        out=[out[rows].clone() for out in step.out],
+    )

@@ -1,0 +1,148 @@
+"""What the store holds and what it answers, as rows for people and data for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kvgen.algebra.chain import chains
+from kvgen.wisdom.folder import Folder
+from kvgen.wisdom.identity import Analysed, key_of
+from kvgen.wisdom.record import KERNELS, Key, Record
+from kvgen.wisdom.store import TOKENS, Answer, Store
+
+# the batches of kernels that are tuned at one of their own
+ROWS = {"buffer": (0,), "extend": (8,)}
+# what only modules with windows have
+WINDOWS = ("verify", "extend", "short")
+
+
+@dataclass(frozen=True)
+class Held:
+    """A record and the folder that it is in."""
+
+    record: Record
+    folder: Folder
+
+    def row(self) -> tuple[Any, ...]:
+        record, shape = self.record, self.record.key.shape
+        return (
+            record.spec,
+            record.key.gpu,
+            record.key.form,
+            f"{shape.H}/{shape.HV}",
+            record.key.kernel,
+            str(shape.B or "all"),
+            record.median,
+            f"{record.floor_us / record.median:.0%}",
+            record.effort,
+            constants(record),
+            self.folder.name,
+        )
+
+    def data(self) -> dict[str, Any]:
+        where = {"name": self.folder.name, "path": str(self.folder.root)}
+        return {"spec": self.record.spec, "folder": where, **self.record.data()}
+
+
+HEAD = (
+    *("spec", "GPU", "form", "H/HV", "kernel", "batch", "us", "floor", "effort"),
+    *("configuration", "kept in"),
+)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What the store answers for a key. near: where nothing does, the records that come closest,
+    and what keeps them from it."""
+
+    key: Key
+    answer: Answer
+    near: tuple[tuple[Record, tuple[str, ...]], ...]
+
+    def data(self) -> dict[str, Any]:
+        record = self.answer.record
+        return {
+            "gpu": self.key.gpu,
+            "kernel": self.key.kernel,
+            "batch": self.key.shape.B,
+            "form": self.key.form,
+            "tier": self.answer.tier,
+            "reason": self.answer.reason,
+            "record": record and {"spec": record.spec, **record.data()},
+            "near": [
+                {"spec": record.spec, "differs": list(wrong), **record.data()}
+                for record, wrong in self.near
+            ],
+        }
+
+
+def held(store: Store, spec: str | None = None, gpu: str | None = None) -> list[Held]:
+    """All records, of a spec by name, of GPUs by a part of their names."""
+    return [
+        Held(record, folder)
+        for folder in store.folders
+        for record in folder.records()
+        if is_chosen(record, spec, gpu)
+    ]
+
+
+def is_chosen(record: Record, spec: str | None, gpu: str | None) -> bool:
+    return spec in (None, record.spec) and is_named(record.key.gpu, gpu)
+
+
+def is_named(name: str, part: str | None) -> bool:
+    """Whether a GPU is meant: by its name or a part of it, in capitals or not."""
+    return part is None or part.lower() in name.lower()
+
+
+def gpus(store: Store, part: str | None = None) -> list[str]:
+    """The GPUs that the store knows of, or the one that is named where it knows none such."""
+    known = {each.record.key.gpu for each in held(store)}
+    found = sorted(name for name in known if is_named(name, part))
+    return found or ([part] if part else [])
+
+
+def rows(found: Iterable[Reason]) -> list[tuple[str, ...]]:
+    """GPU, kernel, batches, answer, configuration: batches with one answer share a row."""
+    batches: dict[tuple[str, ...], list[str]] = {}
+    for each in found:
+        key, record = each.key, each.answer.record
+        chosen = constants(record) if record and each.answer.is_tuned else ""
+        group = (key.gpu, key.kernel, each.answer.reason, chosen)
+        batches.setdefault(group, []).append(str(key.shape.B or "all"))
+    return [(*group[:2], ", ".join(batches[group]), *group[2:]) for group in batches]
+
+
+def nearest(found: Iterable[Reason]) -> list[tuple[str, ...]]:
+    """GPU, kernel, spec, configuration, and what keeps it from being an answer."""
+    near: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+    for each in found:
+        wrong = [(r.spec, constants(r), "; ".join(differs)) for r, differs in each.near]
+        # those of one batch stand for all
+        near.setdefault((each.key.gpu, each.key.kernel), wrong)
+    return [(*group, *row) for group, found in near.items() for row in found]
+
+
+def reasons(
+    store: Store, analysis: Analysed, names: Iterable[str], batches: Iterable[int]
+) -> Iterator[Reason]:
+    """What the store answers for every kernel of a form on the named GPUs."""
+    batches = list(batches)
+    count = 3 if len(batches) == 1 else 1
+    for gpu in names:
+        for kernel in KERNELS:
+            if kernel in WINDOWS and not analysis.form.windows:
+                continue
+            if kernel == "chain" and not chains(analysis.form):
+                continue
+            for batch in ROWS.get(kernel, batches):
+                key = key_of(analysis, kernel, gpu, batch, TOKENS.get(kernel, 1))
+                answer = store.find(key)
+                near = store.near(key, count) if answer.tier == "estimate" else []
+                yield Reason(key, answer, tuple((record, tuple(wrong)) for record, wrong in near))
+
+
+def constants(record: Record) -> str:
+    return " ".join(f"{name}={value}" for name, value in record.config.items())

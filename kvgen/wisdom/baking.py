@@ -1,0 +1,128 @@
+"""What of the store goes into a module, and what `kvgen compile` says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvgen.codegen.config import Tuned, is_safe
+from kvgen.codegen.cost import buffer_length
+from kvgen.wisdom.folder import warn
+from kvgen.wisdom.identity import Analysed, form_hash, shape_of
+from kvgen.wisdom.places import requires_tuned
+from kvgen.wisdom.record import EFFORTS
+from kvgen.wisdom.store import Answer, Store, Table
+
+# kernels whose times are of whole model steps, so that they can be compared
+COMPARED = ("decode", "recurrent")
+
+
+class NotTuned(RuntimeError):
+    """KVGEN_REQUIRE_TUNED is 1, and a module would run on estimates everywhere."""
+
+
+def known(analysis: Analysed, store: Store | None = None) -> Table:
+    """What a store, by default the user's with all that ships, knows of this form at its sizes.
+
+    A GPU on which the decode is not tuned counts as unknown. What would be wrong for this form,
+    as only a damaged record can be, is left out and said aloud.
+    """
+    store = Store.default() if store is None else store
+    spec, form = analysis.spec, analysis.form
+    table = store.table(form_hash(analysis), shape_of(spec))
+    kept: Table = {}
+    for gpu, kernels in table.items():
+        for kernel, answers in kernels.items():
+            for batch, answer in answers.items():
+                assert answer.record is not None
+                if is_safe(form, kernel, answer.record.config):
+                    kept.setdefault(gpu, {}).setdefault(kernel, {})[batch] = answer
+                else:
+                    text = f"{kernel} at batch {batch} of {spec.name} on {gpu}"
+                    warn(f"wisdom for {text} is not safe for it and is left out")
+    return {gpu: kernels for gpu, kernels in kept.items() if "decode" in kernels}
+
+
+def baked(analysis: Analysed, table: Table) -> Tuned:
+    """The same as constants of a module, in an order that hangs on nothing else."""
+    spec = analysis.spec
+    buffers: dict[str, int] = {}
+    configs: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
+    for gpu in sorted(table):
+        length = buffer_length(analysis.form, analysis.records)
+        lengths = table[gpu].get("buffer")
+        # a spec that names its buffer's length means it
+        if lengths and spec.buffer is None:
+            length = buffers[gpu] = _config(lengths[min(lengths)])["buffer"]
+        configs[gpu] = {
+            kernel: {batch: _constants(kernel, answers[batch], length) for batch in sorted(answers)}
+            for kernel, answers in table[gpu].items()
+            if kernel != "buffer"
+        }
+    return Tuned(configs, buffers)
+
+
+def _config(answer: Answer) -> dict[str, int]:
+    assert answer.record is not None
+    return answer.record.config
+
+
+def _constants(kernel: str, answer: Answer, buffer: int) -> dict[str, float]:
+    record = answer.record
+    assert record is not None
+    # a decode with another buffer takes another time
+    same = kernel == "recurrent" or record.at.get("buffer", buffer) == buffer
+    us = {"us": round(record.median, 2)} if kernel in COMPARED and same else {}
+    return dict(record.config) | us
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What stands behind a module's configurations on a GPU.
+
+    effort: the least behind its decode. batches: those of its decode. buffer: the length tuned for
+    it, or None. aged: versions of Triton, not the one here, that records were tuned with.
+    """
+
+    gpu: str
+    effort: str
+    batches: tuple[int, ...]
+    buffer: int | None
+    aged: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{self.effort}, {len(self.batches)} batch{'es' if len(self.batches) > 1 else ''}"
+        if self.buffer is not None:
+            text += f", buffer {self.buffer}"
+        if self.aged:
+            text += f", aged: with triton {' and '.join(self.aged)}"
+        return f"{self.gpu} ({text})"
+
+
+def standings(analysis: Analysed, table: Table) -> list[Standing]:
+    found = []
+    buffers = baked(analysis, table).buffers
+    for gpu in sorted(table):
+        records = [a.record for a in table[gpu]["decode"].values() if a.record]
+        every = [each for kernel in table[gpu].values() for each in kernel.values()]
+        aged = {each.record.env["triton"] for each in every if each.record and each.tier == "aged"}
+        effort = min((record.effort for record in records), key=EFFORTS.index)
+        batches = tuple(sorted(table[gpu]["decode"]))
+        found.append(Standing(gpu, effort, batches, buffers.get(gpu), tuple(sorted(aged))))
+    return found
+
+
+def said(analysis: Analysed, table: Table) -> str:
+    """In one line what stands behind a module's configurations."""
+    if not table:
+        return f"no GPU: it runs on estimates (kvgen tune {analysis.spec.name} --gpu)"
+    return f"{', '.join(map(str, standings(analysis, table)))}; others run on estimates"
+
+
+def required(analysis: Analysed, table: Table) -> None:
+    """Raises NotTuned where KVGEN_REQUIRE_TUNED asks for what is not there."""
+    if requires_tuned() and not table:
+        name = analysis.spec.name
+        raise NotTuned(
+            f"nothing is tuned for {name} in this form, and KVGEN_REQUIRE_TUNED is 1: "
+            f"kvgen tune {name} --gpu, or kvgen wisdom import FILE"
+        )

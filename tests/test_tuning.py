@@ -1,0 +1,331 @@
+"""A whole tuning run, with a worker and compilers that make their answers up."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tuners import SMALL, FakeCompilers, tuner
+
+from kvgen import compiler
+from kvgen.codegen.cost import buffer_length
+from kvgen.probing.compilers import Compiled
+from kvgen.probing.launches import Case
+from kvgen.shipped import resolve
+from kvgen.tuning import plan, report, run, space, workers
+from kvgen.tuning.choices import Report
+from kvgen.tuning.plan import Goal, Options
+from kvgen.tuning.progress import Progress
+from kvgen.tuning.tune import make_job
+from kvgen.tuning.workers import Job
+from kvgen.wisdom.folder import Folder
+from kvgen.wisdom.store import Store
+
+QUICK = Options((4, 16), "quick", 100.0)
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    return make_job(compiler.analyse(resolve("gated_deltanet"), SMALL), SMALL)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KVGEN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store([Folder(tmp_path / "wisdom", "test")], "3.6.0")
+
+
+def tuned(job: Job, store: Store, options: Options = QUICK, **moods: Any) -> Report:
+    said = moods.pop("said", [])
+    with tuner(said.append, **moods) as found:
+        return found.tune(job, options, store)
+
+
+def asked(log: Path, do: str = "time") -> list[Any]:
+    if not log.exists():
+        return []
+    return [r for line in log.read_text().splitlines() for r in [json.loads(line)] if r["do"] == do]
+
+
+def test_every_goal_gets_a_record(job: Job, store: Store) -> None:
+    options = Options((4, 16), "full", 100.0)
+    found = tuned(job, store, options)
+    goals = plan.goals(job.analysis, options.batches, "full")
+    assert found.why == "everything was tried" and not found.refused
+    assert list(found.choices) and set(found.choices) == set(goals)
+    assert {"verify", "extend", "short"} <= {goal.kernel for goal in goals}
+    assert plan.answered(job.analysis, options, "Test GPU", store) is None
+    store.add(found.records)
+    known = plan.answered(job.analysis, options, "Test GPU", store)
+    assert known is not None and set(known) == set(goals)
+    for goal, record in known.items():
+        choice = found.choices[goal]
+        assert record.config == choice.config and record.effort == "full"
+        assert record.us[0] <= record.us[1] <= record.us[2]
+        assert choice.before is None or record.median <= choice.before * 1.005
+        assert record.env["triton"] == "3.6.0" and not record.at.get("cut")
+    # where the made-up times are least
+    assert known[Goal("decode", 4)].config["TILE"] == 32
+    assert known[Goal("decode", 16)].config["TILE"] == 64
+    assert known[Goal("buffer", 0)].config == {"buffer": found.buffer}
+    # for one batch more, not all is known
+    more = Options((4, 16, 64), "full", 100.0)
+    assert plan.answered(job.analysis, more, "Test GPU", store) is None
+    assert plan.answered(job.analysis, options, "Another GPU", store) is None
+
+
+@pytest.mark.parametrize(
+    ("mood", "what", "verdict"),
+    [
+        ("wrong", {"do": "check"}, "wrong"),
+        ("wrong", {}, "wrong"),
+        ("launch", {"do": "check"}, "launch"),
+        ("crash", {"do": "check"}, "crash"),
+        ("hang", {}, "hang"),
+    ],
+)
+def test_what_fails_is_reported_and_never_chosen(
+    mood: str, what: Any, verdict: str, job: Job, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have been the fastest."""
+    monkeypatch.setitem(workers.DEADLINES, "time", 0.4)
+    bad = {"TILE": 64, "num_warps": 2, "DOT": 0, "PDL": 1, "TILES": 2, "STAGES": 2}
+    best = tuned(job, store).choices[Goal("decode", 16)].config
+    assert bad.items() <= best.items()
+    said: list[str] = []
+    options = Options((4, 16), "quick", 100.0, force=True)
+    found = tuned(job, store, options, said=said, **{mood: {**what, **bad}})
+    assert found.why == "everything was tried"
+    refused = [outcome for _, outcome in found.refused]
+    assert refused and {outcome.verdict for outcome in refused} == {verdict}
+    assert all(bad.items() <= outcome.config.items() for outcome in refused)
+    for choice in found.choices.values():
+        assert not bad.items() <= choice.config.items()
+        assert not (choice.runner_up and bad.items() <= choice.runner_up[0].items())
+    assert any(f"{verdict}, never chosen" in line for line in said), said
+    assert {each["verdict"] for each in report.data(found)["refused"]} == {verdict}
+    # at one batch it failed: at the other nobody asks again
+    assert len(refused) <= 2 * len({str(outcome.config) for outcome in refused})
+
+
+def test_programs_that_do_not_fit_are_not_launched(
+    job: Job, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(plan.BUDGETS, "quick", (25, 0))
+
+    def used(case: Case) -> Compiled | None:
+        config = case.config
+        if case.kernel != "decode":
+            return None
+        if config["TILE"] == 16:
+            return Compiled(error="it does not compile")
+        if config["TILE"] == 32:
+            return Compiled(64, 0, 300 << 10, 32, f"big {config}")
+        if config["num_warps"] == 4:
+            return Compiled(255, 4000, 1024, 128, f"spills {config}")
+        return None
+
+    log = tmp_path / "log"
+    options = Options((4,), "quick", 100.0)
+    found = tuned(job, store, options, compilers=FakeCompilers(used), log=str(log))
+    assert found.counts["compile"] and found.counts["shared"] and found.counts["spills"]
+    decodes = [r["config"] for r in asked(log) if r["kernel"] == "decode"]
+    assert decodes and not any(config["TILE"] in (16, 32) for config in decodes)
+    # one that spills is timed only before a program that does not has been seen
+    assert sum(config["num_warps"] == 4 for config in decodes) <= 1
+    assert found.choices[Goal("decode", 4)].config["TILE"] == 64
+
+
+def test_equal_programs_are_timed_once(job: Job, store: Store, tmp_path: Path) -> None:
+    def used(case: Case) -> Compiled | None:
+        config = {knob: value for knob, value in case.config.items() if knob != "STAGES"}
+        return Compiled(64, 0, 1024, 32, f"{case.kernel} {case.buffer} {sorted(config.items())}")
+
+    log = tmp_path / "log"
+    options = Options((4,), "quick", 100.0)
+    found = tuned(job, store, options, compilers=FakeCompilers(used), log=str(log))
+    assert found.counts["twin"] > 0
+    keys = [json.dumps([r["kernel"], {**r["config"], "STAGES": 0}]) for r in asked(log)]
+    assert len(keys) == len(set(keys))
+
+
+def test_what_was_measured_is_not_measured_again(job: Job, store: Store, tmp_path: Path) -> None:
+    first, second, third = (tmp_path / name for name in ("a", "b", "c"))
+    before = tuned(job, store, log=str(first))
+    again = tuned(job, store, log=str(second))
+    assert len(asked(first)) > 100 and not asked(second)
+    assert again.choices[Goal("decode", 4)] == before.choices[Goal("decode", 4)]
+    tuned(job, store, Options((4, 16), "quick", 100.0, force=True), log=str(third))
+    assert len(asked(third)) > 100
+
+
+@pytest.mark.parametrize("do", ["begin", "steps"])
+def test_a_failure_of_whole_steps_leaves_the_studies(do: str, job: Job, store: Store) -> None:
+    said: list[str] = []
+    found = tuned(job, store, said=said, crash={"do": do})
+    assert found.why == "everything was tried"
+    assert any("failed: it ended" in line for line in said)
+    choice = found.choices[Goal("decode", 4)]
+    # no whole step was timed: the next run is to do that
+    assert choice.cut is (do == "steps")
+    assert (Goal("buffer", 0) in found.choices) is (do == "begin")
+
+
+def test_a_gpu_that_is_broken(job: Job, store: Store) -> None:
+    found = tuned(job, store, crash={"do": "check"})
+    assert not found.records and "8 failures in a row" in found.why
+
+
+def test_out_of_time(job: Job, store: Store) -> None:
+    """What was found by then is kept, and is no answer to the next call."""
+    options = Options((4, 16), "quick", 2.0)
+    found = tuned(job, store, options, seconds=0.05)
+    assert found.why == "the time was up" and found.seconds < 8
+    assert found.records and all(record.effort == "quick" for record in found.records)
+    store.add(found.records)
+    assert plan.answered(job.analysis, options, "Test GPU", store) is None
+
+
+# several GPUs ------------------------------------------------------------------------------------
+
+
+def test_several_gpus(job: Job, store: Store, tmp_path: Path) -> None:
+    """Studies are dealt over those that are like the first."""
+    log, said = tmp_path / "log", []
+    found = tuned(
+        job, store, said=said, log=str(log), seconds=0.01,
+        hello={"count": 3}, names={"2": "Another GPU"},
+    )  # fmt: skip
+    assert found.why == "everything was tried"
+    assert {request["device"] for request in asked(log)} == {None, "1"}
+    assert any("left out: Another GPU" in line for line in said)
+    studies = {(r["kernel"], r["batch"]): set() for r in asked(log)}
+    for request in asked(log):
+        studies[request["kernel"], request["batch"]].add(request["device"])
+    assert all(len(devices) == 1 for devices in studies.values()), "a study has one GPU"
+
+
+def test_the_processes_end(job: Job, store: Store) -> None:
+    with tuner() as found:
+        found.tune(job, QUICK, store)
+        children = [worker._child for worker in found.workers]
+        assert all(child is not None and child.alive for child in children)
+    assert not any(child is not None and child.alive for child in children)
+
+
+# what it says ------------------------------------------------------------------------------------
+
+
+def test_progress_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of plain text, and not many."""
+    now = [1000.0]
+    monkeypatch.setattr("kvgen.tuning.progress.time.monotonic", lambda: now[0])
+    said: list[str] = []
+    progress = Progress(said.append, 300.0, terminal=False)
+    for _ in range(250):
+        now[0] += 0.1
+        progress.status("decode, batch 4: best 5.00 us")
+    progress.line("done")
+    progress.end()
+    assert said == [
+        "[00:00] decode, batch 4: best 5.00 us  (04:59 left)",
+        "[00:10] decode, batch 4: best 5.00 us  (04:49 left)",
+        "[00:20] decode, batch 4: best 5.00 us  (04:39 left)",
+        "[00:25] done",
+    ]
+
+
+def test_progress_on_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    """What is there only for now is no line."""
+    said: list[str] = []
+    progress = Progress(said.append, 300.0, terminal=True)
+    progress.status("how far \x1b[2J")
+    progress.line("stays")
+    progress.end()
+    assert len(said) == 1 and said[0].endswith("] stays")
+    assert "\x1b[2J" not in capfd.readouterr().err
+
+
+def test_what_it_says(job: Job, store: Store) -> None:
+    said: list[str] = []
+    tuned(job, store, said=said)
+    studies = [line for line in said if "legal: " in line]
+    assert len(studies) == 6
+    for line in studies:
+        assert re.search(r"\d+\.\d\d us \(\d+% of the floor\)  TILE=", line), line
+    assert any(re.search(r"best .* of the floor  \(\d\d:\d\d left\)$", s) for s in said) or any(
+        "none yet" in s for s in said
+    )
+    assert any("by buffer 8: " in line for line in said)
+
+
+def test_steps_at_another_length_than_the_one_chosen_are_cut(
+    job: Job, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was timed says so of itself where the finals did not come to it."""
+    # all lengths are equally good: the smallest is chosen
+    monkeypatch.setattr("kvgen.tuning.whole.EQUAL", 100.0)
+    whole = tuned(job, store)
+    assert whole.buffer != buffer_length(job.analysis.form, job.analysis.records)
+    monkeypatch.setitem(run.SHARES, "finals", 0.0)
+    found = tuned(job, store)
+    assert found.buffer == whole.buffer and found.why == "the time was up"
+    default = buffer_length(job.analysis.form, job.analysis.records)
+    for report_, buffer, cut in ((whole, whole.buffer, None), (found, default, 1)):
+        decodes = [record for record in report_.records if record.key.kernel == "decode"]
+        assert {(r.at["buffer"], r.at.get("cut")) for r in decodes} == {(buffer, cut)}
+        assert len(decodes) == 2
+        others = [record for record in report_.records if record.key.kernel == "recurrent"]
+        assert others and not any(record.at.get("cut") for record in others)
+
+
+# the space ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gated_deltanet", "kimi_delta_attention", "mlstm"])
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_legal_configurations(name: str, target: str) -> None:
+    from kvgen.codegen.config import KNOBS, is_safe
+
+    analysis = compiler.analyse(resolve(name), {})
+    for kernel in space.kernels(analysis):
+        found = space.legal(analysis, kernel, target)
+        assert found and len({str(config) for config in found}) == len(found)
+        for config in found:
+            assert tuple(config) == KNOBS[kernel] or set(config) == set(KNOBS[kernel])
+            assert is_safe(analysis.form, kernel, config), (kernel, config)
+        for batch in (1, 4, 16, 64, 256):
+            assert space.default(analysis, kernel, batch) in found
+        if "PDL" in KNOBS[kernel] and target == "sm_80":
+            untuned = list(space.defaults(analysis, kernel).values())
+            assert all(not config["PDL"] or config in untuned for config in found)
+
+
+@pytest.mark.parametrize("knob", ["TILES", "PAGES"])
+@pytest.mark.parametrize("value", [0, 3, 1 << 20])
+def test_what_a_short_context_cannot_have_is_not_safe(knob: str, value: int) -> None:
+    from kvgen.codegen.config import is_safe
+
+    analysis = compiler.analyse(resolve("gated_deltanet"), {})
+    untuned = space.default(analysis, "short", 64)
+    assert is_safe(analysis.form, "short", untuned)
+    # more tiles than heads are as many as there are heads
+    safe = (knob, value) == ("TILES", 1 << 20)
+    assert is_safe(analysis.form, "short", untuned | {knob: value}) == safe
+
+
+def test_a_buffer_that_the_spec_gives() -> None:
+    free = compiler.analyse(resolve("gated_deltanet"), {})
+    pinned = compiler.analyse(resolve("gated_deltanet"), {"buffer": "16"})
+    assert len(space.buffers(free)) > 1 and space.buffers(pinned) == [16]
+    kernels = [goal.kernel for goal in plan.goals(pinned, (4,), "quick")]
+    assert "buffer" not in kernels

@@ -1,0 +1,235 @@
+"""`kvgen wisdom`: what it shows, and records that come from and go to other machines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from tuned_records import H100, H200, record
+
+import cli
+from kvgen.compiler import analyse
+from kvgen.shipped import resolve
+from kvgen.wisdom.document import text_of
+from kvgen.wisdom.folder import Folder
+from kvgen.wisdom.identity import key_of
+from kvgen.wisdom.record import Record
+from kvgen.wisdom.store import Store
+
+ROOT = Path(__file__).parent.parent
+SPEC = "gated_deltanet"
+
+
+def run(*args: str, input: str | None = None) -> Result:
+    command = ["wisdom", *args]
+    return CliRunner().invoke(cli.cli, command, prog_name="kvgen", terminal_width=80, input=input)
+
+
+def measured(kernel: str = "decode", batch: int = 4, gpu: str = H100, **other: object) -> Record:
+    of = key_of(analyse(resolve(SPEC)), kernel, gpu, batch)
+    return record(of, spec=SPEC, **other)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that results go to, and nothing that ships."""
+    monkeypatch.setenv("KVGEN_WISDOM", str(tmp_path / "wisdom"))
+    monkeypatch.setattr("kvgen.wisdom.store.data_dir", lambda name: tmp_path / "shipped")
+    monkeypatch.setattr("kvgen.wisdom.store.triton_version", lambda: "3.6.1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "wisdom"
+
+
+def held(folder: Path) -> list[Record]:
+    return Folder(folder, "").records()
+
+
+# show --------------------------------------------------------------------------------------------
+
+
+def test_show(own: Path) -> None:
+    Store.default().add([measured(), measured("fold", 64, H200)])
+    Folder(own.parent / "shipped", "shipped").add([measured(batch=16, us=30.0)])
+    lines = run("show").stdout.splitlines()
+    assert lines[0].split()[:4] == ["spec", "GPU", "form", "H/HV"]
+    assert len(lines) == 4
+    assert lines[1].split()[:5] == [SPEC, *H100.split()]
+    shown = " ".join(lines[1].split())
+    chosen = " ".join(f"{name}={value}" for name, value in measured().config.items())
+    assert shown.endswith(f"16/32 decode 4 12 50% full {chosen} $KVGEN_WISDOM")
+    assert lines[-1].endswith("shipped")
+    assert len(run("show", SPEC, "--gpu", "h200").stdout.splitlines()) == 2
+    none = run("show", "gla")
+    assert none.exit_code == 0 and none.stdout == ""
+    assert "no records of gla: kvgen tune gla --gpu" in none.stderr and str(own) in none.stderr
+
+
+def test_show_json() -> None:
+    Store.default().add([measured()])
+    (row,) = json.loads(run("show", "--json").stdout)
+    assert row["spec"] == SPEC and row["us"] == [11.0, 12.0, 13.0]
+    assert row["folder"]["name"] == "$KVGEN_WISDOM"
+
+
+def test_a_spec_is_meant_by_its_name(own: Path) -> None:
+    Store.default().add([measured()])
+    text = resolve(SPEC).read_text()
+    (own.parent / "copy.yaml").write_text(text)
+    assert run("show", "copy.yaml").stdout == run("show", SPEC).stdout != ""
+    assert run("show", "nowhere.yaml").exit_code == 2
+    (own.parent / "bad.yaml").write_text("nothing")
+    assert "no spec" in run("show", "bad.yaml").stderr
+
+
+# why ---------------------------------------------------------------------------------------------
+
+
+def test_why() -> None:
+    Store.default().add([measured(), measured("recurrent", 4, env={"triton": "3.5.0"})])
+    result = run("why", SPEC)
+    assert result.exit_code == 0, result.output
+    text = result.stdout
+    for expected in (
+        "exact: full effort, 2026-11-23",
+        "aged: tuned with triton 3.5.0, here is 3.6.1 (kvgen tune gated_deltanet --gpu)",
+        "seed: tuned for batch 4, not 1",
+        f"estimate: nothing tuned on {H100}",
+    ):
+        assert expected in text
+    assert text.count(" decode ") == 5
+    # batches with one answer share a row
+    assert [
+        line.split("fold")[1].split("estimate")[0].strip()
+        for line in text.splitlines()
+        if "fold" in line
+    ] == ["1, 4, 16, 64, 256"]
+
+
+def test_why_another_gpu_and_another_form() -> None:
+    Store.default().add([measured(batch=64)])
+    rows = json.loads(run("why", SPEC, "--gpu", "B200", "--batch", "48", "--json").stdout)
+    (decode,) = [row for row in rows if row["kernel"] == "decode"]
+    assert decode["tier"] == "estimate" and decode["record"] is None and decode["batch"] == 64
+    assert [near["differs"] for near in decode["near"]] == [[f"on {H100}"]]
+    split = run(
+        "why", SPEC, "--gpu", "h100", "--set", "storage.state=split", "--batch", "64"
+    ).stdout
+    assert "nearest" in split and "another form (" in split
+    many = json.loads(run("why", SPEC, "--json").stdout)
+    assert {row["gpu"] for row in many} == {H100}
+
+
+def test_why_where_nothing_is_known() -> None:
+    result = run("why", SPEC)
+    assert result.exit_code == 0 and result.stdout == ""
+    assert f"no GPU is known: kvgen tune {SPEC} --gpu" in result.stderr
+    assert "estimate" in run("why", SPEC, "--gpu", "H100").stdout
+
+
+# exchange ----------------------------------------------------------------------------------------
+
+
+def test_export_and_import(own: Path) -> None:
+    mine = [measured(), measured(batch=16), measured(gpu=H200)]
+    Store.default().add(mine)
+    Folder(own.parent / "shipped", "shipped").add([measured(batch=64)])
+    exported = run("export").stdout
+    assert exported == text_of(mine)
+    Path("mine.json").write_text(exported)
+    assert run("import", "mine.json").stdout == f"+0 ~0 =3 in {own}\n"
+    assert run("export", "--gpu", "h200", SPEC).stdout == text_of([measured(gpu=H200)])
+    assert run("forget", "--all", "--yes").exit_code == 0 and held(own) == []
+    Store.default().add([measured(us=99.0)])
+    assert run("import", "mine.json").stdout == f"+2 ~1 =0 in {own}\n"
+    assert run("export").stdout == exported
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("12.0", '"fast"'), "is broken: record 1: us is 'fast'"),
+        (("]}\n", ""), "is broken: line"),
+        (('"kvgen_wisdom": 1', '"kvgen_wisdom": 9'), "is of wisdom version 9"),
+        (('"spec": "gated_deltanet"', '"spec": "../../evil"'), "spec is '../../evil'"),
+    ],
+)
+def test_import_is_all_or_nothing(change: tuple[str, str], says: str, own: Path) -> None:
+    text = text_of([measured(), measured(batch=16)])
+    Path("bad.json").write_text(text.replace(*change, 1) if change[1] else text[: -len(change[0])])
+    result = run("import", "bad.json")
+    assert result.exit_code == 1 and result.stdout == "" and says in result.stderr
+    assert not own.exists()
+
+
+def test_merge(own: Path) -> None:
+    Path("a.json").write_text(text_of([measured(us=10.0), measured(batch=16)]))
+    Folder(Path("b"), "").add([measured(us=20.0), measured(gpu=H200)])
+    for sources in (("a.json", "b"), ("b", "a.json", "b", "a.json")):
+        result = run("merge", *sources, "-o", "c.json")
+        assert result.stdout == "3 records in c.json\n", result.output
+        best = [measured(us=10.0), measured(batch=16), measured(gpu=H200)]
+        assert Path("c.json").read_text() == text_of(best)
+    assert not own.exists()
+    Path("empty").mkdir()
+    for wrong, says in (("empty", "holds no wisdom"), ("none.json", "No such file")):
+        result = run("merge", "a.json", wrong, "-o", "d.json")
+        assert result.exit_code == 1 and says in result.stderr and not Path("d.json").exists()
+    Path("future.json").write_text('{"kvgen_wisdom": 2}')
+    result = run("merge", "a.json", "-o", "future.json")
+    assert result.exit_code == 1 and "stays as it is" in result.stderr
+    assert Path("future.json").read_text() == '{"kvgen_wisdom": 2}'
+
+
+# forget ------------------------------------------------------------------------------------------
+
+
+def test_forget(own: Path) -> None:
+    mine = [measured(), measured(batch=16), measured(gpu=H200)]
+    Store.default().add([*mine, record()])
+    refused = run("forget", SPEC, input="n\n")
+    assert refused.exit_code == 1 and "forget 3 records in" in refused.stderr
+    assert len(held(own)) == 4
+    assert run("forget", "--gpu", "H200", "--yes").stdout == "1 records forgotten\n"
+    assert run("forget", SPEC, input="y\n").stdout == "2 records forgotten\n"
+    assert held(own) == [record()]
+    nothing = run("forget", SPEC, "--yes")
+    assert nothing.exit_code == 1 and "no such records" in nothing.stderr
+
+
+@pytest.mark.parametrize(
+    "args", [("forget",), ("forget", SPEC, "--all"), ("merge", "-o", "c.json")]
+)
+def test_wrong_usage(args: tuple[str, ...], own: Path) -> None:
+    Store.default().add([measured()])
+    assert run(*args).exit_code == 2
+    assert len(held(own)) == 1
+
+
+def test_help_of_the_commands(golden) -> None:
+    group = cli.cli.commands["wisdom"]
+    assert isinstance(group, click.Group)
+    text = "\n".join(run(name, "--help").stdout for name in group.commands)
+    assert golden("wisdom/help.txt") == text
+
+
+def test_warnings_are_notes() -> None:
+    with cli.warnings_noted():
+        shown = warnings.formatwarning(UserWarning("\x1b[2J"), UserWarning, "file.py", 3)
+    assert shown == "warning: \\x1b[2J\n"
+    shown = warnings.formatwarning(UserWarning("text"), UserWarning, "file.py", 3)
+    assert shown.startswith("file.py:3: UserWarning")
+
+
+def test_a_broken_file_is_a_note(own: Path) -> None:
+    (own / "gpu").mkdir(parents=True)
+    (own / "gpu/x.json").write_text("nonsense")
+    command = [sys.executable, "-m", "kvgen", "wisdom", "show"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"warning: {own}/gpu/x.json is broken (line 1: Expecting value)" in result.stderr
+    assert ".py" not in result.stderr
