@@ -260,6 +260,9 @@ def test_an_unknown_gpu_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
         warnings.simplefilter("error")
         module.Cache.empty(2, device="cpu")
         module.Cache.wrap(first.tensors)
+    on(module, "NVIDIA A100", monkeypatch)
+    with pytest.warns(UserWarning, match="not tuned for NVIDIA A100"):
+        module.Cache.empty(2, device="cpu")
 
 
 def test_a_known_gpu_and_the_interpreter_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +285,7 @@ def test_where_tuning_is_required_an_unknown_gpu_is_refused(
     with pytest.raises(RuntimeError, match=r"not tuned for NVIDIA H200 .*KVGEN_REQUIRE_TUNED=1"):
         module.Cache.empty(2, device="cpu")
     monkeypatch.setenv("KVGEN_REQUIRE_TUNED", "0")
-    monkeypatch.setattr(module, "_WARNED", [H100])
+    monkeypatch.setattr(module, "_WARNED", [H200])
     module.Cache.empty(2, device="cpu")
 
 

@@ -218,6 +218,17 @@ def test_without_a_gpu_the_worker_says_so() -> None:
         worker.close()
 
 
+def test_a_gpu_that_cannot_be_tuned_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from kvgen.tuning import worker
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    answer = worker.Worker().answered({"do": "hello"})
+    assert not answer["ok"] and "only NVIDIA's can be tuned" in str(answer)
+
+
 def test_memory_may_be_short_before_a_spec_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """That is an answer, too."""
     from kvgen.tuning import worker

@@ -67,7 +67,9 @@ class Worker:
         from kvgen.timing.steps import copy_bandwidth
 
         if not torch.cuda.is_available():
-            raise RuntimeError("torch sees no GPU")
+            raise RuntimeError("torch sees no GPU; without --gpu there is an estimate")
+        if torch.version.hip:
+            raise RuntimeError("this GPU is AMD's: only NVIDIA's can be tuned")
         # what was imported need not be looked at again when garbage is collected
         gc.collect()
         gc.freeze()
