@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import time
 from collections.abc import Callable
@@ -248,9 +249,14 @@ def test_a_state_that_nothing_reads_is_a_module() -> None:
 
 @pytest.mark.parametrize("name", LONG)
 def test_long_chains_compile_soon(name: str) -> None:
+    # what other tests have left is not looked at again and again
+    gc.collect()
+    gc.freeze()
     start = time.process_time()
     module = written(step(*LONG[name]) + STORAGE)
-    assert time.process_time() - start < 2
+    taken = time.process_time() - start
+    gc.unfreeze()
+    assert taken < 2
     assert (module is None) == (name == "other-matrices")
     if module is not None:
         compile(module, "module", "exec", dont_inherit=True)
