@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,6 +88,8 @@ def main() -> None:
     import cli
     from kvgen.tuning import plan, tune
 
+    # a background shell, as CI may have, starts its children with interrupts ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     moods = json.loads(sys.argv[1])
     tune.Tuner = lambda note: tuner(note, **moods)  # type: ignore[misc,assignment]
     plan.gpu_name = lambda: "Test GPU"
