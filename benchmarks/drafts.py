@@ -27,13 +27,16 @@ from benchmarks.drafts_page import BATCHES, SERVED, WINDOWS, Found, Memory, page
 from kvgen import compiler, shipped
 from kvgen.bench import LAYERS, bench
 from kvgen.timing.drafts import PROMPT_ROWS
+from kvgen.tuning.space import CONTEXT, SHORT
 
 if TYPE_CHECKING:
     from kvgen.checking.twin import Made
+    from kvgen.timing.short import ShortRow
 
 STATES = ("bfloat16", "split")
 OTHERS = ("kimi_delta_attention", "mamba2", "lightning_attention", "rwkv7")
 OTHER_BATCHES = (16, 64)
+SHORT_BATCHES = (16, 64, 128, 256)
 
 GIB = 1 << 30
 BUDGET = 32 * GIB
@@ -95,11 +98,24 @@ def measured(say: Callable[[str], None]) -> Iterator[Found]:
         found.memory.append(requests(state))
         say(f"memory {state}")
     yield found
+    for state in STATES:
+        found.short += short_contexts(state)
+        say(f"short contexts {state}")
+        yield found
     for name in OTHERS:
         analysis = made(name, "bfloat16").analysis
         found.reports.append(bench(analysis, OTHER_BATCHES, kernels=(), drafts=WINDOWS[:1]))
         say(name)
         yield found
+
+
+def short_contexts(state: str) -> list[ShortRow]:
+    from kvgen.timing.short import short_rows
+    from kvgen.timing.steps import copy_bandwidth
+
+    both = made(SERVED, state)
+    sizes = LAYERS, CONTEXT, SHORT, copy_bandwidth()
+    return short_rows(both.analysis, both.module, SHORT_BATCHES, *sizes)
 
 
 def requests(state: str, window: int = WINDOWS[0], layers: int = LAYERS) -> Memory:
@@ -168,6 +184,7 @@ def jobs() -> list[Job]:
     found: list[Job] = [("prompt", SERVED, state, PROMPT_ROWS, 0) for state in STATES]
     cases = [(SERVED, state, BATCHES, WINDOWS) for state in STATES]
     cases += [(name, "bfloat16", OTHER_BATCHES, WINDOWS[:1]) for name in OTHERS]
+    found += [("short", SERVED, state, batch, 0) for state in STATES for batch in SHORT_BATCHES]
     for kind in ("errors", "verify", "decode", "end"):
         for name, state, batches, windows in cases:
             for batch in batches if kind in ("verify", "decode") else batches[:1]:
@@ -180,7 +197,7 @@ def compiled(job: Job) -> str:
     """Call once, with few layers, what the measurement calls; what went wrong, or nothing."""
     import torch
 
-    from kvgen.timing import drafts, errors, steps
+    from kvgen.timing import drafts, errors, short, steps
 
     kind, name, state, batch, window = job
     both = made(name, state)
@@ -188,6 +205,9 @@ def compiled(job: Job) -> str:
     try:
         if kind == "prompt":
             drafts.make_prompt(analysis, module, batch, 64).errors()
+        elif kind == "short":
+            # as the untuned kernel of this batch, on fewer rows and layers
+            short.short_rows(analysis, module, (batch,), 2, CONTEXT, SHORT, 1.0)
         elif kind == "errors":
             errors.output_error(analysis, module, "decode", 2)
             errors.verify_error(analysis, module, window, 2)

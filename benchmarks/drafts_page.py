@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.table import level, report_of, wrapped
 from kvgen.bench import Report
 from kvgen.timing.drafts import PROMPT, PROMPT_ROWS, DraftRow
+from kvgen.timing.short import ShortRow
 
 SERVED = "gated_deltanet"
 WINDOWS = (4, 8)
@@ -37,6 +38,8 @@ PEERS: dict[str, dict[int, float]] = {
         1: 5.24, 4: 10.2, 16: 17.2, 64: 45.6, 256: 158,
     },
 }  # fmt: skip
+# of a decode without a state over one with it, in bfloat16, by batch
+SHORT_GOALS = {128: 0.6}
 # FLA 0.6.0's chunk_gated_delta_rule, likewise: microseconds of the same prompt
 CHUNK_US = 1100
 
@@ -67,17 +70,20 @@ class Found:
 
     reports: list[Report] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
+    short: list[ShortRow] = field(default_factory=list)
 
     def data(self) -> dict[str, Any]:
         reports = [report.data() for report in self.reports]
-        return {"reports": reports, "memory": [asdict(row) for row in self.memory]}
+        memory, short = ([asdict(row) for row in rows] for rows in (self.memory, self.short))
+        return {"reports": reports, "memory": memory, "short": short}
 
 
 def read(path: Path) -> Found:
     """Figures as `--json` has written them."""
     data = json.loads(path.read_text(encoding="utf-8"))
     reports = [report_of(report) for report in data["reports"]]
-    return Found(reports, [Memory(**row) for row in data["memory"]])
+    memory = [Memory(**row) for row in data["memory"]]
+    return Found(reports, memory, [ShortRow(**row) for row in data["short"]])
 
 
 HEADER = """# Performance of drafts and prompts
@@ -132,6 +138,8 @@ def page(found: Found, out: Path, kept: Path | None) -> str:
     parts += [beside_others(served), prompts(served)]
     if found.memory:
         parts.append(memory(found.memory))
+    if found.short:
+        parts.append(short_contexts(found.short))
     if others:
         parts.append(other_table(others))
     return "\n".join(parts)
@@ -276,6 +284,28 @@ def memory(rows: Sequence[Memory]) -> str:
         and {first.window} more without any records. *gain* is the first number over the one before
         it.""",
         table(("state", "MiB a request", "requests", *states), cells, left=1),
+    )
+
+
+def short_contexts(rows: Sequence[ShortRow]) -> str:
+    first = rows[0]
+    cells = [
+        (row.storage, str(row.batch), f"{row.stateful_us:.2f} ± {row.stateful_spread:.2f}",
+         f"{row.us:.2f} ± {row.spread:.2f}", f"{row.floor_us:.2f}", f"{row.share:.0%}",
+         f"{row.error:.1e}", f"{row.us / row.stateful_us:.2f}",
+         number(SHORT_GOALS.get(row.batch) if row.storage == "bfloat16" else None))
+        for row in rows
+    ]  # fmt: skip
+    head = ("state", "batch", "with a state", "without", "floor", "share", "error", "ratio",
+            "goal")  # fmt: skip
+    return section(
+        f"{first.tokens} tokens and no state",
+        f"""`decode` of {SERVED} alone, {first.layers} layers, on a cache with
+        `short_context={first.context}` whose rows hold {first.tokens} tokens each and no state,
+        beside `decode` on a cache of states with rows at all fill levels of their buffers. The two
+        take turns. *floor*, *share* and *error* are those of the decode without states, *ratio* is
+        its time over the other's.""",
+        table(head, cells, left=1),
     )
 
 

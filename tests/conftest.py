@@ -111,7 +111,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from kvgen import bench
-    from kvgen.timing import drafts, errors, steps
+    from kvgen.timing import drafts, errors, short, steps
 
     @contextmanager
     def captured(run: Callable[[], object]) -> Iterator[SimpleNamespace]:
@@ -129,7 +129,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drafts, "PROMPT", 20)
     monkeypatch.setattr(drafts, "PROMPT_ROWS", 2)
     monkeypatch.setattr(drafts, "REPEATS", 1)
-    for module in (bench, drafts):
+    for module in (bench, drafts, short):
         monkeypatch.setattr(module, "output_error", partial(errors.output_error, tokens=4))
     monkeypatch.setattr(drafts, "verify_error", partial(errors.verify_error, windows=2))
     monkeypatch.setattr(bench, "exact", partial(errors.exact, tokens=4))

@@ -21,7 +21,7 @@ from kvgen import compiler
 from kvgen.checking.interpreter import rounding
 from kvgen.codegen.cost import Cost, buffer_length, cost
 from kvgen.shipped import resolve
-from kvgen.timing import drafts, errors, steps
+from kvgen.timing import drafts, errors, short, steps
 from kvgen.timing.drafts import DraftRow
 
 STORAGE = ("state=bfloat16", "records=input")
@@ -157,6 +157,30 @@ def test_report(no_gpu: None) -> None:
     assert found["extend + accept"].batch == 2
     assert (found["extend + accept"].state_error or 1) < 0.01
     json.dumps(report.data())
+
+
+@rounding()
+def test_decode_without_states_beside_decode_on_states(
+    no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = made("gated_deltanet", *STORAGE)
+    seen: list[tuple[list[int], int]] = []
+    layers = steps.Step.layers
+
+    def spied(step: steps.Step, kernel: str) -> None:
+        seen.append((step.cache.cursors.tolist(), getattr(step.cache, "short_context", 0)))
+        layers(step, kernel)
+
+    monkeypatch.setattr(steps.Step, "layers", spied)
+    [row] = short.short_rows(both.analysis, both.module, [3], 2, 16, 5, BANDWIDTH)
+    held = buffer_length(both.analysis.form, both.analysis.records)
+    assert seen == [([(2 * at + 1) * held // 6 for at in range(3)], 0), ([5] * 3, 16)]
+    assert 1e-4 < row.error < 0.01 and (row.tokens, row.context) == (5, 16)
+    # five records read and one written, nothing of a state
+    total = cost(both.analysis.form, both.analysis.records)
+    moved = 5 * total.record_read + total.record + total.io
+    assert row.floor_us == pytest.approx(3 * moved / BANDWIDTH * 1e6)
+    assert row.share == pytest.approx(row.floor_us / row.us)
 
 
 def test_modules_without_verify_get_no_rows(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from benchmarks.drafts_page import Found, Memory, page, pairs, read
 from benchmarks.table import level
 from kvgen.bench import Report
 from kvgen.timing.drafts import DraftRow
+from kvgen.timing.short import ShortRow
 
 
 def step(kernel: str, tokens: int, batch: int, us: float, worst: float | None) -> DraftRow:
@@ -44,6 +45,10 @@ def kept(tmp_path: Path) -> Path:
             report("mamba2", "bfloat16", 3000.0, (4,)),
         ],
         [Memory("bfloat16", 4, 36, 32.0, 43.5, 750, 180, 170)],
+        [
+            ShortRow(state, 128, 32, 128, 36, 28.0, 0.1, 14.0, 0.5, 2e-3, 56.0, 0.2)
+            for state in ("bfloat16", "split")
+        ],
     )
     path = tmp_path / "kept.json"
     path.write_text(json.dumps(found.data()), encoding="utf-8")
@@ -67,7 +72,11 @@ def test_the_page_again_from_kept_figures(
 def test_half_a_run_is_a_page_too(kept: Path) -> None:
     found = read(kept)
     text = page(Found(found.reports[:1]), kept, None)
-    assert "Memory of a window" not in text and "Other recurrences" not in text
+    assert (
+        "Memory of a window" not in text
+        and "no state" not in text
+        and "Other recurrences" not in text
+    )
     assert "## gated_deltanet, bfloat16 state" in text
 
 

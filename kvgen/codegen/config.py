@@ -167,16 +167,17 @@ def configurations(form: Form, records: Records, per_head: bool) -> Configs:
         }
     short: dict[int, dict[str, int]] = {}
     for batch in BATCHES:
-        width = tile(4096 if batch < 16 else 16384)
+        width = tile((4096 if batch < 16 else 16384) // (1 + channels))
         # a page's scores serve the value heads of a group that stand side by side
-        many = 1 if batch < 16 else max(1, min(heads & -heads, 256 // width))
+        many = 1 if batch <= 16 else max(1, min(heads & -heads, 256 // width))
         elements = PAGE * (k * (1 + channels) + width * many)
         short[batch] = {
             "TILE": width,
             "TILES": many,
             "PAGES": 1,
             "STAGES": 2,
-            "num_warps": warps(elements, 64),
+            # warps wait for each other at every page: one is best, where its registers suffice
+            "num_warps": warps(elements, 192 if len(form.columns) < 3 else 64),
         }
     # factored keys have room for so many tokens
     most = form.factored.most if form.factored else 16

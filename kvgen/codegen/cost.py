@@ -80,6 +80,10 @@ class Cost:
         """A prompt on an empty buffer: the state read and written once, and every token."""
         return self.moved + tokens * (self.io - self.newest)
 
+    def short(self, tokens: Any) -> Any:
+        """A decode of a row that holds so many tokens and no state."""
+        return tokens * self.record_read + self.record + 2 * self.carried + self.io
+
     def recurrent(self) -> int:
         """The plain kernel, which reads and writes the whole state."""
         return self.moved + self.io

@@ -60,11 +60,20 @@ def worst_row(out: torch.Tensor, right: torch.Tensor) -> float:
     return float(error.max())
 
 
-def output_error(analysis: Analysis, module: ModuleType, kernel: str, tokens: int = 40) -> float:
-    """The worst row's error of any output over some tokens, against `reference` in float64."""
+def output_error(
+    analysis: Analysis, module: ModuleType, kernel: str, tokens: int = 40, short_context: int = 0
+) -> float:
+    """The worst row's error of any output over some tokens, against `reference` in float64.
+
+    short_context: that of the cache, so that rows have no state until they are so long.
+    """
     right = exact(analysis, module, tokens)
     rows = right.outputs[0].shape[0]
-    cache = module.Cache.empty(rows, device=steps.DEVICE)
+    if short_context:
+        cache = module.Cache.empty(rows, device=steps.DEVICE, short_context=short_context)
+        cache.reserve(list(range(rows)), tokens)
+    else:
+        cache = module.Cache.empty(rows, device=steps.DEVICE)
     slots = torch.arange(rows, dtype=torch.int32, device=steps.DEVICE)
 
     def call(token: int) -> torch.Tensor:

@@ -29,7 +29,7 @@ def floor_us(analysis: Analysis, kernel: str, batch: int, buffer: int, bandwidth
         case "extend":
             return total.extend(TOKENS["extend"]) * PROMPT_ROWS / bandwidth * 1e6
         case "short":
-            moved = total.record_read * SHORT + total.record + total.io + 2 * total.carried
+            moved = total.short(SHORT)
         case _:
             moved = total.floor(buffer)
     return moved * batch / bandwidth * 1e6

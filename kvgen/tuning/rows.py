@@ -12,15 +12,8 @@ import torch
 
 from kvgen.codegen import cost
 from kvgen.compiler import Analysis
-from kvgen.timing.steps import (
-    DEVICE,
-    Step,
-    draw_cache,
-    fitting_layers,
-    make_step,
-    step_on,
-    with_tokens,
-)
+from kvgen.timing.short import paged_step
+from kvgen.timing.steps import Step, draw_cache, fitting_layers, make_step, with_tokens
 from kvgen.tuning.space import SHORT
 
 LAYERS, PROMPT_LAYERS = 36, 3
@@ -152,13 +145,7 @@ def make_short(
     where on a row would get a state."""
     total = cost.cost(analysis.form, analysis.records)
     sets, slots = _counts(batch, total.record_read * SHORT, l2)
-    pages = slots * math.ceil((SHORT + 1) / module.PAGE)
-    # of states one is there for its shape
-    cache = module.Cache.empty(
-        slots, LAYERS, device=DEVICE, buffer=buffer, short_context=context, pages=pages, states=1
-    )
-    cache.reserve(list(range(slots)), SHORT + 1)
-    whole = step_on(analysis, module, cache)
+    whole = paged_step(analysis, module, slots, LAYERS, buffer, context, SHORT)
     return Rows(whole, [part(whole, at * batch, batch) for at in range(sets)], batch)
 
 
