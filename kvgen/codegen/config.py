@@ -150,16 +150,22 @@ def configurations(form: Form, records: Records, per_head: bool) -> Configs:
         each = 128
     if not narrow or len(form.columns) > 2:
         each = 64
+    # a state in 32 bits with nothing heavy beside it: wide threads, and where rows are many one warp
+    wide = each == 64 and k <= 128 and len(form.columns) < 3 and not (channels or form.whole_v)
     chain: dict[int, dict[str, int]] = {}
     for batch in BATCHES:
         width = tile(4096 if batch < 16 else 16384 if batch == 16 else 8192)
-        count = -(-sizes["V"] // width) * heads
         held = min(each, 64 if narrow else 32) if batch < 16 else each
+        tiles = 4 if batch > 16 else 1
         if batch == 16 and channels:
             held = min(each, 128)
+        if wide:
+            width = tile(8192 if batch < 16 else 16384 if batch == 16 else 4096)
+            held, tiles = 64 if batch < 16 else 128, 8 if batch > 16 else 1
+        count = -(-sizes["V"] // width) * heads
         chain[batch] = {
             "TILE": width,
-            "TILES": min(count, 4) if batch > 16 else 1,
+            "TILES": min(count, tiles),
             "STAGES": 1,
             "EARLY": int(batch <= 16),
             "PDL": 1,
