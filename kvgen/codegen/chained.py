@@ -18,14 +18,14 @@ from kvgen.codegen.kernels import (
     Shapes,
     TokenLoads,
     boundary,
-    carried_address,
-    local,
     namer_for,
     unit_level,
 )
+from kvgen.codegen.operands import emit_number, filled, load_given, times_input
 from kvgen.codegen.printer import ATOM, PRODUCT, Emission, Text, wrapped
-from kvgen.codegen.scopes import Buffer, Store, buffer_scope, guards, same_head, spread
-from kvgen.codegen.tokens import prune, times_input
+from kvgen.codegen.scopes import Buffer, buffer_scope
+from kvgen.codegen.stores import Store, token_stores
+from kvgen.codegen.tokens import prune
 
 
 @dataclass
@@ -113,7 +113,9 @@ class _Scope:
             (output,) = self.token.emit([values[form.output]])
             self.token.emit([values[node] for node in (*form.roots, *recorded)])
             lines = self.token.take()
-            once, each = self._stores(number, values)
+            once, each = token_stores(
+                form, self.records, shapes, self.per_head, self.early, self.token, values, number
+            )
             unit_stores.append(once)
             tokens.append(Token(lines, output.text, each))
         lines = buffer.unit, self.unit, self.tile
@@ -155,27 +157,18 @@ class _Scope:
     # -- what goes to the tensor cores as it was given
 
     def _given(self) -> None:
-        """Vectors that are an input times a number: 16 bits multiply without rounding, and the
-        number comes after."""
-        chain, form = self.chain, self.chain.form
+        """Vectors that are an input times a number."""
         # column -> how its input is called, and the number
         self.given: dict[Node, tuple[str, Node]] = {}
         names: dict[Node, str] = {}
-        for column in chain.columns:
+        for column in self.chain.columns:
             found = self._times_input(column)
             if found is None:
                 continue
             raw, number = found
             if raw not in names:
-                load = self.token.load(raw)
-                assert load is not None
-                known = form.graph.names.get(raw, str(leaf_of(raw).value))
-                name = self.token.namer.new(known)
-                names[raw] = self.token.namer.new(f"{name}_given")
                 level = self.unit if raw in self.early else self.tile
-                level.append(f"{names[raw]} = {load.text.removesuffix('.to(tl.float32)')}")
-                level.append(f"{name} = {names[raw]}.to(tl.float32)")
-                self.token.known[raw] = Text(name, ATOM, load.dims)
+                names[raw] = load_given(self.token, raw, str(leaf_of(raw).value), level)
             self.given[column] = names[raw], number
             self.token.called.setdefault(number, names[raw].replace("given", "scale"))
 
@@ -207,9 +200,9 @@ class _Scope:
             self.given[column][0] if column in self.given else token.clean(column).inside(ATOM)
             for column in columns
         ]
-        count = 1 << (len(columns) - 1).bit_length()
+        texts = filled(texts)
+        count = len(texts)
         self.operands.add(count)
-        texts += texts[-1:] * (count - len(texts))
         asked = self.token.namer.new("columns")
         level += wrapped([asked], f"_columns_{count}", texts)
         decayed = asked
@@ -224,10 +217,7 @@ class _Scope:
             scales.append(f"{buffer.kept[far]}[:, None]")
         product = f"_through({state}, {decayed}{self._rough()})"
         found = self._name(" * ".join([product, *scales]), "found", self.tile)
-        near_sides, far_sides, numbers = buffer.keys, buffer.values, buffer.scales
-        if near == "V":
-            near_sides, far_sides, numbers = far_sides, near_sides, [None] * len(near_sides)
-        for near_side, far_side, number in zip(near_sides, far_sides, numbers, strict=True):
+        for near_side, far_side, number in buffer.sides(near):
             score = f"_through({near_side}, {asked}{self._rough()})"
             score += f" * {number}[:, None]" if number else ""
             score = self._name(score, "scores", level if near == "K" else self.tile)
@@ -256,41 +246,9 @@ class _Scope:
         """What a column's input is still to be times, if anything."""
         if column not in self.given:
             return None
-        number = self.given[column][1]
-        if number.is_const and number.const == 1:
-            return None
-        (text,) = self._emitted([number], self.unit if column in self.early else self.tile)
-        return text.inside(PRODUCT + 1)
-
-    # -- what a token leaves
-
-    def _stores(self, number: int, values: dict[Node, Node]) -> tuple[list[Store], list[Store]]:
-        form, shapes, token = self.chain.form, self.shapes, self.token
-        once: list[Store] = []
-        each: list[Store] = []
-        spot = f"(count + {number})" if number else "count"
-        # the first always has room
-        fits = (f"(count + {number} < PLACES)",) if number else ()
-        for stored in self.records.stored:
-            node = values[stored.node]
-            address = f"{local(stored.name)}_at + {spot}"
-            if stored.channel:
-                size = shapes.k if stored.channel == "K" else shapes.v
-                address += f" * {size} + {shapes.index(stored.channel)}"
-            elif number:
-                address = f"{local(stored.name)}_at + count + {number}"
-            at_unit = node in self.early
-            chosen = guards(form, stored.node, shapes, self.per_head, at_unit)
-            store = Store(address, token.known[node].text, (*fits, *chosen))
-            (once if at_unit else each).append(store)
-        for carry in form.carries:
-            node = values[carry.after]
-            at_unit = node in self.early and same_head(carry.axes.head, self.per_head)
-            address = carried_address(form, carry.tensor.name, f"count + {number + 1}")
-            value = spread(token.known[node], carry.axes.channels, shapes)
-            chosen = guards(form, carry.before, shapes, self.per_head, at_unit)
-            (once if at_unit else each).append(Store(address, value, (*fits, *chosen)))
-        return once, each
+        level = self.unit if column in self.early else self.tile
+        number = emit_number(self.token, self.given[column][1], level)
+        return number.inside(PRODUCT + 1) if number else None
 
     # -- texts
 

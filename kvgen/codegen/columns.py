@@ -1,9 +1,8 @@
 """A decode's reads of the stored state on tensor cores.
 
 The vectors that read the state stand side by side as the columns of one operand, which a tile of
-the state is multiplied with. A vector that is an input times a number goes in as it came, in 16
-bits that multiply without rounding, and the number comes after; any other takes two passes, one for
-each half of its bits.
+the state is multiplied with. A vector that is an input times a number goes in as it came; any other
+takes two passes, one for each half of its bits.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.codegen.kernels import Shapes
-from kvgen.codegen.printer import ATOM, PRODUCT, Emission, Text
-from kvgen.codegen.tokens import times_input
+from kvgen.codegen.operands import component, emit_number, filled, load_given, times_input
+from kvgen.codegen.printer import PRODUCT, Emission
 
 # what a tensor core contracts at a time
 LEAST = 16
@@ -62,22 +61,9 @@ class Columns:
                 continue
             raw, number = found
             if raw not in names:
-                names[raw] = self._load(raw)
+                level = self.lines[0 if raw in unit else 1]
+                names[raw] = load_given(token, raw, component(raw), level)
             self.given[column] = names[raw], number
-
-    def _load(self, raw: Node) -> str:
-        """Bring the input in as it is, and widened for everything else that needs it."""
-        token = self.token
-        load = token.load(raw)
-        assert load is not None
-        known = f"{raw.args[0].value}{raw.value}" if raw.op == "index" else str(raw.value)
-        name = token.namer.new(self.form.graph.names.get(raw, known))
-        given = token.namer.new(f"{name}_given")
-        level = self.lines[0 if raw in self.unit else 1]
-        level.append(f"{given} = {load.text.removesuffix('.to(tl.float32)')}")
-        level.append(f"{name} = {given}.to(tl.float32)")
-        token.known[raw] = Text(name, ATOM, load.dims)
-        return given
 
     def operands(self, reads: Sequence[Read], unit: list[str], tile: list[str]) -> list[str]:
         """Lines that give every read its part of the stored state; the operands are made in `unit`
@@ -104,14 +90,13 @@ class Columns:
         for column in columns:
             read = next(read for node, read in by_node.items() if node.args[0] is column)
             texts.append(self.given[column][0] if column in self.given else read.column)
-        count = 1 << (len(columns) - 1).bit_length()
-        texts += texts[-1:] * (count - len(texts))
+        texts = filled(texts)
         operand = token.namer.new("columns")
-        level.append(f"{operand} = {_side_by_side(texts, self._extent(near))}")
+        level.append(f"{operand} = {_side_by_side(texts, self.shapes.extent(near))}")
         state = "tl.trans(state)" if near == "K" else "state"
         found = f"_times({state}, {operand})"
-        extent = self._extent("V" if near == "K" else "K")
-        names, lines = self._split(found, count, extent)
+        extent = self.shapes.extent("V" if near == "K" else "K")
+        names, lines = self._split(found, len(texts), extent)
         for node, read in by_node.items():
             if node.args[0].axes.channels == near:
                 factors = [
@@ -126,13 +111,9 @@ class Columns:
         """What the input is still to be times, if anything."""
         if column not in self.given:
             return []
-        number = self.given[column][1]
-        if number.is_const and number.const == 1:
-            return []
-        (text,) = self.token.emit([number])
         level = unit if column in self.unit else tile
-        level += self.token.take()
-        return [text.inside(PRODUCT + 1)]
+        number = emit_number(self.token, self.given[column][1], level)
+        return [number.inside(PRODUCT + 1)] if number else []
 
     def _split(self, found: str, count: int, extent: str) -> tuple[list[str], list[str]]:
         """The columns of a product one by one: their names, and the lines that name them."""
@@ -151,9 +132,6 @@ class Columns:
                 halves += [first, second]
             parts = halves
         return parts, lines
-
-    def _extent(self, channel: str) -> str:
-        return "TILE" if channel == "V" else str(self.shapes.span("K"))
 
 
 def _side_by_side(texts: list[str], extent: str) -> str:

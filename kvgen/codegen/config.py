@@ -150,7 +150,7 @@ def configurations(form: Form, records: Records, per_head: bool) -> Configs:
         each = 128
     if not narrow or len(form.columns) > 2:
         each = 64
-    # a state in 32 bits with nothing heavy beside it: wide threads, and where rows are many one warp
+    # a state in 32 bits, nothing heavy beside it: wide threads, and one warp where rows are many
     wide = each == 64 and k <= 128 and len(form.columns) < 3 and not (channels or form.whole_v)
     chain: dict[int, dict[str, int]] = {}
     for batch in BATCHES:

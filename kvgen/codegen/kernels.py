@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
-from kvgen.algebra.records import Records
+from kvgen.algebra.records import Records, Stored
 from kvgen.codegen.printer import ATOM, Namer, Text, aligned
 
 # names the templates use inside kernels; a spec's own names step aside
@@ -60,9 +60,15 @@ class Shapes:
     def masks_v(self) -> bool:
         return self.v & (self.v - 1) != 0
 
+    def size(self, channel: str) -> int:
+        return {"": 1, "K": self.k, "V": self.v}[channel]
+
     def span(self, channel: str) -> int:
-        size = self.k if channel == "K" else self.v
-        return 1 << (size - 1).bit_length()
+        return 1 << (self.size(channel) - 1).bit_length()
+
+    def extent(self, channel: str) -> str:
+        """How long a tile is along the channel, as a text."""
+        return {"": "1", "K": str(self.span("K")), "V": "TILE"}[channel]
 
     def index(self, channel: str) -> str:
         return "key" if channel == "K" else "value"
@@ -165,23 +171,26 @@ class TokenLoads:
     def given(self, node: Node, token: int = 0, mask: str | None = None) -> Text:
         """An input or parameter, or a component of one; of an input, what a token of a window has,
         and 0 where the mask does not hold."""
+        dims = self._dims(leaf_of(node), node.axes.channels)
+        address = self.address(node, dims, str(token) if token else "")
+        return Text(f"{loaded(address, dims, self.shapes, mask)}.to(tl.float32)", ATOM, dims)
+
+    def address(self, node: Node, dims: str, token: str) -> str:
+        """Where a tile of an input or parameter lies; token: the number of a token after the first,
+        or numbers."""
         leaf = leaf_of(node)
-        name = str(leaf.value)
-        axes = leaf.axes.names
-        dims = self._dims(leaf, node.axes.channels)
+        name, axes = str(leaf.value), leaf.axes.names
         parts = [pointer_name(name)]
-        is_input = leaf.op == "input"
-        if is_input:
+        if leaf.op == "input":
             parts.append(f"row * {name}_row")
         if token:
-            parts.append(f"{token} * {name}_token" if token > 1 else f"{name}_token")
+            parts.append(f"{name}_token" if token == "1" else f"{token} * {name}_token")
         for position, axis in enumerate(axes):
             last = position == len(axes) - 1
             known = axis in ("H", "HV", "K", "V")
             index = indexed(axis, dims, self.heads) if known else str(node.value)
             parts.append(index if last else f"{index} * {name}_{stride_name(axis)}")
-        text = loaded(" + ".join(parts), dims, self.shapes, mask)
-        return Text(f"{text}.to(tl.float32)", ATOM, dims)
+        return " + ".join(parts)
 
     def _carried(self, leaf: Node) -> Text:
         address = carried_address(self.form, str(leaf.value), self.before, self.heads)
@@ -220,8 +229,7 @@ class RecordLoads:
             mask = f", mask={self.held}, other=0.0" if self.held else ""
             text = f"tl.load({address}{mask})"
         else:
-            size = self.shapes.k if channel == "K" else self.shapes.v
-            index = self.shapes.index(channel)
+            size, index = self.shapes.size(channel), self.shapes.index(channel)
             row, column = (f"{self.place}[:, None]", f"{index}[None, :]") if many else (
                 self.place, index
             )  # fmt: skip
@@ -267,8 +275,9 @@ def indexed(axis: str, dims: str, heads: str = "") -> str:
     return aligned(Text(name, ATOM, own), dims).text
 
 
-def head_index(axis: str | None) -> str | None:
-    return {"H": "group", "HV": "head", None: None}[axis]
+def by_channel(name: str) -> dict[str, str]:
+    """What a decay's values are called, by the channel that it depends on."""
+    return {"": name, "K": f"{name}_key", "V": f"{name}_value"}
 
 
 def head_count(axis: str | None, ratio: int) -> str:
@@ -278,21 +287,34 @@ def head_count(axis: str | None, ratio: int) -> str:
     return "heads" if axis == "HV" or ratio == 1 else f"(heads // {ratio})"
 
 
-def carried_address(form: Form, name: str, place: str, heads: str = "") -> str:
+def records_of_head(stored: Stored, shapes: Shapes, dims: str = "", heads: str = "") -> str:
+    """What is added to reach a head's records, of which each head has PLACES.
+
+    dims: those of the tile that is addressed. heads: the dimension of `head`, if it has one.
+    """
+    if stored.heads is None:
+        return ""
+    width = shapes.size(stored.channel)
+    size = f"(PLACES * {width})" if width > 1 else "PLACES"
+    return f" + {indexed(stored.heads, dims, heads)} * {size}"
+
+
+def carried_address(form: Form, name: str, place: str, heads: str = "", tokens: str = "") -> str:
     """Where a carried state lies after `place` records, in [slots, layers, places + 1, *axes].
 
-    heads: the dimension of `head`, if it has one.
+    heads, tokens: the dimensions of `head` and of `place`, if they have one.
     """
     carry = next(c for c in form.carries if c.tensor.name == name)
     sizes = dict(form.spec.sizes)
     ratio = form.spec.ratio
     axes = carry.axes
     width = sizes[axes.channels] if axes.channels else 1
-    dims = (heads if axes.head == "HV" else "") + axes.channels
+    dims = tokens + (heads if axes.head == "HV" else "") + axes.channels
     index = indexed(axes.head, dims, heads) if axes.head else None
     parts = [f"{local(name)}_at"]
     if place != "0":
-        factors = [place if place.isidentifier() else f"({place})"]
+        inner = place if place.isidentifier() else f"({place})"
+        factors = [aligned(Text(inner, ATOM, tokens), dims).text]
         factors += [head_count(axes.head, ratio)] if index else []
         factors += [str(width)] if width > 1 else []
         parts.append(" * ".join(factors))

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import RecordLoads, Shapes, head_index, indexed, local
+from kvgen.codegen.kernels import RecordLoads, Shapes, by_channel, indexed, local, records_of_head
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned, ordered
-from kvgen.codegen.scopes import Buffer, sides_at_places
+from kvgen.codegen.scopes import SINCE, Buffer, sides_at_places
 from kvgen.codegen.tokens import Spread, Stack, WindowScope, loop
 from kvgen.codegen.window import Window
 
-SINCE = {"": "since", "K": "since_key", "V": "since_value"}
-TOTAL = {"": "total", "K": "total_key", "V": "total_value"}
+TOTAL = by_channel("total")
 
 
 @dataclass
@@ -65,28 +64,23 @@ def short_extend_scope(form: Form, records: Records, shapes: Shapes) -> WindowSc
 class _Pages(Window):
     """Where a row's records and carried states lie."""
 
-    now, next = "(count % RING)", "((spot + 1) % RING)"
+    now, next = "(count % RING)", "(spot + 1) % RING"
 
     def _page_lines(self) -> list[str]:
         """Where the records of `page` begin."""
         return [
             f"{local(s.name)}_at = {local(s.name)}_ptr + page * {local(s.name)}_slot"
-            f" + {local(s.name)}_layer{self._head_offset(s)}"
+            f" + {local(s.name)}_layer{records_of_head(s, self.shapes)}"
             for s in self.records.stored
         ]
-
-    def _head_offset(self, stored: Stored) -> str:
-        index = head_index(stored.heads)
-        width = self._size(stored.channel)
-        return f" + {index} * {f'(PLACES * {width})' if width > 1 else 'PLACES'}" if index else ""
 
     def _record_spot(self, stored: Stored) -> str:
         name, channel = local(stored.name), stored.channel
         page, within = "spot_page", "within"
         if channel:
-            page, within = "spot_page[:, None]", f"within[:, None] * {self._size(channel)}"
-        address = f"{name}_ptr + {name}_layer{self._head_offset(stored)} + {page} * {name}_slot"
-        address += f" + {within}"
+            page, within = "spot_page[:, None]", f"within[:, None] * {self.shapes.size(channel)}"
+        address = f"{name}_ptr + {name}_layer{records_of_head(stored, self.shapes)}"
+        address += f" + {page} * {name}_slot + {within}"
         return address + (f" + {self.shapes.index(channel)}[None, :]" if channel else "")
 
 
@@ -136,7 +130,7 @@ class _Paged(_Pages):
             return []
         lines, found = self.scope.tile, []
         for decay in self.form.summed_decays:
-            extent = self._extent(decay.channel)
+            extent = self.shapes.extent(decay.channel)
             zero = f"tl.zeros([{extent}], tl.float32)" if decay.channel else "0.0"
             lines.append(f"{TOTAL[decay.channel]} = {zero}")
         body = [
@@ -152,7 +146,7 @@ class _Paged(_Pages):
         for stack in stacks:
             far = "V" if stack.near == "K" else "K"
             rows = f"{stack.count} * TOKENS" if stack.count > 1 else "TOKENS"
-            shape = f"[{rows}, {self._extent(far)}]"
+            shape = f"[{rows}, {self.shapes.extent(far)}]"
             whole = self._name(f"tl.zeros({shape}, tl.float32)", "found", lines)
             scores: list[str] = []
             sums = self._of_buffer(stack, buffer, whole, scores)

@@ -25,17 +25,16 @@ from kvgen.codegen.kernels import (
     arguments,
     carried_address,
     head_count,
-    head_index,
     local,
     namer_for,
     newest_first,
     per_head,
+    records_of_head,
     window_arguments,
 )
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.short import short_decode_scope
-from kvgen.codegen.tokens import WindowScope
 from kvgen.codegen.window import extend_scope, verify_scope
 from kvgen.data import data_dir
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
@@ -133,7 +132,7 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
     step = scopes.step_scope(form, records, shapes)
     fold = scopes.fold_scope(form, records, shapes)
     lines, torch_helpers = reference_lines(spec)
-    tensors = _tensors(form, records, ratio)
+    tensors = _tensors(form, records, shapes, ratio)
     state = form.state.name
     planes = [f"{state}_hi", f"{state}_lo"] if spec.storage.state == "split" else [state]
     stored = {s.name for s in records.stored}
@@ -194,7 +193,6 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "state_name": state,
         "carries": carries,
         "carried_names": _tuple_text([c.name for c in carries]),
-        "needs_leads": any("leads" in store.line for store in step.stores),
         "initial": _pairs_text(_initial_planes(form, planes) + _initial_carried(form)),
         "needed_names": _tuple_text([t.name for t in tensors]),
         "buffer": buffer,
@@ -230,7 +228,6 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
     verify = verify_scope(form, records, shapes, single)
     extend = extend_scope(form, records, shapes)
     chain = chain_scope(form, records, shapes, single) if chains(form) else None
-    tensors = context["decode_tensors"]
     used = [*form.roots, *(s.node for s in records.stored)]
     sizes = dict(spec.sizes)
     lines = [*verify.unit, *verify.tile, *extend.unit, *extend.tile, *extend.after]
@@ -244,11 +241,8 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
         "extend_text": prompt,
         "window_arguments": window_arguments(form, used),
         "extend_arguments": window_arguments(form, form.roots),
-        "window_unit_tensors": [t for t in tensors if single or t.head != "HV"],
-        "window_tile_tensors": [t for t in tensors if not single and t.head == "HV"],
-        "verify_needs_leads": any("leads" in s.mask for s in _spreads(verify)),
         "extend_has_groups": _has_groups(prompt, context["step_tensors"], form)
-        or _has_groups("\n".join(_lines(context["fold"]).split("\n")), []),
+        or _has_groups(_lines(context["fold"]), []),
         "first_input": spec.inputs[0].name,
         "window_shapes": [
             (t.name, _shape(t.axes, t.kind == "input", sizes, ratio, "rows, tokens"), not t.axes)
@@ -295,7 +289,7 @@ def _paged(form: Form, records: Records, context: dict[str, Any]) -> dict[str, A
     """The tensors and scopes of a paged cache's kernels."""
     stored = {s.name for s in records.stored}
     carried = {carry.name for carry in context["carries"]}
-    tensors = context["step_tensors"]
+    tensors, step = context["step_tensors"], context["step"]
     carried_tensors = [t for t in tensors if t.name in carried]
     record_tensors = [t for t in context["tensors"] if t.name in stored]
     read = [t for t in context["decode_tensors"] if t.name not in stored | carried]
@@ -322,26 +316,19 @@ def _paged(form: Form, records: Records, context: dict[str, Any]) -> dict[str, A
             "verify": verify,
             "extend": extend,
             "decode_arguments": arguments(form, used),
-            "decode_needs_leads": any("leads" in store.line for store in decode.stores),
             "arguments": window_arguments(form, used),
             "planes": read,
             "decode_tensors": decoded,
             "decode_names": _tuple_text([t.name for t in decoded]),
             "extend_tensors": every,
             "extend_names": _tuple_text([t.name for t in every]),
-            "verify_needs_leads": any("leads" in s.mask for s in _spreads(verify)),
-            "extend_needs_leads": any("leads" in s.mask for s in extend.tile_stores)
-            or context["needs_leads"],
+            "extend_needs_leads": extend.needs_leads or step.needs_leads,
             "extend_has_groups": _has_groups("\n".join(prompt), every, form)
             or _has_groups(_lines(context["fold"]), []),
             "extend_text": "\n".join(prompt),
             "lines": [*verify.unit, *verify.pages, *verify.of_state, *verify.tile, *prompt],
         },
     }
-
-
-def _spreads(scope: WindowScope) -> list[Any]:
-    return [*scope.unit_stores, *scope.tile_stores]
 
 
 def _lines(scope: scopes.FoldScope | scopes.StepScope) -> str:
@@ -378,7 +365,7 @@ def _sized_by(plane: str, *records: Stored | None) -> str:
     return "(" + ", ".join(f'("{name}", {rank})' for name, rank in ranks.items()) + ")"
 
 
-def _tensors(form: Form, records: Records, ratio: int) -> list[CacheTensor]:
+def _tensors(form: Form, records: Records, shapes: Shapes, ratio: int) -> list[CacheTensor]:
     sizes = dict(form.spec.sizes)
     storage = form.spec.storage
     k, v = sizes["K"], sizes["V"]
@@ -393,14 +380,9 @@ def _tensors(form: Form, records: Records, ratio: int) -> list[CacheTensor]:
     else:
         found = [CacheTensor(name, matrix, f"torch.{storage.state}", offset, "HV")]
     for stored in records.stored:
-        width = sizes[stored.channel] if stored.channel else 1
-        shape = ""
-        index = head_index(stored.heads)
-        offset = ""
-        if index:
-            shape += f", {head_count(stored.heads, ratio).strip('()')}"
-            offset = f" + {index} * (PLACES * {width})" if width > 1 else f" + {index} * PLACES"
-        shape += ", buffer" + (f", {width}" if stored.channel else "")
+        shape = f", {head_count(stored.heads, ratio).strip('()')}" if stored.heads else ""
+        shape += ", buffer" + (f", {sizes[stored.channel]}" if stored.channel else "")
+        offset = records_of_head(stored, shapes)
         dtype = "dtype" if stored.dtype == "input" else "torch.float32"
         found.append(CacheTensor(stored.name, shape, dtype, offset, stored.heads))
     for carry in form.carries:

@@ -8,10 +8,10 @@ program, so they need only the last distinction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from kvgen.algebra.form import Carry, Decay, Form
+from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.records import Records, replay_needs
 from kvgen.codegen.columns import Columns, Read, offered
@@ -20,28 +20,15 @@ from kvgen.codegen.kernels import (
     Shapes,
     TokenLoads,
     boundary,
-    carried_address,
-    local,
+    by_channel,
     namer_for,
     newest_first,
     newest_sum,
     unit_level,
 )
+from kvgen.codegen.operands import as_given, emit_number
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned
-
-
-@dataclass(frozen=True)
-class Store:
-    """One value a decode leaves: the address, the text, and which programs store it."""
-
-    address: str
-    value: str
-    guards: tuple[str, ...]
-
-    @property
-    def line(self) -> str:
-        mask = f", mask={' & '.join(self.guards)}" if self.guards else ""
-        return f"tl.store({self.address}, {self.value}{mask})"
+from kvgen.codegen.stores import Store, carried_store, needs_leads, token_stores
 
 
 @dataclass
@@ -60,6 +47,12 @@ class Buffer:
     # what a key is times, at every place, where only its input was loaded
     scales: list[str | None] = field(default_factory=list)
     weight: str | None = None
+
+    def sides(self, near: str) -> Iterator[tuple[str, str, str | None]]:
+        """Of every write what meets a column over `near`, what comes back, and the key's number."""
+        if near == "K":
+            return zip(self.keys, self.values, self.scales, strict=True)
+        return zip(self.values, self.keys, [None] * len(self.keys), strict=True)
 
 
 @dataclass
@@ -80,8 +73,7 @@ class DecodeScope:
 
     @property
     def needs_leads(self) -> bool:
-        """Whether only a group's first head stores something."""
-        return any("leads" in store.guards for store in (*self.unit_stores, *self.tile_stores))
+        return needs_leads((*self.unit_stores, *self.tile_stores))
 
 
 @dataclass
@@ -105,6 +97,10 @@ class StepScope(TileScope):
 
     stores: list[Store]
     output: str
+
+    @property
+    def needs_leads(self) -> bool:
+        return needs_leads(self.stores)
 
 
 @dataclass
@@ -135,7 +131,7 @@ def decode_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -
     dots = columns.operands(reads, buffer.unit, buffer.tile) if columns else []
     token.emit(roots)
     after = token.take()
-    unit_stores, tile_stores = _stores(form, records, shapes, per_head, unit, token)
+    unit_stores, tile_stores = token_stores(form, records, shapes, per_head, unit, token)
     return DecodeScope(
         per_head,
         from_records,
@@ -194,22 +190,22 @@ def sides_at_places(
 
     dims: those of the tiles that the two sides are.
     """
-    as_given = {stored.node for stored in records.stored if stored.dtype == "input"}
+    narrow = {stored.node for stored in records.stored if stored.dtype == "input"}
     values = [write.d for write in form.writes]
     strays = [_strays(write, held) for write in zip(form.keys, values, strict=True)]
     for node, stray in zip(form.keys, strays, strict=True):
         raw, scale = (given or {}).get(node, (None, None))
-        if raw in as_given and "K" not in buffer.kept:
+        if raw in narrow and "K" not in buffer.kept:
             assert raw is not None and scale is not None
             load = held.load(raw)
             assert load is not None
             name = held.namer.new(f"{form.graph.names.get(raw, 'write_key')}_given")
-            buffer.unit.append(f"{name} = {load.text.removesuffix('.to(tl.float32)')}")
+            buffer.unit.append(f"{name} = {as_given(load)}")
             buffer.keys.append(name)
-            (number,) = held.emit([scale])
-            buffer.unit += held.take()
-            chosen = f"tl.where(held, {number.text}, 0.0)" if stray else number.inside(ATOM)
-            buffer.scales.append(None if scale.is_const and scale.const == 1 else chosen)
+            number = emit_number(held, scale, buffer.unit)
+            if number and stray:
+                number = Text(f"tl.where(held, {number.text}, 0.0)", ATOM, number.dims)
+            buffer.scales.append(number.inside(ATOM) if number else None)
             continue
         buffer.scales.append(None)
         text = _at_places(node, dims[0], stray, held, "write_key")
@@ -220,11 +216,11 @@ def sides_at_places(
             text = name
         buffer.keys.append(text)
     for node, stray in zip(values, strays, strict=True):
-        if given is not None and node in as_given and not stray and "V" not in buffer.kept:
+        if given is not None and node in narrow and not stray and "V" not in buffer.kept:
             load = held.load(node)
             assert load is not None
             name = held.namer.new(f"{form.graph.names.get(node, 'write_value')}_given")
-            buffer.tile.append(f"{name} = {load.text.removesuffix('.to(tl.float32)')}")
+            buffer.tile.append(f"{name} = {as_given(load)}")
             buffer.values.append(aligned(Text(name, ATOM, load.dims), dims[1]).text)
             continue
         text = _at_places(node, dims[1], stray, held, "write_value")
@@ -269,8 +265,7 @@ def _strays(write: tuple[Node, Node], held: Emission) -> bool:
     return not (key.is_const and value.is_const and key.const * value.const == 0)
 
 
-SINCE = {"": "since", "K": "since_key", "V": "since_value"}
-KEPT = {"": "kept", "K": "kept_key", "V": "kept_value"}
+SINCE, KEPT = by_channel("since"), by_channel("kept")
 
 
 def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission, reverse: str) -> list[str]:
@@ -310,8 +305,6 @@ def _reads(form: Form, buffer: Buffer, token: Emission, unit: set[Node]) -> list
         near = node.args[0].axes.channels
         far = node.axes.channels
         column = token.clean(node.args[0]).inside(ATOM)
-        near_sides = buffer.keys if near == "K" else buffer.values
-        far_sides = buffer.values if near == "K" else buffer.keys
         level = buffer.unit if node.args[0] in unit else buffer.tile
         decayed = column
         if near in buffer.kept:
@@ -320,7 +313,7 @@ def _reads(form: Form, buffer: Buffer, token: Emission, unit: set[Node]) -> list
         # factored keys hold no decay of their own: the column's serves for all of them
         asked = decayed if near == "K" and form.factored else column
         terms: list[tuple[str, str]] = []
-        for near_side, far_side in zip(near_sides, far_sides, strict=True):
+        for near_side, far_side, _ in buffer.sides(near):
             score = token.namer.new("score")
             level.append(f"{score} = tl.sum({near_side} * {asked}[None, :], 1)")
             weighted = f"({buffer.weight} * {score})" if buffer.weight else score
@@ -338,72 +331,6 @@ def _reads(form: Form, buffer: Buffer, token: Emission, unit: set[Node]) -> list
     return reads
 
 
-def _stores(
-    form: Form,
-    records: Records,
-    shapes: Shapes,
-    per_head: bool,
-    unit: set[Node],
-    token: Emission,
-) -> tuple[list[Store], list[Store]]:
-    unit_stores: list[Store] = []
-    tile_stores: list[Store] = []
-    for stored in records.stored:
-        node = stored.node
-        address = f"{local(stored.name)}_at + count"
-        if stored.channel:
-            size = shapes.k if stored.channel == "K" else shapes.v
-            address += f" * {size} + {shapes.index(stored.channel)}"
-        chosen = guards(form, node, shapes, per_head, node in unit)
-        level = unit_stores if node in unit else tile_stores
-        level.append(Store(address, token.known[node].text, chosen))
-    for carry in form.carries:
-        node = carry.after
-        level = (
-            unit_stores if node in unit and same_head(carry.axes.head, per_head) else tile_stores
-        )
-        level.append(_carried(carry, form, shapes, per_head, level is unit_stores, token))
-    return unit_stores, tile_stores
-
-
-def _carried(
-    carry: Carry, form: Form, shapes: Shapes, per_head: bool, at_unit: bool, token: Emission
-) -> Store:
-    """A carried state's next value, beside the current one."""
-    address = carried_address(form, carry.tensor.name, "count + 1")
-    chosen = guards(form, carry.before, shapes, per_head, at_unit)
-    return Store(address, spread(token.known[carry.after], carry.axes.channels, shapes), chosen)
-
-
-def same_head(head: str | None, per_head: bool) -> bool:
-    return per_head or head != "HV"
-
-
-def spread(text: Text, channel: str, shapes: Shapes) -> str:
-    """A scalar stored to a vector state is broadcast by the store's address block."""
-    if not channel or text.dims:
-        return text.text
-    width = shapes.span("K") if channel == "K" else "TILE"
-    return f"{text.text} + tl.zeros([{width}], tl.float32)"
-
-
-def guards(
-    form: Form, node: Node, shapes: Shapes, per_head: bool, at_unit: bool
-) -> tuple[str, ...]:
-    """Of the programs that compute the same value, one stores it."""
-    found: list[str] = []
-    axes = node.axes
-    if axes.head is None:
-        found.append("(head == 0)" if per_head or not at_unit else "(group == 0)")
-    elif axes.head == "H" and form.spec.ratio > 1 and (per_head or not at_unit):
-        found.append("leads")
-    if axes.channels != "V":
-        found.append("(part == 0)" if at_unit else "(value_tile == 0)")
-    if axes.channels and shapes.masked(axes.channels):
-        found.append(f"real_{shapes.index(axes.channels)}")
-    return tuple(found)
-
-
 # -- the plain kernel and the fold
 
 
@@ -419,7 +346,10 @@ def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
     reads = _tile_reads(form.reads, form, token)
     token.emit(roots)
     after = token.take()
-    stores = [_carried(carry, form, shapes, True, False, token) for carry in form.carries]
+    stores = [
+        carried_store(carry, form, shapes, True, False, token.known[carry.after])
+        for carry in form.carries
+    ]
     return StepScope(
         before,
         reads,

@@ -24,12 +24,14 @@ from kvgen.codegen.kernels import (
     indexed,
     local,
     namer_for,
+    records_of_head,
     unit_level,
 )
+from kvgen.codegen.operands import times_input
 from kvgen.codegen.paged import TOTAL, PagedLoads
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned, ordered
-from kvgen.codegen.scopes import KEPT, SINCE, Buffer, Store, guards, same_head, sides_at_places
-from kvgen.codegen.tokens import times_input
+from kvgen.codegen.scopes import KEPT, SINCE, Buffer, sides_at_places
+from kvgen.codegen.stores import Store, guards, needs_leads, same_head
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class ShortScope:
     stores: list[Store] = field(default_factory=list)
     output: str = ""
     helpers: set[str] = field(default_factory=set)
+
+    @property
+    def needs_leads(self) -> bool:
+        return needs_leads(self.stores)
 
 
 def short_decode_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> ShortScope:
@@ -116,7 +122,7 @@ class _Scope:
             name = local(stored.name)
             if f"{name}_{spot}" not in words:
                 continue
-            width = self._width(stored)
+            width = self.shapes.size(stored.channel)
             each = f"{page} * {name}_slot"
             if within:
                 each += f" + {within}" + (f" * {width}" if width > 1 else "")
@@ -128,14 +134,7 @@ class _Scope:
         return lines
 
     def _of_head(self, stored: Stored, dims: str) -> str:
-        if stored.heads is None:
-            return ""
-        width = self._width(stored)
-        size = f"(PLACES * {width})" if width > 1 else "PLACES"
-        return f" + {indexed(stored.heads, dims, self.heads)} * {size}"
-
-    def _width(self, stored: Stored) -> int:
-        return {"": 1, "K": self.shapes.k, "V": self.shapes.v}[stored.channel]
+        return records_of_head(stored, self.shapes, dims, self.heads)
 
     def _buffer(self) -> Buffer:
         form, scope = self.form, self.scope
@@ -200,8 +199,8 @@ class _Scope:
         ).text
 
     def _shape(self, dims: str) -> str:
-        extents = {"G": "TILES", "K": str(self.shapes.span("K")), "V": "TILE"}
-        return f"[{', '.join(extents[dim] for dim in dims)}]"
+        extents = ("TILES" if dim == "G" else self.shapes.extent(dim) for dim in dims)
+        return f"[{', '.join(extents)}]"
 
     # -- reads
 
@@ -212,12 +211,7 @@ class _Scope:
             dims = (self.heads if far == "V" else "") + far
             name = token.namer.new(form.graph.names.get(node) or "read")
             column = token.clean(node.args[0]).inside(ATOM)
-            near_sides, far_sides = buffer.keys, buffer.values
-            numbers = buffer.scales
-            if near == "V":
-                near_sides, far_sides = far_sides, near_sides
-                numbers = [None] * len(numbers)
-            for near_side, far_side, number in zip(near_sides, far_sides, numbers, strict=True):
+            for near_side, far_side, number in buffer.sides(near):
                 score = token.namer.new("score")
                 text = f"tl.sum({near_side} * {column}[None, :], 1)"
                 scope.pages.append(f"{score} = {text}" + (f" * {number}" if number else ""))
@@ -264,7 +258,7 @@ class _Scope:
             dims = (self.heads if stored.heads == "HV" else "") + stored.channel
             address = f"{name}_ptr + {name}_layer{self._of_head(stored, dims)}"
             address += f" + spot_page * {name}_slot + "
-            width = self._width(stored)
+            width = self.shapes.size(stored.channel)
             address += f"spot * {width} + {indexed(stored.channel, dims)}" if width > 1 else "spot"
             self._store(address, token.known[node], dims, node, node in self.unit)
         for carry in form.carries:

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of
-from kvgen.codegen.kernels import Shapes, TokenLoads, pointer_name, stride_name
-from kvgen.codegen.printer import ATOM, Text
+from kvgen.codegen.kernels import Shapes, TokenLoads
+from kvgen.codegen.printer import ATOM, Text, aligned
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,11 @@ class WindowScope:
     output: str = ""
     helpers: set[str] = field(default_factory=set)
 
+    @property
+    def needs_leads(self) -> bool:
+        """Whether only a group's first head stores something."""
+        return any("leads" in store.mask for store in (*self.unit_stores, *self.tile_stores))
+
 
 @dataclass
 class WindowLoads(TokenLoads):
@@ -56,24 +60,17 @@ class WindowLoads(TokenLoads):
     position: str = "token"
 
     def __call__(self, node: Node) -> Text | None:
-        leaf = node.args[0] if node.op == "index" else node
+        leaf = leaf_of(node)
         if leaf.op in ("carried", "previous"):
             # these go from parent to child
             return None
         if leaf.op != "input":
             return super().__call__(node)
-        name = str(leaf.value)
-        channel = node.axes.channels
-        position = f"{self.position}[:, None]" if channel else self.position
-        parts = [pointer_name(name), f"row * {name}_row", f"{position} * {name}_token"]
-        for position, axis in enumerate(leaf.axes.names):
-            last = position == len(leaf.axes.names) - 1
-            index = {"H": "group", "HV": "head", "K": "key[None, :]", "V": "value[None, :]"}
-            place = index.get(axis, str(node.value))
-            parts.append(place if last else f"{place} * {name}_{stride_name(axis)}")
-        mask = token_mask(channel, self.shapes)
-        text = f"tl.load({' + '.join(parts)}, mask={mask}, other=0.0).to(tl.float32)"
-        return Text(text, ATOM, "T" + channel)
+        dims = "T" + node.axes.channels
+        position = aligned(Text(self.position, ATOM, "T"), dims).text
+        mask = token_mask(node.axes.channels, self.shapes)
+        text = f"tl.load({self.address(node, dims, position)}, mask={mask}, other=0.0)"
+        return Text(f"{text}.to(tl.float32)", ATOM, dims)
 
 
 def token_mask(channel: str, shapes: Shapes, tokens: str = "real_token") -> str:
@@ -122,25 +119,6 @@ class Read:
     side: Column
     stack: Stack
     scores: dict[int, str] = field(default_factory=dict)
-
-
-def times_input(form: Form, node: Node) -> tuple[Node, Node] | None:
-    """An input's vector and the number for each head, whose product a vector is."""
-    graph = form.graph
-    scale = graph.const(1.0)
-    while True:
-        if leaf_of(node).op == "input":
-            return node, scale
-        if node.op == "mul" and any(not arg.axes.channels for arg in node.args):
-            node, factor = node.args if not node.args[1].axes.channels else node.args[::-1]
-            scale = graph.mul(factor, scale)
-        elif node.op == "div" and not node.args[1].axes.channels:
-            node, divisor = node.args
-            scale = graph.div(scale, divisor)
-        elif node.op == "neg":
-            node, scale = node.args[0], graph.neg(scale)
-        else:
-            return None
 
 
 def users_of(nodes: Iterable[Node], leaves: set[Node]) -> set[Node]:

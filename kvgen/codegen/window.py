@@ -17,17 +17,18 @@ from kvgen.algebra.records import Records, Stored
 from kvgen.algebra.solving import solve
 from kvgen.codegen.kernels import (
     Shapes,
+    by_channel,
     carried_address,
-    head_count,
-    head_index,
     loaded,
     local,
     namer_for,
     newest_sum,
     unit_level,
 )
+from kvgen.codegen.operands import component, emit_number, filled, load_given, times_input
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned
-from kvgen.codegen.scopes import Buffer, buffer_scope, guards
+from kvgen.codegen.scopes import Buffer, buffer_scope
+from kvgen.codegen.stores import guards, same_head
 from kvgen.codegen.tokens import (
     Column,
     Read,
@@ -37,14 +38,10 @@ from kvgen.codegen.tokens import (
     WindowScope,
     loop,
     prune,
-    times_input,
     users_of,
 )
 
-PATH = {"": "path", "K": "path_key", "V": "path_value"}
-LOG = {"": "log", "K": "log_key", "V": "log_value"}
-REST = {"": "rest", "K": "rest_key", "V": "rest_value"}
-LASTING = {"": "lasting", "K": "lasting_key", "V": "lasting_value"}
+PATH, LOG, REST, LASTING = (by_channel(name) for name in ("path", "log", "rest", "lasting"))
 
 
 def verify_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> WindowScope:
@@ -60,7 +57,7 @@ def extend_scope(form: Form, records: Records, shapes: Shapes) -> WindowScope:
 class Window:
     """Builds one scope. now, next: places of carried states, before and after the tokens."""
 
-    now, next = "count", "(spot + 1)"
+    now, next = "count", "spot + 1"
 
     @property
     def recorded(self) -> bool:
@@ -138,9 +135,8 @@ class Window:
     # -- inputs as they are given
 
     def _load_given(self) -> None:
-        """Vectors that are an input times a number for each head meet the tensor cores as given:
-        16 bits multiply without rounding, and the number comes after."""
-        form, token = self.form, self.token
+        """Vectors that are an input times a number for each head."""
+        form = self.form
         self.given: dict[Node, tuple[Node, Node]] = {}
         self.given_at: dict[Node, str] = {}
         back = {read.axes.channels for read in form.reads}
@@ -155,15 +151,7 @@ class Window:
             if raw in self.given_at:
                 continue
             level = self.scope.unit if raw in self.unit else self.scope.tile
-            load = token.load(raw)
-            assert load is not None
-            known = f"{raw.args[0].value}{raw.value}" if raw.op == "index" else str(raw.value)
-            name = token.namer.new(form.graph.names.get(raw, known))
-            given = token.namer.new(f"{name}_given")
-            level.append(f"{given} = {load.text.removesuffix('.to(tl.float32)')}")
-            level.append(f"{name} = {given}.to(tl.float32)")
-            token.known[raw] = Text(name, ATOM, load.dims)
-            self.given_at[raw] = given
+            self.given_at[raw] = load_given(self.token, raw, component(raw), level)
 
     # -- what needs no read
 
@@ -209,7 +197,7 @@ class Window:
         name = self.token.namer.new(f"{carry.tensor.name}_before")
         self.token.known[carry.before] = Text(name, ATOM, "T" + channel)
         context = self._context(carry)
-        width = self._extent(channel)
+        width = self.shapes.extent(channel)
         lines = []
         if not self.prompt:
             at = carried_address(self.form, carry.tensor.name, self.now)
@@ -337,22 +325,16 @@ class Window:
     def _number(self, node: Node, scale: Node) -> str | None:
         """What an input's vector is times in the given node, for every token; None for 1."""
         level = self.scope.unit if node in self.unit else self.scope.tile
-        if scale.is_const and scale.const == 1:
-            return None
-        (text,) = self.token.emit([scale])
-        level += self.token.take()
-        whole = self._spread(text, "T")
-        return whole if whole.isidentifier() else self._name(whole, "scale", level)
+        number = emit_number(self.token, scale, level)
+        return self._named(number, "T", "scale", level) if number else None
 
     def _stacked(self, texts: list[str], level: list[str]) -> str:
         """The values row upon row, a power of two of them."""
-        texts = list(texts)
         if len(texts) == 1:
             return texts[0]
         key = tuple(texts)
         if key not in self.stacks:
-            while len(texts) & (len(texts) - 1):
-                texts.append(texts[-1])
+            texts = filled(texts)
             while len(texts) > 1:
                 pairs = zip(texts[::2], texts[1::2], strict=True)
                 texts = [f"_stack({first}, {second})" for first, second in pairs]
@@ -391,16 +373,11 @@ class Window:
 
     def _of_buffer(self, stack: Stack, buffer: Buffer, whole: str, level: list[str]) -> list[str]:
         """The columns against a tile of places; scores are computed at `level`."""
-        near_sides, far_sides = buffer.keys, buffer.values
-        numbers = buffer.scales
-        if stack.near == "V":
-            near_sides, far_sides = far_sides, near_sides
-            numbers = [None] * len(near_sides)
         # beside a state that is read in 16 bits
         narrow = self.form.spec.storage.state != "float32" and not self.records.exact
         rough = ", rough=True" if narrow else ""
         lines: list[str] = []
-        for near_side, far_side, number in zip(near_sides, far_sides, numbers, strict=True):
+        for near_side, far_side, number in buffer.sides(stack.near):
             text = f"_dot({stack.buffered}, tl.trans({near_side}){rough})"
             if number:
                 text += f" * {number}[None, :]"
@@ -440,7 +417,7 @@ class Window:
                 channel = self._side_channel(node)
                 name = token.namer.new(form.graph.names.get(node) or "write")
                 self.sides[node] = Text(name, ATOM, "T" + channel)
-                shape = f"[TOKENS, {self._extent(channel)}]"
+                shape = f"[TOKENS, {self.shapes.extent(channel)}]"
                 scope.tile.append(f"{name} = tl.zeros({shape}, tl.float32)")
             turn = self._turn()
             body: list[str] = []
@@ -599,11 +576,11 @@ class Window:
             level.append(Spread(address, value, self._mask(node, at_unit)))
         for carry in form.carries:
             channel = carry.axes.channels
-            at_unit = carry.after in self.unit and (self.per_head or carry.axes.head != "HV")
+            at_unit = carry.after in self.unit and same_head(carry.axes.head, self.per_head)
             value = self._spread(token.known[carry.after], "T" + channel)
             level = scope.unit_stores if at_unit else scope.tile_stores
-            mask = self._mask(carry.before, at_unit)
-            level.append(Spread(self._carried_spot(carry), value, mask))
+            address = carried_address(form, carry.tensor.name, self.next, tokens="T")
+            level.append(Spread(address, value, self._mask(carry.before, at_unit)))
 
     def _record_spot(self, stored: Stored) -> str:
         """Where the window's tokens leave a record."""
@@ -611,7 +588,7 @@ class Window:
         spot = "spot[:, None]" if channel else "spot"
         address = f"{local(stored.name)}_at + {spot}"
         if channel:
-            address += f" * {self._size(channel)} + {self.shapes.index(channel)}[None, :]"
+            address += f" * {self.shapes.size(channel)} + {self.shapes.index(channel)}[None, :]"
         return address
 
     def _mask(self, node: Node, at_unit: bool) -> str:
@@ -624,21 +601,6 @@ class Window:
             return mask
         lane = f" & {real[0]}[None, :]" if real else ""
         return f"({mask})[:, None]{lane}" if programs else f"fits[:, None]{lane}"
-
-    def _carried_spot(self, carry: Carry) -> str:
-        """Where the carried states after the window's tokens lie, each behind its record."""
-        axes, ratio = carry.axes, self.form.spec.ratio
-        width = self._size(axes.channels)
-        index = head_index(axes.head)
-        factors = [f"{self.next}[:, None]" if axes.channels else self.next]
-        factors += [head_count(axes.head, ratio)] if index else []
-        factors += [str(width)] if width > 1 else []
-        parts = [f"{local(carry.tensor.name)}_at", " * ".join(factors)]
-        if index:
-            parts.append(index if width == 1 else f"{index} * {width}")
-        if axes.channels:
-            parts.append(f"{self.shapes.index(axes.channels)}[None, :]")
-        return " + ".join(parts)
 
     def _update(self) -> None:
         """The state tile and the carried states after a block."""
@@ -686,17 +648,11 @@ class Window:
 
     # -- texts
 
-    def _size(self, channel: str) -> int:
-        return {"": 1, "K": self.shapes.k, "V": self.shapes.v}[channel]
-
-    def _extent(self, channel: str) -> str:
-        return {"": "1", "K": str(self.shapes.span("K")), "V": "TILE"}[channel]
-
     def _spread(self, text: Text, dims: str) -> str:
         """The value with all of `dims`, which begin with T."""
         if text.dims == dims:
             return text.text
-        shape = "[TOKENS]" if dims == "T" else f"[TOKENS, {self._extent(dims[1:])}]"
+        shape = "[TOKENS]" if dims == "T" else f"[TOKENS, {self.shapes.extent(dims[1:])}]"
         inner = aligned(text, dims)
         return f"{inner.inside(1)} + tl.zeros({shape}, tl.float32)"
 

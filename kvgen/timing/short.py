@@ -52,9 +52,8 @@ def paged_step(
     how many on a row would get one."""
     pages = rows * math.ceil((tokens + 1) / module.PAGE)
     # of states one is there for its shape
-    cache = module.Cache.empty(
-        rows, layers, device=steps.DEVICE, buffer=buffer, short_context=context, pages=pages, states=1
-    )
+    room = {"short_context": context, "pages": pages, "states": 1}
+    cache = module.Cache.empty(rows, layers, device=steps.DEVICE, buffer=buffer, **room)
     cache.reserve(list(range(rows)), tokens + 1)
     return step_on(analysis, module, cache)
 

@@ -1,0 +1,70 @@
+"""What tensor cores multiply: inputs as they were given, and vectors side by side.
+
+A vector that is an input times a number goes in as it came, for 16 bits multiply without rounding,
+and the number comes after.
+"""
+
+from __future__ import annotations
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.graph import Node, leaf_of
+from kvgen.codegen.printer import ATOM, Emission, Text
+
+
+def times_input(form: Form, node: Node) -> tuple[Node, Node] | None:
+    """An input's vector and the number for each head, whose product a vector is."""
+    graph = form.graph
+    scale = graph.const(1.0)
+    while True:
+        if leaf_of(node).op == "input":
+            return node, scale
+        if node.op == "mul" and any(not arg.axes.channels for arg in node.args):
+            node, factor = node.args if not node.args[1].axes.channels else node.args[::-1]
+            scale = graph.mul(factor, scale)
+        elif node.op == "div" and not node.args[1].axes.channels:
+            node, divisor = node.args
+            scale = graph.div(scale, divisor)
+        elif node.op == "neg":
+            node, scale = node.args[0], graph.neg(scale)
+        else:
+            return None
+
+
+def as_given(load: Text) -> str:
+    """What a load brings before it is widened."""
+    return load.text.removesuffix(".to(tl.float32)")
+
+
+def load_given(token: Emission, raw: Node, called: str, level: list[str]) -> str:
+    """Bring the input in as it is, and widened for everything else that needs it.
+
+    called: its name where the spec has none. Gives the name of what came.
+    """
+    load = token.load(raw)
+    assert load is not None
+    name = token.namer.new(token.graph.names.get(raw, called))
+    given = token.namer.new(f"{name}_given")
+    level.append(f"{given} = {as_given(load)}")
+    level.append(f"{name} = {given}.to(tl.float32)")
+    token.known[raw] = Text(name, ATOM, load.dims)
+    return given
+
+
+def component(raw: Node) -> str:
+    """An input's name, with the number of the component if it is one."""
+    return f"{raw.args[0].value}{raw.value}" if raw.op == "index" else str(raw.value)
+
+
+def emit_number(scope: Emission, number: Node, level: list[str]) -> Text | None:
+    """What an input is still to be times; None for 1."""
+    if number.is_const and number.const == 1:
+        return None
+    (text,) = scope.emit([number])
+    level += scope.take()
+    return text
+
+
+def filled(texts: list[str]) -> list[str]:
+    """A power of two of them: the last stands for those that lack."""
+    count = 1 << (len(texts) - 1).bit_length()
+    return texts + texts[-1:] * (count - len(texts))
