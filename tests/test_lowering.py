@@ -1,0 +1,79 @@
+"""Every kernel of every shipped recurrence, with inputs in 16 bits as servers have them, through
+Triton's front end: types fit together, and no product of float32 is rounded that need not be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twins import OTHERS, SPECS, analysed
+
+from kvgen import compiler
+from kvgen.shipped import resolve
+
+ROOT = Path(__file__).parent
+# every state with every kind of record and either layout, dealt over the specs
+STORED = (
+    "state=float32 records=input",
+    "state=split",
+    "state=bfloat16 records=input",
+    "state=float32 layout=vk",
+    "state=split records=input layout=vk",
+    "state=float16 records=input",
+)
+DEALT = list(zip([*SPECS, *OTHERS], cycle(STORED), strict=False))
+# windows read these rounded: they have lost more themselves
+ROUGH = ("state=bfloat16", "state=float16", "state=split")
+
+
+def lowered(
+    modules: Mapping[str, compiler.Analysis], *kernels: str, **configs: dict[str, int]
+) -> list[dict[str, Any]]:
+    paths = {
+        name: str(compiler.temporary_module(analysis.spec.name, compiler.emit(analysis)))
+        for name, analysis in modules.items()
+    }
+    request = {"batch": 16, "modules": paths, "kernels": kernels, "configs": configs}
+    environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
+    found = subprocess.run(
+        [sys.executable, str(ROOT / "lowering.py"), json.dumps(request)],
+        capture_output=True, text=True, check=True, env=environment, cwd=ROOT.parent,
+    )  # fmt: skip
+    answers = [json.loads(line) for line in found.stdout.splitlines() if line.startswith("{")]
+    assert {answer["name"] for answer in answers} == set(modules), found.stderr[-2000:]
+    return answers
+
+
+@pytest.mark.parametrize("storage", STORED)
+def test_every_kernel_lowers(storage: str) -> None:
+    overrides = dict(f"storage.{each}".split("=") for each in storage.split())
+    names = [name for name, dealt in DEALT if dealt == storage]
+    for answer in lowered({name: compiler.analyse(resolve(name), overrides) for name in names}):
+        assert answer["error"] is None, answer
+        assert not answer["rounded"] or storage.startswith(ROUGH), answer
+
+
+def test_what_is_too_short_for_tensor_cores_is_not_rounded() -> None:
+    modules = {
+        "blocks": analysed("gated_deltanet", K=128, V=128),
+        "columns": analysed("gated_deltaproduct", K=8, V=64),
+    }
+    found = lowered(modules, "extend", "chain", extend={"TOKENS": 8})
+    assert {(each["name"], each["kernel"]) for each in found} >= {
+        ("blocks", "extend"), ("columns", "chain"),
+    }  # fmt: skip
+    for answer in found:
+        assert answer["error"] is None and not answer["rounded"], answer
+
+
+def test_rounded_dots_are_seen() -> None:
+    """Of a state in 16 bits there are some."""
+    modules = {"one": analysed("gated_deltanet", "state=float16", K=128, V=128)}
+    assert any(answer["rounded"] for answer in lowered(modules, "verify", "extend"))
