@@ -152,6 +152,15 @@ set_option = click.option(
     metavar="K=V",
     help="Override a key of the spec, as in sizes.HV=8 or storage.state=split. May be repeated.",
 )
+batch_option = click.option(
+    "--batch",
+    "batches",
+    type=Batches(),
+    default=BATCHES,
+    show_default=True,
+    metavar="N,N,...",
+    help="Batch sizes.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON, for a program to read."
 )
@@ -363,7 +372,9 @@ def compile_(
             fail(printable(f"error: cannot write the module{place}: {error.strerror}"))
         except baking.NotTuned as error:
             fail(f"error: {error}")
-        rows = [("module", str(path)), *explain.summary(analysis)]
+        standings = baking.standings(analysis, tuned)
+        lengths = any(each.buffer is not None for each in standings)
+        rows = [("module", str(path)), *explain.summary(analysis, tuned=lengths)]
         rows.append(("tuned for", baking.said(analysis, tuned)))
         usages = [(target, usage) for target in targets for usage in probed(analysis, target)]
     if as_json:
@@ -371,7 +382,7 @@ def compile_(
             {
                 "module": str(path),
                 "summary": dict(rows[1:]),
-                "tuned": [asdict(each) for each in baking.standings(analysis, tuned)],
+                "tuned": [asdict(each) for each in standings],
                 "kernels": [{"target": target, **asdict(usage)} for target, usage in usages],
             }
         )
@@ -495,15 +506,7 @@ Examples:
   kvgen bench gated_deltanet --set storage.state=split"""
 )
 @spec_argument
-@click.option(
-    "--batch",
-    "batches",
-    type=Batches(),
-    default=BATCHES,
-    show_default=True,
-    metavar="N,N,...",
-    help="Batch sizes.",
-)
+@batch_option
 @click.option(
     "--layers",
     type=click.IntRange(min=1),
@@ -614,15 +617,7 @@ Examples:
 )
 @click.argument("specs", nargs=-1, type=SpecFile(), metavar="[SPEC]...")
 @click.option("--gpu", is_flag=True, help="Time on this machine's GPUs.")
-@click.option(
-    "--batch",
-    "batches",
-    type=Batches(),
-    default=BATCHES,
-    show_default=True,
-    metavar="N,N,...",
-    help="Batch sizes.",
-)
+@batch_option
 @click.option(
     "--effort",
     type=click.Choice(["quick", "full"]),
@@ -708,13 +703,11 @@ def tuned(
     as_json: bool,
 ) -> None:
     """Tune on the GPU, one spec after another; keep what each has come to."""
-    from kvgen.data import data_dir
     from kvgen.tuning import plan, report
-    from kvgen.wisdom.folder import Folder
     from kvgen.wisdom.store import Store
 
     store = Store.default()
-    own = Store([Folder(data_dir("tuned"), "shipped")]) if ship else store
+    own = Store.shipped() if ship else store
     name = plan.gpu_name()
     found: list[dict[str, Any]] = []
     failed: list[str] = []
@@ -725,7 +718,10 @@ def tuned(
         if known is None or options.force:
             left.append(analysis)
             continue
-        note(f"{analysis.spec.name} on {name}: known already (--force measures again)")
+        more = "--force measures again"
+        if any(record.at.get("cut") for record in known.values()):
+            more += ", a larger --budget goes on where the time was up"
+        note(f"{analysis.spec.name} on {name}: known already ({more})")
         if as_json:
             records = [record.data() for record in known.values()]
             found.append({"spec": analysis.spec.name, "gpu": name, "records": records})
@@ -884,15 +880,7 @@ Examples:
 )
 @spec_argument
 @click.option("--gpu", metavar="NAME", help="GPUs with NAME in their names.  [default: all known]")
-@click.option(
-    "--batch",
-    "batches",
-    type=Batches(),
-    default=BATCHES,
-    show_default=True,
-    metavar="N,N,...",
-    help="Batch sizes.",
-)
+@batch_option
 @set_option
 @json_option
 def wisdom_why(

@@ -2,6 +2,7 @@
 
     python benchmarks/drafts.py --warm 12 --json docs/data/h100-drafts.json
     python benchmarks/drafts.py --from docs/data/h100-drafts.json    again, from kept figures
+    python benchmarks/drafts.py --json docs/data/h100-drafts.json --resume    what is not there yet
 
 Times are `kvgen bench`'s: see kvgen/timing/drafts.py for the method. The page is drafts_page.py's,
 its figure figures.py's.
@@ -37,6 +38,7 @@ STATES = ("bfloat16", "split")
 OTHERS = ("kimi_delta_attention", "mamba2", "lightning_attention", "rwkv7")
 OTHER_BATCHES = (16, 64)
 SHORT_BATCHES = (16, 64, 128, 256)
+CASES = [*((SERVED, state) for state in STATES), *((name, "bfloat16") for name in OTHERS)]
 
 GIB = 1 << 30
 BUDGET = 32 * GIB
@@ -54,7 +56,12 @@ def main() -> None:
     parser.add_argument(
         "--warm", type=int, default=0, metavar="N", help="compile everything first, in N processes"
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="take what --json has, and measure what it lacks"
+    )
     args = parser.parse_args()
+    if args.resume and not args.json:
+        parser.error("--resume needs --json FILE")
     if args.kept:
         args.out.write_text(page(read(args.kept), args.out, args.kept), encoding="utf-8")
         return
@@ -63,10 +70,11 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"{time.time() - started:5.1f} s  {text}", file=sys.stderr, flush=True)
 
+    found = read(args.json) if args.resume else Found()
     if args.warm:
-        warm(args.warm, say)
+        warm(args.warm, jobs(found), say)
     # what was measured is kept when time runs out
-    for found in measured(say):
+    for _ in measured(found, say):
         if args.json:
             args.json.write_text(json.dumps(found.data()), encoding="utf-8")
         args.out.write_text(page(found, args.out, args.json), encoding="utf-8")
@@ -85,28 +93,32 @@ def made(name: str, state: str) -> Made:
     return Made(analysis, compiler.imported(path))
 
 
-def measured(say: Callable[[str], None]) -> Iterator[Found]:
-    """Everything, more of it at every turn."""
-    found = Found()
-    for state in STATES:
-        analysis = made(SERVED, state).analysis
-        report = bench(analysis, BATCHES, kernels=(), drafts=WINDOWS, prompts=True)
+def measured(found: Found, say: Callable[[str], None]) -> Iterator[None]:
+    """Everything that is not found yet, more of it at every turn."""
+    for name, state in CASES:
+        if (name, state) in found.timed:
+            continue
+        analysis = made(name, state).analysis
+        batches, windows = of_case(name)
+        prompts = name == SERVED
+        report = bench(analysis, batches, kernels=(), drafts=windows, prompts=prompts)
         found.reports.append(report)
-        say(f"{SERVED} {state}")
-        yield found
+        say(f"{name} {state}")
+        yield
     for state in STATES:
-        found.memory.append(requests(state))
-        say(f"memory {state}")
-    yield found
-    for state in STATES:
-        found.short += short_contexts(state)
-        say(f"short contexts {state}")
-        yield found
-    for name in OTHERS:
-        analysis = made(name, "bfloat16").analysis
-        found.reports.append(bench(analysis, OTHER_BATCHES, kernels=(), drafts=WINDOWS[:1]))
-        say(name)
-        yield found
+        if state not in {row.storage for row in found.memory}:
+            found.memory.append(requests(state))
+            say(f"memory {state}")
+            yield
+        if state not in {row.storage for row in found.short}:
+            found.short += short_contexts(state)
+            say(f"short contexts {state}")
+            yield
+
+
+def of_case(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The batches that a spec is timed at, and the windows."""
+    return (BATCHES, WINDOWS) if name == SERVED else (OTHER_BATCHES, WINDOWS[:1])
 
 
 def short_contexts(state: str) -> list[ShortRow]:
@@ -179,18 +191,25 @@ def at_most(budget: int) -> Iterator[None]:
 Job = tuple[str, str, str, int, int]
 
 
-def jobs() -> list[Job]:
-    """What is timed, with what takes longest to compile in front."""
-    found: list[Job] = [("prompt", SERVED, state, PROMPT_ROWS, 0) for state in STATES]
-    cases = [(SERVED, state, BATCHES, WINDOWS) for state in STATES]
-    cases += [(name, "bfloat16", OTHER_BATCHES, WINDOWS[:1]) for name in OTHERS]
-    found += [("short", SERVED, state, batch, 0) for state in STATES for batch in SHORT_BATCHES]
+def jobs(found: Found) -> list[Job]:
+    """What will be timed, with what takes longest to compile in front."""
+    cases = [case for case in CASES if case not in found.timed]
+    served = [state for name, state in cases if name == SERVED]
+    asked: list[Job] = [("prompt", SERVED, state, PROMPT_ROWS, 0) for state in served]
+    without = {row.storage for row in found.short}
+    asked += [
+        ("short", SERVED, state, batch, 0)
+        for state in STATES
+        if state not in without
+        for batch in SHORT_BATCHES
+    ]
     for kind in ("errors", "verify", "decode", "end"):
-        for name, state, batches, windows in cases:
+        for name, state in cases:
+            batches, windows = of_case(name)
             for batch in batches if kind in ("verify", "decode") else batches[:1]:
                 for window in windows if kind in ("errors", "verify") else windows[:1]:
-                    found.append((kind, name, state, batch, window))
-    return found
+                    asked.append((kind, name, state, batch, window))
+    return asked
 
 
 def compiled(job: Job) -> str:
@@ -218,8 +237,8 @@ def compiled(job: Job) -> str:
             steps.with_tokens(analysis, step, window).layers("verify")
         else:
             # `advance`, `accept` and the fold are the same kernels for all batches but a few
-            windows = WINDOWS if name == SERVED else WINDOWS[:1]
-            for rows in BATCHES if name == SERVED else OTHER_BATCHES:
+            batches, windows = of_case(name)
+            for rows in batches:
                 step = steps.make_step(analysis, module, rows, 2, max(windows))
                 module.advance(module.Cache.wrap(step.cache.tensors), step.slots)
                 for tokens in windows:
@@ -231,11 +250,11 @@ def compiled(job: Job) -> str:
     return ""
 
 
-def warm(processes: int, say: Callable[[str], None]) -> None:
+def warm(processes: int, asked: list[Job], say: Callable[[str], None]) -> None:
     """Fill Triton's cache on disk."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        for complaint in filter(None, pool.map(compiled, jobs())):
+        for complaint in filter(None, pool.map(compiled, asked)):
             say(f"not compiled: {complaint}")
     say("compiled")
 

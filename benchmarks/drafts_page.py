@@ -72,6 +72,11 @@ class Found:
     memory: list[Memory] = field(default_factory=list)
     short: list[ShortRow] = field(default_factory=list)
 
+    @property
+    def timed(self) -> set[tuple[str, str]]:
+        """Specs with their states."""
+        return {(report.spec, report.storage) for report in self.reports}
+
     def data(self) -> dict[str, Any]:
         reports = [report.data() for report in self.reports]
         memory, short = ([asdict(row) for row in rows] for rows in (self.memory, self.short))

@@ -106,8 +106,7 @@ def drift(
     runs: list[Run] = []
     for mode in modes:
         analysis = compiler.analyse(resolve(name), {**sizes, **MODES[mode]})
-        path = compiler.temporary_module(analysis.spec.name, compiler.emit(analysis))
-        runs.append(Run(mode, compiler.imported(path), rows, device, torch.bfloat16))
+        runs.append(Run(mode, compiler.built(analysis), rows, device, torch.bfloat16))
     sampler = Sampler(analysis.spec, device, seed)
     params = sampler.params()
     exact_params = {key: x.double() for key, x in params.items()}

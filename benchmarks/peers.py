@@ -100,8 +100,7 @@ def compiled(job: Job) -> str:
     name, state, batch, against = job
     try:
         analysis = analysed(name, state)
-        path = compiler.temporary_module(name, compiler.emit(analysis))
-        module = compiler.imported(path)
+        module = compiler.built(analysis)
         if not batch:
             for kernel in ("decode", "recurrent"):
                 errors.output_error(analysis, module, kernel, 2)

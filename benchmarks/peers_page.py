@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.table import level
+from benchmarks.table import level, timed, wrapped
 from kvgen.benching.page import figures
 from kvgen.benching.report import OURS, Report, Row
 from kvgen.data import data_dir
@@ -46,11 +46,7 @@ Measured on {device} ({versions}), once, on {date}, by
 
     {command}
 
-- **What is timed**: whole model steps, replayed as a CUDA graph: {layers} layers{fewer} with
-  distinct states, so that a step finds none in the cache unless all fit into it; slots in random
-  order, inputs random and bfloat16. Times are microseconds for one layer, with its share of the
-  `advance` that ends the step. Layers stand back to back: the projections and convolutions that a
-  model has between them are not there.
+{timed}
 - **Folds are included**, ours and others': cursors are staggered over the buffers' phases and move
   inside the graph. A time is the median of seven runs of whole cycles of the buffer.
 - **Others** are timed in the same process, by turns with ours, on the same inputs: {libraries}. A
@@ -112,7 +108,6 @@ def page(reports: Sequence[Report], command: str) -> str:
 
 def heading(reports: Sequence[Report], command: str) -> str:
     first = reports[0]
-    least = min(row.layers for report in reports for row in report.rows)
     versions = {peer.library: peer.version for report in reports for peer in report.peers}
     named = [f"{figures.TITLES[library]} {version}" for library, version in versions.items()]
     tuned = "tuned" if all(report.tuned for report in reports) else "not all of them tuned"
@@ -123,9 +118,8 @@ def heading(reports: Sequence[Report], command: str) -> str:
         device=first.device,
         versions=first.versions,
         date=first.date,
-        command=" \\\n      ".join(textwrap.wrap(command, 88, break_on_hyphens=False)),
-        layers=first.layers,
-        fewer=f" ({least} where memory is short)" if least < first.layers else "",
+        command=wrapped([command]),
+        timed=timed(reports),
         libraries=", ".join(named) or "none",
         copy=max(report.copy_gbs for report in reports),
     )

@@ -1,9 +1,10 @@
-"""Write docs/performance.md: every shipped spec's buffered and plain decode on this machine's GPU.
+"""Write docs/performance-served.md: shipped specs' buffered and plain decode on this machine's GPU.
 
     python benchmarks/table.py [--states float32,split] [--batches 1,16,64,256] [SPEC…]
     python benchmarks/table.py --from docs/data/h100.json      the page again, from kept figures
 
-Times are `kvgen bench`'s: see kvgen/bench.py for the method. Figures are figures.py's.
+Times are `kvgen bench`'s: see kvgen/bench.py for the method. Figures are figures.py's. Beside other
+libraries' kernels, in docs/performance.md, times are peers.py's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ from kvgen.timing.drafts import DraftRow
 
 AnyRow = TypeVar("AnyRow", Row, DraftRow)
 
+TIMED = """\
+- **What is timed**: whole model steps, replayed as a CUDA graph: {layers} layers{fewer} with
+  distinct states, so that a step finds none in the cache unless all fit into it; slots in random
+  order, inputs random and bfloat16. Times are microseconds for one layer, with its share of the
+  `advance` that ends the step. Layers stand back to back: the projections and convolutions that a
+  model has between them are not there."""
+
 HEADER = """# {title}
 
 {intro}
@@ -36,11 +44,7 @@ Measured on {device} ({versions}), once, by
 
     {command}
 
-- **What is timed**: whole model steps, replayed as a CUDA graph: {layers} layers{fewer} with
-  distinct states, so that a step finds none in the cache unless all fit into it; slots in random
-  order, inputs random and bfloat16. Times are microseconds for one layer, with its share of the
-  `advance` that ends the step. Layers stand back to back: the projections and convolutions that a
-  model has between them are not there.
+{timed}
 - **Folds are included**: cursors are staggered over the buffer's phases and move inside the graph.
   *buffered* is the median of seven runs of whole cycles of the buffer, ± the spread of the middle
   five. *worst* is the one step in which every row folds at once.
@@ -60,10 +64,12 @@ almost every recurrence, at 4 for some, and at 16 still for a few. Where it is, 
 which works on the same cache; the buffer pays where the bytes of the states decide.
 """
 
+SERVED = "performance-served.md"
+
 # what stands over the tables of a page: title, introduction, figure, its text
 PAGES = {
-    "performance.md": (
-        "Performance",
+    SERVED: (
+        "Performance of what is served most",
         "The four recurrences that are served most, in three storage modes. The other recurrences "
         "are in\n[performance-family.md](performance-family.md), errors over thousands of tokens "
         "in [drift.md](drift.md).",
@@ -74,7 +80,7 @@ PAGES = {
     "performance-family.md": (
         "Performance of the whole family",
         "Every other shipped recurrence with a float32 state. The four that are served most, in "
-        "more storage\nmodes, are in [performance.md](performance.md).",
+        f"more storage\nmodes, are in [{SERVED}]({SERVED}).",
         "gain.svg",
         "gain of the buffered decode over the plain kernel for every shipped recurrence",
     ),
@@ -87,7 +93,7 @@ def main() -> None:
     parser.add_argument("--states", default="float32,split,bfloat16")
     parser.add_argument("--batches", default="1,4,16,64,256")
     parser.add_argument("--layers", type=int, default=36)
-    parser.add_argument("--out", type=Path, default=Path("docs/performance.md"))
+    parser.add_argument("--out", type=Path, default=Path("docs", SERVED))
     parser.add_argument("--json", type=Path, help="write the figures too")
     parser.add_argument(
         "--from", dest="kept", type=Path, help="write the page from such figures; measure nothing"
@@ -163,9 +169,8 @@ def write(path: Path, reports: Sequence[Report], kept: Path | None) -> None:
 def heading(path: Path, reports: Sequence[Report], kept: Path | None) -> str:
     """What stands over the tables."""
     first, rows = reports[0], [row for report in reports for row in report.rows]
-    title, intro, figure, alt = PAGES.get(path.name, PAGES["performance.md"])
+    title, intro, figure, alt = PAGES.get(path.name, PAGES[SERVED])
     bandwidths = [report.copy_gbs for report in reports]
-    least = min(row.layers for row in rows)
     command = ["python benchmarks/table.py"]
     command += ["--states", ",".join(dict.fromkeys(report.storage for report in reports))]
     command += ["--batches", ",".join(dict.fromkeys(str(row.batch) for row in rows))]
@@ -179,11 +184,18 @@ def heading(path: Path, reports: Sequence[Report], kept: Path | None) -> str:
         device=first.device,
         versions=first.versions,
         command=wrapped(command),
-        layers=first.layers,
-        fewer=f" ({least} where memory is short)" if least < first.layers else "",
+        timed=timed(reports),
         copy=max(bandwidths),
         slowest=min(bandwidths),
     )
+
+
+def timed(reports: Sequence[Report]) -> str:
+    """What a time is of, as a page's method says it."""
+    layers = reports[0].layers
+    least = min(row.layers for report in reports for row in report.rows)
+    fewer = f" ({least} where memory is short)" if least < layers else ""
+    return TIMED.format(layers=layers, fewer=fewer)
 
 
 def wrapped(words: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from kvgen.benching.contest import contest, memory_beside
 from kvgen.benching.lineup import Lineup, lineup
 from kvgen.benching.report import Absent, Report, Row
 from kvgen.codegen import cost
-from kvgen.compiler import Analysis, emit, imported, temporary_module
+from kvgen.compiler import Analysis, built
 from kvgen.timing.drafts import draft_rows, prompt_row
 from kvgen.timing.errors import exact, output_error
 from kvgen.timing.steps import copy_bandwidth, fitting_layers, make_step
@@ -44,7 +44,7 @@ def bench(
     recurrence are timed too; one that does not run here is in the report with the reason.
     """
     say = progress or (lambda text: None)
-    module = imported(temporary_module(analysis.spec.name, emit(analysis)))
+    module = built(analysis)
     layers = layers or LAYERS
     say("copy bandwidth")
     bandwidth = copy_bandwidth()

@@ -8,28 +8,18 @@ import importlib.util
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from kvgen import files, shipped
 from kvgen.algebra.factored import factored
-from kvgen.algebra.form import Form, derive
-from kvgen.algebra.records import Records, plan_records
+from kvgen.algebra.form import derive
+from kvgen.algebra.records import plan_records
+from kvgen.analysis import Analysis
 from kvgen.diagnostics import SpecError
 from kvgen.language import spec
-from kvgen.language.spec import Spec
 from kvgen.wisdom import baking
 from kvgen.wisdom.store import Table
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """A spec, its derived form, and what its tokens leave in the buffer."""
-
-    spec: Spec
-    form: Form
-    records: Records
 
 
 def analyse(path_or_text: str | Path, overrides: dict[str, str] | None = None) -> Analysis:
@@ -92,12 +82,17 @@ def compile(
         return imported(write(analysis, Path(out)))
     table = baking.known(analysis)
     baking.required(analysis, table)
-    return imported(temporary_module(analysis.spec.name, emit(analysis, table)))
+    return built(analysis, table)
 
 
 def load(name: str) -> ModuleType:
     """Compile and import a shipped spec by name. Raises LookupError for a name that is none."""
     return compile(shipped.resolve(name))
+
+
+def built(analysis: Analysis, known: Table | None = None) -> ModuleType:
+    """The module, imported from a file of its own. known: as `emit` has it."""
+    return imported(temporary_module(analysis.spec.name, emit(analysis, known)))
 
 
 def temporary_module(name: str, text: str) -> Path:

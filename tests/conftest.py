@@ -100,6 +100,25 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str], Golden]:
     return read
 
 
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that results go to, in a store in which nothing ships."""
+    monkeypatch.setenv("KVGEN_WISDOM", str(tmp_path / "wisdom"))
+    monkeypatch.setattr("kvgen.wisdom.store.data_dir", lambda name: tmp_path / "shipped")
+    monkeypatch.setattr("kvgen.wisdom.store.triton_version", lambda: "3.6.1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "wisdom"
+
+
+@pytest.fixture
+def rounded() -> Iterator[None]:
+    """Casts in the interpreter that round as those of GPUs."""
+    from kvgen.checking.interpreter import rounding
+
+    with rounding():
+        yield
+
+
 # bytes a second that a copy moves where no_gpu makes the clock up
 BANDWIDTH = 1e12
 

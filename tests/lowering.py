@@ -1,9 +1,9 @@
 """The kernels of modules through Triton's front end, for an H100: python tests/lowering.py REQUEST
 
-REQUEST is JSON: {"batch", "modules": {name: path}, "kernels": [] for all, "configs": {kernel: {knob:
-value}}}. Every answer is a line of JSON: {"name", "kernel", "config", "error", "rounded"}, where
-rounded are the dots of float32 that keep ten bits of them. In a process of its own, as the tests'
-have the interpreter.
+REQUEST is JSON: {"batch", "modules": {name: path}, "kernels": [] for all, "configs": {kernel:
+{knob: value}}}. Every answer is a line of JSON: {"name", "kernel", "config", "error", "rounded"},
+where rounded are the dots of float32 that keep ten bits of them. In a process of its own, as the
+tests' have the interpreter.
 """
 
 from __future__ import annotations

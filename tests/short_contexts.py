@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from kvgen.checking.checker import bounds
 from kvgen.checking.samples import Sampler
 from kvgen.checking.twin import Made, Tensors, worst
 
@@ -183,3 +184,11 @@ class PagedTwin:
             if step % 3 == 2:
                 self.compare()
         self.compare()
+
+
+def within(pair: PagedTwin) -> None:
+    output, state = bounds(pair.spec.storage, pair.dtype)
+    # an output that is a small difference shows the rounding of a state at more than its size
+    output = output if pair.spec.storage.state == "float32" else 3 * output
+    for kind, error in pair.found.items():
+        assert error <= (state if kind == "state" else output), (kind, error)

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from twins import bits, ids, made, twin
+from twins import ids, made, twin, within
 
-from kvgen.checking.checker import bounds
-from kvgen.checking.interpreter import rounding
-from kvgen.checking.twin import Tokens, Twin
+from kvgen.checking.twin import Tokens, Twin, bits
+
+pytestmark = pytest.mark.usefixtures("rounded")
 
 INT32 = (-(2**31), 2**31 - 1)
-
-
-@pytest.fixture(autouse=True)
-def rounded() -> Iterator[None]:
-    with rounding():
-        yield
-
-
-def within(pair: Twin) -> None:
-    output, state = bounds(pair.form.spec.storage, pair.dtype)
-    for quantity, error in pair.found.items():
-        strays = quantity in ("padding", "other slots")
-        assert error <= (0 if strays else output if quantity == "output" else state), quantity
 
 
 # one token a step --------------------------------------------------------------------------------

@@ -25,10 +25,13 @@ def cache(module) -> Any:
     return module.made
 
 
-def unlaunched(monkeypatch: pytest.MonkeyPatch, name: str, *storage: str) -> Any:
+def unlaunched(
+    monkeypatch: pytest.MonkeyPatch, name: str, *storage: str, buffer: int = 4, **cache: int
+) -> Any:
     """The module with a cache, `made`; from here on no kernel may be launched."""
     module = made(name, *storage).module
-    fresh = module.Cache.empty(SLOTS, 2, device="cpu", dtype=torch.float32, buffer=4)
+    options = {"dtype": torch.float32, "buffer": buffer, **cache}
+    fresh = module.Cache.empty(SLOTS, 2, device="cpu", **options)
     monkeypatch.setattr(module, "made", fresh, raising=False)
 
     def refuse(*_: object, **__: object) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from commands import run
 from tuned_records import H100, H200, record
 from twins import analysed, made
 
-import cli
 import kvgen
 from kvgen import compiler
 from kvgen.checking.twin import Made, Twin
@@ -27,19 +26,11 @@ from kvgen.wisdom.identity import key_of
 from kvgen.wisdom.record import Record
 from kvgen.wisdom.store import Store
 
+pytestmark = pytest.mark.usefixtures("own")
+
 ROOT = Path(__file__).parent.parent
 SIZES = {"sizes.H": "1", "sizes.HV": "2", "sizes.K": "16", "sizes.V": "8"}
 SET = [part for name, size in SIZES.items() for part in ("--set", f"{name}={size}")]
-
-
-@pytest.fixture(autouse=True)
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder there is."""
-    monkeypatch.setenv("KVGEN_WISDOM", str(tmp_path / "wisdom"))
-    monkeypatch.setattr("kvgen.wisdom.store.data_dir", lambda name: tmp_path / "shipped")
-    monkeypatch.setattr("kvgen.wisdom.store.triton_version", lambda: "3.6.1")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "wisdom"
 
 
 def measured(
@@ -60,19 +51,10 @@ def several(analysis: Analysis) -> list[Record]:
     ]
 
 
-def module_of(analysis: Analysis, **known: Any) -> ModuleType:
-    path = compiler.temporary_module(analysis.spec.name, compiler.emit(analysis, **known))
-    return compiler.imported(path)
-
-
 def on(module: ModuleType, gpu: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module as on a GPU of this name; its kernels stay in the interpreter."""
     monkeypatch.setattr(module, "_gpu", lambda device: gpu)
     return module
-
-
-def run(*args: str) -> Result:
-    return CliRunner().invoke(cli.cli, list(args), prog_name="kvgen", terminal_width=80)
 
 
 # the text ----------------------------------------------------------------------------------------
@@ -81,7 +63,7 @@ def run(*args: str) -> Result:
 def test_what_is_tuned_is_baked() -> None:
     analysis = analysed("gated_deltanet")
     Store.default().add(several(analysis))
-    module = module_of(analysis)
+    module = compiler.built(analysis)
     tuned = module.CONFIGS[H100]
     assert list(module.CONFIGS) == ["default", H100]
     assert {kernel: list(batches) for kernel, batches in tuned.items()} == {
@@ -141,22 +123,22 @@ def test_records_of_another_form_or_share_are_not(other: dict[str, Any]) -> None
     Store.default().add(several(analysed("gated_deltanet")))
     name = other.get("name", "gated_deltanet")
     analysis = analysed(name, *other.get("storage", ()), **other.get("sizes", {}))
-    assert list(module_of(analysis).CONFIGS) == ["default"]
+    assert list(compiler.built(analysis).CONFIGS) == ["default"]
 
 
 def test_a_gpu_counts_as_known_by_its_decode() -> None:
     analysis = analysed("gated_deltanet")
     Store.default().add([measured(analysis, "recurrent", 4), measured(analysis, "fold", 4)])
-    assert list(module_of(analysis).CONFIGS) == ["default"]
+    assert list(compiler.built(analysis).CONFIGS) == ["default"]
 
 
 def test_a_buffer_that_the_spec_names_is_kept() -> None:
     analysis = analysed("gated_deltanet")
     at = {"batch": 4, "buffer": 2}
     Store.default().add([*several(analysis), measured(analysis, "decode", 16, at=at)])
-    assert module_of(analysis).CONFIGS[H100]["decode"][16]["us"] == 12.0
+    assert compiler.built(analysis).CONFIGS[H100]["decode"][16]["us"] == 12.0
     pinned = compiler.analyse(analysis.spec.text, {"buffer": "8"})
-    module = module_of(pinned)
+    module = compiler.built(pinned)
     assert module.BUFFERS == {"default": 8}
     assert "us" not in module.CONFIGS[H100]["decode"][16]
 
@@ -177,7 +159,7 @@ def test_what_a_module_cannot_run_is_left_out(wrong: tuple[str, dict[str, int]])
     batch = 0 if kernel == "buffer" else 16
     Store.default().add([*known, measured(analysis, kernel, batch, config=config)])
     with pytest.warns(WisdomWarning, match=f"{kernel} at batch .* is not safe for it"):
-        module = module_of(analysis)
+        module = compiler.built(analysis)
     assert kernel not in module.CONFIGS.get(H100, {})
     assert module.BUFFERS.get(H100) == (2 if kernel in ("fold", "recurrent") else None)
 
@@ -188,7 +170,7 @@ def test_what_a_module_cannot_run_is_left_out(wrong: tuple[str, dict[str, int]])
 def test_the_nearest_batch_of_this_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     analysis = analysed("gated_deltanet")
     Store.default().add(several(analysis))
-    module = module_of(analysis)
+    module = compiler.built(analysis)
     tuned, default = module.CONFIGS[H100], module.CONFIGS["default"]
     for batch, near in ((1, 1), (2, 1), (3, 4), (15, 4), (17, 64), (5000, 64), (0, 1)):
         assert module._config(H100, "decode", batch) is tuned["decode"][near]
@@ -202,7 +184,7 @@ def test_best(monkeypatch: pytest.MonkeyPatch) -> None:
     analysis = analysed("gated_deltanet")
     # a batch at which only one of the two was timed says nothing
     Store.default().add([*several(analysis), measured(analysis, "decode", 256, 1000.0)])
-    module = module_of(analysis)
+    module = compiler.built(analysis)
     assert {module.best(batch) for batch in (1, 4, 64, 256)} == {"decode"}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     on(module, H100, monkeypatch)
@@ -216,7 +198,7 @@ def test_best(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_tuned_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     analysis = analysed("gated_deltanet")
     Store.default().add(several(analysis))
-    module = module_of(analysis)
+    module = compiler.built(analysis)
     default = module.BUFFERS["default"]
     assert module.Cache.empty(2, device="cpu").buffer == default
     on(module, H100, monkeypatch)
@@ -235,7 +217,7 @@ def test_a_tuned_module_computes_the_same(name: str, monkeypatch: pytest.MonkeyP
         measured(analysis, "buffer", 0, config={"buffer": 3}),
     ]
     Store.default().add(known)
-    module = on(module_of(analysis), H100, monkeypatch)
+    module = on(compiler.built(analysis), H100, monkeypatch)
     twin = Twin(Made(analysis, module), "cpu", slots=6)
     assert twin.cache.gpu == H100 and twin.cache.buffer == 3
     twin.admit([0, 1, 2, 4])
@@ -268,7 +250,7 @@ def test_an_unknown_gpu_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_known_gpu_and_the_interpreter_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     analysis = analysed("gated_deltanet")
     Store.default().add(several(analysis))
-    module = module_of(analysis)
+    module = compiler.built(analysis)
     monkeypatch.setenv("KVGEN_REQUIRE_TUNED", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -321,6 +303,7 @@ def test_compile_says_for_which_gpus() -> None:
         "tuned for        no GPU: it runs on estimates (kvgen tune gated_deltanet --gpu)"
         in result.stdout
     )
+    assert "buffer           4 places; L* = " in result.stdout
     quick = {"effort": "quick", "env": {"triton": "3.5.0"}}
     Store.default().add(several(analysis))
     Store.default().add([measured(analysis, "decode", 4, gpu=H200, **quick)])
@@ -330,6 +313,8 @@ def test_compile_says_for_which_gpus() -> None:
         f"{H100} (full, 3 batches, buffer 2), {H200} (quick, 1 batch, aged: with triton 3.5.0); "
         "others run on estimates"
     )
+    # where the module is not on the H100
+    assert "buffer           4 places where its length is not tuned; L* = " in result.stdout
     assert result.stderr == "" and H200 in Path("gated_deltanet.py").read_text()
     data = json.loads(run("compile", "gated_deltanet", *SET, "--json").stdout)
     assert data["tuned"][0] == {

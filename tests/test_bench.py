@@ -115,8 +115,7 @@ def test_cursors_stay_in_a_window_s_reach(no_gpu: None, monkeypatch: pytest.Monk
     monkeypatch.setattr(steps.Step, "layers", layers)
     sizes = {"sizes.H": "1", "sizes.HV": "2", "sizes.K": "16", "sizes.V": "8", "buffer": "8"}
     analysis = compiler.analyse(resolve("gated_deltanet"), sizes)
-    path = compiler.temporary_module("gated_deltanet", compiler.emit(analysis))
-    rows = drafts.time_drafts(analysis, compiler.imported(path), 5, 1, 4, BANDWIDTH)
+    rows = drafts.time_drafts(analysis, compiler.built(analysis), 5, 1, 4, BANDWIDTH)
     (first, alone), (second, again) = seen[:2]
     assert (first, second) == ("decode", "verify")
     assert alone == again == [0, 1, 2, 3, 4]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from twins import OTHERS, SPECS, analysed, bits, ids, made, twin
+from twins import OTHERS, SPECS, analysed, ids, made, twin
 
 from kvgen import compiler
 from kvgen.algebra.chain import TOKENS, chained, chains
@@ -17,7 +17,7 @@ from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.checking.checker import SAME, bounds
 from kvgen.checking.samples import Sampler
-from kvgen.checking.twin import Tensors, Twin, worst
+from kvgen.checking.twin import Tensors, Twin, bits, worst
 from kvgen.checking.windows import Verify
 
 # a column meets a state of 16 bits in two parts, of which bfloat16 keeps 16 bits

@@ -117,7 +117,7 @@ def fails(
     text = compiler.emit(analysis)
     broken, count = re.subn(pattern, replacement, text, flags=re.DOTALL)
     assert count
-    monkeypatch.setattr(compiler, "emit", lambda _: broken)
+    monkeypatch.setattr(compiler, "emit", lambda *_: broken)
     report = check(analysis, "cpu", only=only)
     assert not report.ok
     assert not report.data()["ok"]

@@ -9,17 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from commands import run
 
 import cli
 from kvgen import shipped
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["list", "new", "show", "compile", "explain", "check", "bench", "tune", "wisdom"]
-
-
-def run(*args: str) -> Result:
-    return CliRunner().invoke(cli.cli, list(args), prog_name="kvgen", terminal_width=80)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from benchmarks import drafts
 from benchmarks.drafts_page import Found, Memory, page, pairs, read
 from benchmarks.table import level
 from kvgen.bench import Report
+from kvgen.compiler import Analysis
 from kvgen.timing.drafts import DraftRow
 from kvgen.timing.short import ShortRow
 
@@ -96,7 +98,7 @@ def test_verify_is_compared_with_the_decode_before_it(kept: Path) -> None:
 
 
 def test_jobs_cover_what_is_measured() -> None:
-    found = drafts.jobs()
+    found = drafts.jobs(Found())
     assert len(found) == len(set(found))
     for state in drafts.STATES:
         for batch in drafts.BATCHES:
@@ -106,3 +108,29 @@ def test_jobs_cover_what_is_measured() -> None:
     for name in drafts.OTHERS:
         assert ("errors", name, "bfloat16", 16, 4) in found
     assert found[0][0] == "prompt"
+
+
+def test_what_was_measured_is_not_measured_again(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read(kept)
+    asked: list[str] = []
+
+    def timed(analysis: Analysis, batches: tuple[int, ...], **_: object) -> Report:
+        asked.append(analysis.spec.name)
+        return report(analysis.spec.name, analysis.spec.storage.state, 3000.0, (4,))
+
+    memory = before.memory[0]
+    monkeypatch.setattr(drafts, "bench", timed)
+    monkeypatch.setattr(drafts, "requests", lambda state: replace(memory, storage=state))
+    out = tmp_path / "page.md"
+    command = ["drafts.py", "--json", str(kept), "--resume", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", command)
+    drafts.main()
+    assert asked == [name for name in drafts.OTHERS if name != "mamba2"]
+    after = read(kept)
+    assert after.reports[:3] == before.reports and len(after.reports) == len(drafts.CASES)
+    assert [row.storage for row in after.memory] == list(drafts.STATES)
+    assert after.short == before.short
+    assert out.read_text(encoding="utf-8") == page(after, out, kept)
+    assert drafts.jobs(after) == []

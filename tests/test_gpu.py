@@ -7,16 +7,16 @@ grids are large enough.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
-from twins import OTHERS, SPECS
+from twins import OTHERS, SPECS, within
 
 from benchmarks.drift import LAST, MODES, TOKENS, drift
 from kvgen import compiler
-from kvgen.checking.check import bounds, check
+from kvgen.checking.check import check
 from kvgen.checking.interpreter import require
 from kvgen.checking.twin import Made, Tensors, Twin, worst
 from kvgen.shipped import resolve
@@ -49,15 +49,7 @@ def name_of(value: object) -> str | None:
 
 def made(name: str, overrides: dict[str, str]) -> Made:
     analysis = compiler.analyse(resolve(name), overrides)
-    path = compiler.temporary_module(name, compiler.emit(analysis))
-    return Made(analysis, compiler.imported(path))
-
-
-def within(pair: Twin) -> None:
-    output, state = bounds(pair.form.spec.storage, pair.dtype)
-    for quantity, error in pair.found.items():
-        strays = quantity in ("padding", "other slots")
-        assert error <= (0 if strays else output if quantity == "output" else state), quantity
+    return Made(analysis, compiler.built(analysis))
 
 
 # the checks --------------------------------------------------------------------------------------
@@ -123,6 +115,21 @@ def allocations() -> int:
     return torch.cuda.memory_stats()["allocation.all.allocated"]
 
 
+def frugal(run: Callable[[], object]) -> None:
+    """Run what neither waits for the device nor asks it for memory."""
+    before = allocations()
+    with no_waiting():
+        run()
+    assert allocations() == before
+
+
+def captured(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        frugal(run)
+    return graph
+
+
 class ModelStep:
     """Decodes of every layer and an `advance` on tensors that stay where they are."""
 
@@ -176,17 +183,9 @@ def test_a_graph_replays_while_slots_and_cursors_change(
     step = ModelStep(pair, rows=4)
     # compiles, on padding rows
     step.run()
-    before = allocations()
-    with no_waiting():
-        step.run()
-    assert allocations() == before, "a step without a graph allocates"
-
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        before = allocations()
-        with no_waiting():
-            step.run()
-        assert allocations() == before
+    # without a graph, and in the making of one
+    frugal(step.run)
+    graph = captured(step.run)
 
     never, first, third = [False] * 4, [True, False, False, False], [False, False, True, False]
     schedule = [
@@ -207,10 +206,7 @@ def test_a_graph_replays_while_slots_and_cursors_change(
         if admitted:
             pair.admit(admitted)
         drawn = step.fill(slots, force)
-        before = allocations()
-        with no_waiting():
-            graph.replay()
-        assert allocations() == before
+        frugal(graph.replay)
         step.compare(slots, drawn)
         if token == 4:
             pair.copy([5], [8])
@@ -236,10 +232,7 @@ def test_advance_flush_and_reset_wait_for_nothing() -> None:
 
     # compiles
     everything()
-    before = allocations()
-    with no_waiting():
-        everything()
-    assert allocations() == before
+    frugal(everything)
 
 
 def test_values_are_checked_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ fold, and what a short request costs. Records are written by hand, beside a cach
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,13 +11,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_arguments import refused
-from twins import bits, ids, made
+from twins import ids, made
 
 from kvgen import compiler
-from kvgen.checking.interpreter import rounding
 from kvgen.checking.poison import poison
 from kvgen.checking.samples import Sampler
+from kvgen.checking.twin import bits
 from kvgen.shipped import resolve
+
+pytestmark = pytest.mark.usefixtures("rounded")
 
 SLOTS, LAYERS, PAGE = 6, 2, 16
 RECORDS = [
@@ -35,12 +36,6 @@ RECORDS = [
 BOOKS = ("cursors", "skipped", "pending", "pages", "state_pages", "stateful", "work")
 # what the device may hold where a caller has written nonsense
 WILD = (-(2**31), -100_000, -2, -1, 0, 1, 2, 15, 16, 17, 64, 100_000, 2**31 - 1)
-
-
-@pytest.fixture(autouse=True)
-def rounded() -> Iterator[None]:
-    with rounding():
-        yield
 
 
 def paged(*name: str, short_context: int = 40, **options: Any) -> Any:
@@ -554,7 +549,7 @@ def test_pages_of_a_short_context_are_a_part_of_a_state(
 ) -> None:
     overrides = {"storage.state": "bfloat16", "storage.records": "input"}
     analysis = compiler.analyse(resolve("gated_deltanet"), overrides)
-    module = compiler.imported(compiler.temporary_module("sized", compiler.emit(analysis)))
+    module = compiler.built(analysis)
     monkeypatch.setattr(module, "_launch", lambda *_, **__: None)
     cache = module.Cache.empty(4, 3, device="meta", short_context=128)
     spec = analysis.spec

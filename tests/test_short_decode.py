@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from short_contexts import LIVE, ROWS, PagedTwin
-from test_short_windows import DEALT, within
+from short_contexts import LIVE, ROWS, PagedTwin, within
+from test_short_windows import DEALT
 from twins import ids, made
 
-from kvgen.checking.interpreter import rounding
+pytestmark = pytest.mark.usefixtures("rounded")
 
 CONTEXT = 56
 # value channels, heads side by side, pages together, pages ahead
@@ -20,12 +19,6 @@ CONFIGS = [(8, 1, 1, 1), (8, 2, 2, 1), (8, 4, 1, 3), (4, 2, 4, 2), (4, 4, 2, 1),
 # what a device may hold where a caller has written nonsense
 BOOKS = ("cursors", "skipped", "stateful")
 WILD = (-(2**31), -100_000, -1, 0, 1, 15, 16, 17, 33, 64, 100_000, 2**31 - 1)
-
-
-@pytest.fixture(autouse=True)
-def rounded() -> Iterator[None]:
-    with rounding():
-        yield
 
 
 def filled(name: str, *mode: str, **sizes: int) -> PagedTwin:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import cycle
 
 import pytest
 import torch
-from short_contexts import PagedTwin
+from short_contexts import PagedTwin, within
 from twins import OTHERS, SPECS, made
 
-from kvgen.checking.check import bounds
-from kvgen.checking.interpreter import rounding
+pytestmark = pytest.mark.usefixtures("rounded")
 
 MODES = [
     (),
@@ -21,20 +19,6 @@ MODES = [
     ("state=float16",),
 ]
 DEALT = list(zip([*SPECS, *OTHERS], cycle(MODES), strict=False))
-
-
-@pytest.fixture(autouse=True)
-def rounded() -> Iterator[None]:
-    with rounding():
-        yield
-
-
-def within(pair: PagedTwin) -> None:
-    output, state = bounds(pair.spec.storage, pair.dtype)
-    # an output that is a small difference shows the rounding of a state at more than its size
-    output = output if pair.spec.storage.state == "float32" else 3 * output
-    for kind, error in pair.found.items():
-        assert error <= (state if kind == "state" else output), (kind, error)
 
 
 @pytest.mark.parametrize(("name", "mode"), DEALT)

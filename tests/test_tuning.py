@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +183,28 @@ def test_a_failure_of_whole_steps_leaves_the_studies(do: str, job: Job, store: S
     assert (Goal("buffer", 0) in found.choices) is (do == "begin")
 
 
+def test_a_crash_while_rows_are_made_is_no_configurations(job: Job, store: Store) -> None:
+    said: list[str] = []
+    found = tuned(job, store, said=said, crash={"do": "hold"})
+    assert found.why.startswith("rows could not be made for ")
+    for kernel, batch in ((k, b) for k in plan.SINGLE for b in QUICK.batches):
+        assert f"{kernel}, batch {batch}" in found.why
+        about = f"] {kernel}, batch {batch}: its rows cannot be made: it ended, exit code 7"
+        assert sum(about in line for line in said) == 1
+    assert not found.refused and not found.counts and not found.failed
+    assert {record.key.kernel for record in found.records} <= {"buffer"}
+
+
+def test_rows_are_made_again_in_another_process(job: Job, store: Store, tmp_path: Path) -> None:
+    once, log = tmp_path / "once", tmp_path / "log"
+    found = tuned(job, store, crash={"do": "hold"}, once=str(once), log=str(log))
+    assert once.exists() and found.why == "everything was tried" and not found.refused
+    wanted = tuned(job, store, Options((4, 16), "quick", 100.0, force=True))
+    assert found.counts == wanted.counts
+    tried = {str(sorted(request["config"].items())) for request in asked(log)}
+    assert len(tried) > 20
+
+
 def test_a_gpu_that_is_broken(job: Job, store: Store) -> None:
     found = tuned(job, store, crash={"do": "check"})
     assert not found.records and "8 failures in a row" in found.why
@@ -286,6 +311,41 @@ def test_steps_at_another_length_than_the_one_chosen_are_cut(
         assert len(decodes) == 2
         others = [record for record in report_.records if record.key.kernel == "recurrent"]
         assert others and not any(record.at.get("cut") for record in others)
+
+
+def test_when_the_time_was_up_the_same_time_is_answered_for(
+    job: Job, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(run.SHARES, "windows", 1e-9)
+    over = run.Run._over
+    asked: Counter[int] = Counter()
+
+    def later(self: run.Run) -> bool:
+        """Every study of several tokens, each in a thread, measures something first."""
+        if self.stage != "windows":
+            return over(self)
+        asked[threading.get_ident()] += 1
+        return asked[threading.get_ident()] > 8 and over(self)
+
+    monkeypatch.setattr(run.Run, "_over", later)
+    options = Options((4, 16), "full", 100.0)
+    found = tuned(job, store, options)
+    assert found.why == "the time was up"
+    cut = {record.key.kernel: record for record in found.records if record.at.get("cut")}
+    assert cut and not set(cut) & {"decode", "recurrent", "fold", "buffer"}
+    assert {(each.at["cut"], each.effort) for each in cut.values()} == {(100, "quick")}
+    store.add(found.records)
+
+    def known(effort: str, budget: float) -> bool:
+        again = Options((4, 16), effort, budget)
+        return plan.answered(job.analysis, again, "Test GPU", store) is not None
+
+    assert set(found.choices) == set(plan.goals(job.analysis, (4, 16), "full"))
+    assert known("full", 100.0) and known("full", 50.0) and not known("full", 101.0)
+    # what was interrupted is gone on with
+    broken = [replace(each, at={**each.at, "cut": 1}) for each in cut.values()]
+    store.add(broken, anew=[each.key for each in broken])
+    assert not known("full", 100.0) and known("quick", 100.0)
 
 
 # the space ---------------------------------------------------------------------------------------

@@ -288,34 +288,35 @@ def test_what_is_not_installed(run: Callable[..., Result], monkeypatch: pytest.M
     assert result.stderr == "error: this needs optuna: pip install 'kvgen[gpu]'\n"
 
 
-def test_ship(run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvgen import data
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What ships with kvgen, which is nothing yet."""
+    folder = tmp_path / "tuned"
+    folder.mkdir()
+    monkeypatch.setattr("kvgen.wisdom.store.data_dir", lambda name: folder)
+    return folder
 
-    real = data.data_dir
-    shipped = tmp_path / "tuned"
-    shipped.mkdir()
-    monkeypatch.setattr(data, "data_dir", lambda name: shipped if name == "tuned" else real(name))
+
+def files(folder: Path) -> list[str]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def test_ship(run: Callable[..., Result], shipped: Path, tmp_path: Path) -> None:
     result = run(*TUNE[1:], "--ship")
     assert result.exit_code == 0, result.output
-    assert (shipped / "test-gpu" / "gated_deltanet.json").is_file()
+    assert files(shipped) == ["test-gpu/gated_deltanet.json"]
     assert f"kept in {shipped}" in result.stderr and not (tmp_path / "wisdom").exists()
 
 
-def test_ship_what_is_known(
-    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ship_what_is_known(run: Callable[..., Result], shipped: Path, tmp_path: Path) -> None:
     """From the user's store, without measuring it again."""
-    from kvgen import data
-
-    real = data.data_dir
-    shipped = tmp_path / "tuned"
-    shipped.mkdir()
-    monkeypatch.setattr(data, "data_dir", lambda name: shipped if name == "tuned" else real(name))
     run(*TUNE[1:])
     result = run(*TUNE[1:], "--ship", crash={"do": "hello"})
     assert result.exit_code == 0, result.output
     assert "known already" in result.stderr
     assert f"kept in {shipped} (+7 ~0 =0)" in result.stderr
+    assert files(shipped) == ["test-gpu/gated_deltanet.json"]
     assert Folder(shipped, "").records() == Folder(tmp_path / "wisdom", "").records()
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import test_arguments
 import torch
-from test_arguments import narrow, refused
+from test_arguments import SLOTS, narrow, refused
 from twins import SPECS, ids, made
 
-ROWS, TOKENS, WINDOW, SLOTS = 2, 3, 4, 4
+ROWS, TOKENS, WINDOW = 2, 3, 4
 KERNELS = ("verify", "extend")
 
 
@@ -26,12 +27,7 @@ def cache(module) -> Any:
 
 
 def unlaunched(monkeypatch: pytest.MonkeyPatch, name: str, *storage: str) -> Any:
-    """The module with a cache, `made`; from here on no kernel may be launched."""
-    module = made(name, *storage).module
-    fresh = module.Cache.empty(SLOTS, 2, device="cpu", dtype=torch.float32, buffer=6, window=WINDOW)
-    monkeypatch.setattr(module, "made", fresh, raising=False)
-    monkeypatch.setattr(module, "_launch", lambda *_, **__: pytest.fail("launched"))
-    return module
+    return test_arguments.unlaunched(monkeypatch, name, *storage, buffer=6, window=WINDOW)
 
 
 def arguments(name: str, kernel: str, tokens: int = TOKENS) -> dict[str, torch.Tensor]:

@@ -4,21 +4,22 @@ different things in one step; against the recurrence in float64, in the interpre
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import cycle
 from typing import Any
 
 import pytest
 import torch
-from twins import OTHERS, SPECS, bits, ids, made, twin
+from twins import OTHERS, SPECS, changed, ids, made, snapshot, twin, within_rounding
 from wrong_values import WRONG, spoilt
 
 from kvgen import compiler
-from kvgen.checking.checker import SAME, bounds
-from kvgen.checking.interpreter import rounding
+from kvgen.checking.checker import SAME
 from kvgen.checking.samples import Sampler, packed, padded, plain
 from kvgen.checking.twin import Made, Tensors, Tokens, Twin, worst
 from kvgen.checking.windows import KINDS, Extend, Server, Verify, accepted, path_to, tree
+
+pytestmark = pytest.mark.usefixtures("rounded")
 
 # a column meets a state of 16 bits in two parts, of which bfloat16 keeps 16 bits
 IN_PARTS = 1e-5
@@ -50,29 +51,6 @@ def dealt(kinds: Iterable[str]) -> list[tuple[tuple[str, str], str]]:
     return [*zip(cycle(VARIED), kinds, strict=False), *zip(cycle(VARIED[3:]), kinds, strict=False)]
 
 
-@pytest.fixture(autouse=True)
-def rounded() -> Iterator[None]:
-    with rounding():
-        yield
-
-
-def within(pair: Twin) -> None:
-    output, state = bounds(pair.form.spec.storage, pair.dtype)
-    # an output that is a small difference shows the rounding of the state at more than its size
-    output = max(output, 3 * pair.rounding)
-    for quantity, error in pair.found.items():
-        strays = quantity in ("padding", "other slots")
-        assert error <= (0 if strays else output if quantity == "output" else state), quantity
-
-
-def snapshot(pair: Twin) -> dict[str, torch.Tensor]:
-    return {name: bits(x).clone() for name, x in pair.cache.tensors.items() if name != "work"}
-
-
-def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
-    return {name for name in before if not torch.equal(before[name], after[name])}
-
-
 # random steps ------------------------------------------------------------------------------------
 
 
@@ -93,7 +71,7 @@ def serve(pair: Twin, server: Server, steps: int) -> None:
         if step % 3 == 2:
             pair.compare()
     pair.compare()
-    within(pair)
+    within_rounding(pair)
 
 
 @pytest.mark.parametrize(("name", "storage"), DEALT)
@@ -125,7 +103,7 @@ def test_sixteen_nodes(name: str, storage: str) -> None:
         pair.compare()
     pair.step([0, 2])
     pair.compare()
-    within(pair)
+    within_rounding(pair)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -237,7 +215,7 @@ def test_a_dropped_window_leaves_the_next_step_alone() -> None:
     pair.together(Extend(pair, [3], [2], 3))
     assert pair.cache.cursors[[1, 3]].tolist() == [0, 0]
     pair.compare()
-    within(pair)
+    within_rounding(pair)
 
 
 def test_rows_of_different_kinds_share_a_step() -> None:
@@ -251,7 +229,7 @@ def test_rows_of_different_kinds_share_a_step() -> None:
             Extend(pair, [-1, 1], [4, 5], 6),
         )
         pair.compare()
-    within(pair)
+    within_rounding(pair)
 
 
 # what a spec may say -----------------------------------------------------------------------------
@@ -305,7 +283,6 @@ state:
 step: |
 {lines}
 """)
-    path = compiler.temporary_module("zeros", compiler.emit(analysis))
 
     def change(sampler: Sampler, tensors: Tensors, token: int | None) -> Tensors:
         if token is None or "f" not in tensors:
@@ -313,7 +290,7 @@ step: |
         return {**tensors, "f": tensors["f"].masked_fill(sampler.uniform(tensors["f"]) < 0.3, 0.0)}
 
     pair = Twin(
-        Made(analysis, compiler.imported(path)), "cpu", slots=6, layers=1, buffer=11, window=3,
+        Made(analysis, compiler.built(analysis)), "cpu", slots=6, layers=1, buffer=11, window=3,
         seed=14, change=change,
     )  # fmt: skip
     serve(pair, Server(pair, random.Random(14), windows=(1, 3), longest=5), steps=7)
@@ -344,7 +321,7 @@ def test_accepted_records_stay_where_they_are() -> None:
         assert [place for place in range(cursor) if below >> place & 1] == marked
         assert not pair.cache.tensors["pending"].any()
         pair.compare()
-    within(pair)
+    within_rounding(pair)
 
 
 @pytest.mark.parametrize("name", ["gated_deltanet", "mlstm"])
@@ -362,7 +339,7 @@ def test_skipped_places_are_copied_and_forgotten(name: str) -> None:
     pair.step([3, 5])
     pair.step([3, 5], kernel="recurrent")
     pair.compare()
-    within(pair)
+    within_rounding(pair)
     pair.cache.reset(ids(2, 3))
     assert pair.cache.tensors["skipped"][[2, 3]].tolist() == [0, 0]
 
@@ -389,7 +366,7 @@ def test_skipped_places_are_passed_over(made_of: tuple[str, str], kind: str) -> 
         pair.together(server.drawn(kind, [5, 0, -1]))
     pair.compare()
     pair.step([0, 5])
-    within(pair)
+    within_rounding(pair)
 
 
 def test_a_row_that_accepts_nothing_is_folded_by_force_only() -> None:
@@ -401,7 +378,7 @@ def test_a_row_that_accepts_nothing_is_folded_by_force_only() -> None:
     pair.together(Verify(pair, [1, 0], 3, counts=[3, 0]))
     assert pair.cache.cursors.tolist()[:2] == [0, 0]
     pair.compare()
-    within(pair)
+    within_rounding(pair)
 
 
 def test_a_step_ends_in_two_launches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +396,7 @@ def test_a_step_ends_in_two_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     drafts.end()
     assert len(launches) == 2
     pair.compare()
-    within(pair)
+    within_rounding(pair)
 
 
 # prompts -----------------------------------------------------------------------------------------
@@ -438,7 +415,7 @@ def test_prompts_in_chunks(name: str, storage: str) -> None:
     pair.step([2, 0])
     pair.together(Verify(pair, [2, 0], 2, counts=[1, 2]))
     pair.compare()
-    within(pair)
+    within_rounding(pair)
 
 
 def test_prompts_of_no_tokens_change_nothing() -> None:
@@ -455,7 +432,7 @@ def test_prompts_of_no_tokens_change_nothing() -> None:
     assert out.shape == (0, 2, 1, 8)
     pair.module.accept(pair.cache, ids(), counts=ids())
     pair.compare()
-    within(pair)
+    within_rounding(pair)
 
 
 @pytest.mark.parametrize("kernel", ["verify", "extend"])

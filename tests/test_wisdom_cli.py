@@ -9,8 +9,9 @@ import warnings
 from pathlib import Path
 
 import click
+import commands
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from tuned_records import H100, H200, record
 
 import cli
@@ -22,28 +23,19 @@ from kvgen.wisdom.identity import key_of
 from kvgen.wisdom.record import Record
 from kvgen.wisdom.store import Store
 
+pytestmark = pytest.mark.usefixtures("own")
+
 ROOT = Path(__file__).parent.parent
 SPEC = "gated_deltanet"
 
 
 def run(*args: str, input: str | None = None) -> Result:
-    command = ["wisdom", *args]
-    return CliRunner().invoke(cli.cli, command, prog_name="kvgen", terminal_width=80, input=input)
+    return commands.run("wisdom", *args, input=input)
 
 
 def measured(kernel: str = "decode", batch: int = 4, gpu: str = H100, **other: object) -> Record:
     of = key_of(analyse(resolve(SPEC)), kernel, gpu, batch)
     return record(of, spec=SPEC, **other)  # type: ignore[arg-type]
-
-
-@pytest.fixture(autouse=True)
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that results go to, and nothing that ships."""
-    monkeypatch.setenv("KVGEN_WISDOM", str(tmp_path / "wisdom"))
-    monkeypatch.setattr("kvgen.wisdom.store.data_dir", lambda name: tmp_path / "shipped")
-    monkeypatch.setattr("kvgen.wisdom.store.triton_version", lambda: "3.6.1")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "wisdom"
 
 
 def held(folder: Path) -> list[Record]:

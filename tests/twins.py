@@ -1,14 +1,16 @@
-"""Small modules for the tests that run kernels in the interpreter."""
+"""Small modules for tests that run kernels in the interpreter, and what is asked of their twins."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from kvgen import compiler
-from kvgen.checking.twin import Made, Twin
+from kvgen.checking.checker import bounds
+from kvgen.checking.twin import Made, Twin, bits
 from kvgen.shipped import resolve, shipped
 
 SPECS = ["gated_deltanet", "kimi_delta_attention", "lightning_attention", "mamba2"]
@@ -34,8 +36,7 @@ def analysed(name: str, *storage: str, **sizes: int) -> compiler.Analysis:
 @functools.cache
 def made(name: str, *storage: str, **sizes: int) -> Made:
     analysis = analysed(name, *storage, **sizes)
-    path = compiler.temporary_module(name, compiler.emit(analysis))
-    return Made(analysis, compiler.imported(path))
+    return Made(analysis, compiler.built(analysis))
 
 
 def twin(name: str, *storage: str, **options: Any) -> Twin:
@@ -44,11 +45,32 @@ def twin(name: str, *storage: str, **options: Any) -> Twin:
     return Twin(made(name, *storage), "cpu", **options)
 
 
+def within(pair: Twin, *outputs: float) -> None:
+    """Every error that was found is within its bound, and nothing strays. outputs: bounds of
+    outputs, where they are larger than that of the storage."""
+    output, state = bounds(pair.form.spec.storage, pair.dtype)
+    output = max([output, *outputs])
+    for quantity, error in pair.found.items():
+        strays = quantity in ("padding", "other slots")
+        assert error <= (0 if strays else output if quantity == "output" else state), quantity
+
+
+def within_rounding(pair: Twin, *outputs: float) -> None:
+    """The same where an output is a small difference, which shows the rounding of the state at more
+    than its size."""
+    within(pair, 3 * pair.rounding, *outputs)
+
+
+def snapshot(pair: Twin, slots: Sequence[int] | slice = slice(None)) -> dict[str, torch.Tensor]:
+    """What the cache's tensors hold of slots, by default of all."""
+    tensors = pair.cache.tensors.items()
+    return {name: bits(x[slots]).clone() for name, x in tensors if name != "work"}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """The names of the tensors that are not what they were."""
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
 def ids(*slots: int) -> torch.Tensor:
     return torch.tensor(slots, dtype=torch.int32)
-
-
-def bits(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor as integers: equal bits, NaNs included."""
-    same = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return tensor.contiguous().view(same[tensor.element_size()])

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from twins import bits
+from twins import snapshot
 
-from kvgen.checking.twin import Twin
+from kvgen.checking.twin import Twin, bits
 from kvgen.checking.windows import accepted, tree
 
 # what is wrong; books: all that the cache keeps of a row beside its records
@@ -109,8 +109,3 @@ class Schedule:
                 assert torch.equal(kept, self.row[name]), name
             assert out is None or not out[SPOILT].any()
         return found
-
-
-def snapshot(pair: Twin, slots: list[int]) -> dict[str, torch.Tensor]:
-    tensors = pair.cache.tensors.items()
-    return {name: bits(x[slots]).clone() for name, x in tensors if name != "work"}

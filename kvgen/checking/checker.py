@@ -86,8 +86,7 @@ class Checker:
         if key not in self.modules:
             overrides = {f"sizes.{name}": str(size) for name, size in sizes.items()}
             analysis = compiler.analyse(self.analysis.spec.text, overrides)
-            path = compiler.temporary_module(analysis.spec.name, compiler.emit(analysis))
-            self.modules[key] = Made(analysis, compiler.imported(path))
+            self.modules[key] = Made(analysis, compiler.built(analysis))
         return self.modules[key]
 
     def twin(self, sizes: dict[str, int], buffer: int = 4, layers: int = 2, **options: Any) -> Twin:

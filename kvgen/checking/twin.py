@@ -189,7 +189,7 @@ class Twin:
         unused = [slot for slot in range(self.cache.slots) if slot not in self.used]
         for name, tensor in self.cache.tensors.items():
             if name != "work" and unused:
-                changed = _bits(tensor[unused]) != _bits(self.kept[name][unused])
+                changed = bits(tensor[unused]) != bits(self.kept[name][unused])
                 self.note("other slots", float(changed.sum().item()))
 
     def read(self, layer: int, slots: Sequence[int]) -> Tensors:
@@ -355,5 +355,6 @@ class Tokens:
             twin.module.accept(twin.cache, self.ids, counts=self.counts, force=self.mask)
 
 
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as integers: equal bits, NaNs included."""
     return tensor.contiguous().view(SAME_SIZE[tensor.element_size()])

@@ -5,29 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
-from kvgen.algebra.form import Carry, Decay, Form
+from kvgen.algebra.form import Carry, Decay
 from kvgen.algebra.graph import Graph, Node, reachable
-from kvgen.algebra.records import Records, decode_needs
+from kvgen.algebra.records import decode_needs
+from kvgen.analysis import Analysis
 from kvgen.codegen.printer import Namer
 from kvgen.explaining.notation import PRODUCT, Line, Notation, Term, number
-from kvgen.language.spec import Spec
 
 # of a sum over a token's writes; the lists of lines have them all
 MOST_PARTS = 8
 SUMS = {"": "", "K": "ᴷ", "V": "ⱽ"}
-
-
-class Analysed(Protocol):
-    """A spec with its form and its records."""
-
-    @property
-    def spec(self) -> Spec: ...
-    @property
-    def form(self) -> Form: ...
-    @property
-    def records(self) -> Records: ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class Derivation:
     current token; xⱼ is what token j has recorded of x.
     """
 
-    def __init__(self, analysis: Analysed) -> None:
+    def __init__(self, analysis: Analysis) -> None:
         self.spec = analysis.spec
         self.form = analysis.form
         self.records = analysis.records

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from kvgen.analysis import Analysis
 from kvgen.codegen import cost
 from kvgen.codegen.kernels import per_head
 from kvgen.explaining import account, appendix, short, windows
-from kvgen.explaining.derivation import Analysed, Derivation
+from kvgen.explaining.derivation import Derivation
 from kvgen.explaining.formulas import formulas
 from kvgen.explaining.layout import count, cut, equations, indented, tidy
 from kvgen.explaining.notation import Line, number
@@ -16,7 +17,7 @@ from kvgen.explaining.notation import Line, number
 HEADER_LINES = 24
 
 
-def form_text(analysis: Analysed) -> str:
+def form_text(analysis: Analysis) -> str:
     """The recurrence as written and in its buffered form, for the head of a module."""
     d = Derivation(analysis)
     state = d.state
@@ -42,7 +43,7 @@ def form_text(analysis: Analysed) -> str:
     return "\n".join(tidy(lines))
 
 
-def text(analysis: Analysed) -> str:
+def text(analysis: Analysis) -> str:
     """All that was derived from a spec, as the appendix of a paper would have it."""
     d = Derivation(analysis)
     found = {each.key: each for each in formulas(analysis)}
@@ -64,9 +65,9 @@ def text(analysis: Analysed) -> str:
     return "\n".join(tidy(lines)) + "\n"
 
 
-def summary(analysis: Analysed) -> list[tuple[str, str]]:
+def summary(analysis: Analysis, tuned: bool = False) -> list[tuple[str, str]]:
     """What `kvgen compile` says of a module: records, bytes, the buffer and L*, the decays,
-    and the tokens that a call takes."""
+    and the tokens that a call takes. tuned: whether it has another buffer on some GPUs."""
     d = Derivation(analysis)
     form, records = analysis.form, analysis.records
     total = cost.cost(form, records)
@@ -74,6 +75,7 @@ def summary(analysis: Analysed) -> list[tuple[str, str]]:
     kept = [f"{s.name} {s.node.axes} {appendix.dtype(s.dtype)}" for s in records.stored]
     decays = [f"{d.name(each.log)}: {'; '.join(d.facts(each))}" for each in form.decays]
     chosen = ", chosen by the spec" if form.spec.buffer else ""
+    chosen = chosen or (" where its length is not tuned" if tuned else "")
     rows = [
         (
             "records",
@@ -93,7 +95,7 @@ def summary(analysis: Analysed) -> list[tuple[str, str]]:
     return [(name, "\n".join(tidy(row.split("\n")))) for name, row in rows]
 
 
-def data(analysis: Analysed) -> dict[str, Any]:
+def data(analysis: Analysis) -> dict[str, Any]:
     """The same as `text`, for programs."""
     d = Derivation(analysis)
     form, spec = d.form, d.spec

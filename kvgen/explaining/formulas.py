@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kvgen.analysis import Analysis
 from kvgen.codegen import cost
-from kvgen.explaining.derivation import Analysed
 
 if TYPE_CHECKING:
     from sympy import Expr
@@ -21,7 +21,7 @@ class Formula:
     value: float
 
 
-def formulas(analysis: Analysed) -> list[Formula]:
+def formulas(analysis: Analysis) -> list[Formula]:
     """Every quantity of the cost model, in a fixed order."""
     import sympy
 

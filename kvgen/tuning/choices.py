@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,9 +44,9 @@ class Choice:
 
 @dataclass
 class Report:
-    """A spec on a GPU. why: what ended it; failed: whether that was an error. refused:
-    configurations that never ran, and why. spent: seconds, by stage and by what the GPU was
-    asked."""
+    """A spec on a GPU. why: what ended it; failed: whether that was an error; late: whether it was
+    that the time was up. refused: configurations that never ran, and why. spent: seconds, by stage
+    and by what the GPU was asked."""
 
     analysis: Analysis
     gpu: Gpu
@@ -57,6 +58,7 @@ class Report:
     why: str = ""
     interrupted: bool = False
     failed: bool = False
+    late: bool = False
     seconds: float = 0.0
     compiled: int = 0
     spent: dict[str, float] = field(default_factory=dict)
@@ -162,7 +164,9 @@ def _record(report: Report, options: Options, goal: Goal, choice: Choice, date: 
     at = {"batch": goal.batch, "buffer": choice.buffer, "layers": choice.layers}
     effort = options.effort
     if choice.cut:
-        at["cut"] = 1
+        # the time being up, and nothing else, is what the same call would come to again
+        up = effort == "full" and report.late
+        at["cut"] = math.ceil(options.budget) if up else 1
         effort = "quick"
     return Record(
         analysis.spec.name, key(analysis, goal, gpu.name), choice.config,

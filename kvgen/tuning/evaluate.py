@@ -24,6 +24,10 @@ POLL = 0.2
 ROWS, LAYERS = 16, 36
 
 
+class RowsError(Exception):
+    """What a study's configurations are timed on cannot be made."""
+
+
 @dataclass
 class Programs:
     """What is known of a spec's programs whatever the batch: what they use, and whether they are
@@ -102,7 +106,8 @@ class Programs:
 
 @dataclass
 class Evaluator:
-    """One study's configurations, on one worker. A study is over where this raises."""
+    """One study's configurations, on one worker. A study is over where this raises, as RowsError
+    where nothing can be timed."""
 
     programs: Programs
     worker: Worker
@@ -141,8 +146,7 @@ class Evaluator:
             if isinstance(error, Outcome):
                 return replace(error, config=config)
             if self.held != self.worker.started:
-                self._ask("hold", batch=self.batch)
-                self.held = self.worker.started
+                self._hold()
             answer = self._ask("time", batch=self.batch, config=config, best=self._best())
         except (Refused, ChildError) as caught:
             if isinstance(caught, Refused) and caught.kind == "internal":
@@ -155,6 +159,20 @@ class Evaluator:
         # not to be tried at another batch
         self.programs.checked[self.kernel, self.buffer, found.program] = outcome
         return outcome
+
+    def _hold(self) -> None:
+        """Have the rows made that all configurations are timed on. Raises RowsError."""
+        try:
+            try:
+                self._ask("hold", batch=self.batch)
+            except ChildError as error:
+                if error.kind == "late":
+                    raise
+                # what ran before in that process may have broken it: not so in another one
+                self._ask("hold", batch=self.batch)
+        except (Refused, ChildError) as error:
+            raise RowsError(str(error)[-DETAIL:]) from None
+        self.held = self.worker.started
 
     def _twin(self, config: Config, program: str) -> Outcome | None:
         """A program that was timed already, launched on the same grid."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvgen.compiler import Analysis
-from kvgen.tuning import space
+from kvgen.tuning import driver, space
 from kvgen.tuning.floors import PROMPT_ROWS
 from kvgen.wisdom.identity import key_of
 from kvgen.wisdom.record import EFFORTS, Key, Record, bucket
@@ -78,33 +77,32 @@ def distinct(batches: Sequence[int]) -> tuple[int, ...]:
 def answered(
     analysis: Analysis, options: Options, gpu: str, store: Store
 ) -> dict[Goal, Record] | None:
-    """The records of all goals, where each has one of at least this effort that was not cut short;
-    else None."""
+    """The records of all goals, where each has one of at least this effort that was not cut short,
+    or for which no less time was up; else None."""
     found: dict[Goal, Record] = {}
     for goal in goals(analysis, options.batches, options.effort):
-        record = recorded(analysis, goal, options.effort, gpu, store)
+        record = recorded(analysis, goal, options, gpu, store)
         if record is None:
             return None
         found[goal] = record
     return found
 
 
-def recorded(analysis: Analysis, goal: Goal, effort: str, gpu: str, store: Store) -> Record | None:
+def recorded(
+    analysis: Analysis, goal: Goal, options: Options, gpu: str, store: Store
+) -> Record | None:
     answer = store.find(key(analysis, goal, gpu))
     record = answer.record
-    if answer.tier != "exact" or record is None or record.at.get("cut"):
+    if answer.tier != "exact" or record is None:
         return None
-    return record if EFFORTS.index(record.effort) >= EFFORTS.index(effort) else None
+    if cut := record.at.get("cut"):
+        return record if options.budget <= cut else None
+    return record if EFFORTS.index(record.effort) >= EFFORTS.index(options.effort) else None
 
 
 def gpu_name() -> str | None:
     """The name of the GPU that a worker would get, without torch; None where nobody knows."""
-    command = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    rows = [line.split(", ", 2) for line in found.stdout.splitlines() if line.count(", ") >= 2]
+    rows = driver.queried("index", "uuid", "name")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     first = rows[0][0] if visible is None and rows else (visible or "").split(",")[0].strip()
     for index, uuid, name in rows:

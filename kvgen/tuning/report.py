@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kvgen.tuning.choices import Report
@@ -32,14 +33,21 @@ def rows(report: Report) -> list[tuple[Any, ...]]:
     found = []
     for record, (goal, choice) in zip(report.records, report.choices.items(), strict=True):
         gain = choice.before / record.median if choice.before else None
-        what = text(record.config) + ("  (cut short)" if choice.cut else "")
+        what = _chosen(record.config, choice.cut)
         found.append((*_times(goal, record, choice.before, gain), what))
     return found
 
 
 def stored_rows(records: dict[Goal, Record]) -> list[tuple[Any, ...]]:
     """The same of what the store has."""
-    return [(*_times(goal, r, None, None), text(r.config)) for goal, r in records.items()]
+    return [
+        (*_times(goal, record, None, None), _chosen(record.config, bool(record.at.get("cut"))))
+        for goal, record in records.items()
+    ]
+
+
+def _chosen(config: Mapping[str, int], cut: bool) -> str:
+    return text(config) + ("  (cut short)" if cut else "")
 
 
 def _times(goal: Goal, record: Record, before: float | None, gain: float | None) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from kvgen.codegen.cost import buffer_length
 from kvgen.conversation import ChildError
 from kvgen.tuning import space
 from kvgen.tuning.choices import REFUSED, Report, conclude
-from kvgen.tuning.evaluate import Evaluator, Programs
+from kvgen.tuning.evaluate import Evaluator, Programs, RowsError
 from kvgen.tuning.floors import floor_us
 from kvgen.tuning.gpu import Gpu
 from kvgen.tuning.ordering import covering, ordered
@@ -72,6 +72,8 @@ class Run:
         self.stage = "studies"
         # whether a stage had something left to do when its share of the time was up
         self.late = False
+        # studies that had nothing to time their configurations on
+        self.rowless: list[str] = []
         self.studies: dict[tuple[str, int], Study] = {}
         self.whole = Whole(
             self.analysis, self.programs, options.batches, self.default_buffer, self._best_configs
@@ -91,7 +93,11 @@ class Run:
             self._stage("finals", [self._step_task(b, again) for b in batches], STEPS)
         tasks = [self._study_task(goal.kernel, goal.batch, buffer) for goal in self._others()]
         self._stage("windows", tasks, STUDIES)
-        self.report.why = "the time was up" if self.late else "everything was tried"
+        if self.rowless:
+            self.report.why = f"rows could not be made for {'; '.join(self.rowless)}"
+        else:
+            self.report.late = self.late
+            self.report.why = "the time was up" if self.late else "everything was tried"
 
     def interrupted(self) -> None:
         self.report.interrupted = True
@@ -231,7 +237,12 @@ class Run:
         def ready(config: Config) -> bool:
             return evaluator.ready(config) and not (shared and shared.taken(config))
 
-        study.run(evaluate, evaluator.prepare, self._over, ready)
+        try:
+            study.run(evaluate, evaluator.prepare, self._over, ready)
+        except RowsError as error:
+            study.why = "stopped"
+            self.rowless.append(name)
+            self.progress.line(f"{name}: its rows cannot be made: {error}")
         self.progress.line(f"{name}: {summary(study, floor)}")
 
     def _ahead(self, kernel: str, batch: int) -> None:

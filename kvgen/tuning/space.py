@@ -22,7 +22,6 @@ VALUES: dict[str, tuple[int, ...]] = {
     "EARLY": (0, 1),
     "DOT": (0, 1),
     "PDL": (0, 1),
-    "TOKENS": (8, 16),
     "num_warps": (1, 2, 4, 8),
     "programs": (2, 4, 8, 16),
 }
@@ -187,8 +186,10 @@ def text(config: Mapping[str, int]) -> str:
 
 
 def _offered(knob: str, target: str, untuned: Sequence[Config]) -> tuple[int, ...]:
-    """The values of a knob on a GPU: launches overlap from Hopper on. Of one that has no list,
-    those around what untuned modules take."""
+    """The values of a knob on a GPU: launches overlap from Hopper on, and blocks of tokens are as
+    long as they may be. Of one that has no list, those around what untuned modules take."""
+    if knob == "TOKENS":
+        return tuple(sorted({config[knob] for config in untuned}))
     if knob == "PDL" and not (target.startswith("sm_") and int(target[3:]) >= 90):
         return (0,)
     if knob in VALUES:

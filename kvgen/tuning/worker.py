@@ -10,13 +10,13 @@ import gc
 import json
 import math
 import os
-import subprocess
 import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kvgen.conversation import answers, end_with_parent, requests
+from kvgen.tuning.driver import queried
 
 Answer = dict[str, Any]
 
@@ -173,12 +173,8 @@ def refused(kind: str, error: object) -> Answer:
 
 def driver() -> str:
     """The driver's version, as far as it can be found out."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return found.stdout.split("\n")[0].strip()[:40]
+    rows = queried("driver_version")
+    return rows[0][0].strip()[:40] if rows else ""
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvgen.algebra.chain import chains
+from kvgen.analysis import Analysis
 from kvgen.wisdom.folder import Folder
-from kvgen.wisdom.identity import Analysed, key_of
+from kvgen.wisdom.identity import key_of
 from kvgen.wisdom.record import KERNELS, Key, Record
 from kvgen.wisdom.store import TOKENS, Answer, Store
 
@@ -126,7 +127,7 @@ def nearest(found: Iterable[Reason]) -> list[tuple[str, ...]]:
 
 
 def reasons(
-    store: Store, analysis: Analysed, names: Iterable[str], batches: Iterable[int]
+    store: Store, analysis: Analysis, names: Iterable[str], batches: Iterable[int]
 ) -> Iterator[Reason]:
     """What the store answers for every kernel of a form on the named GPUs."""
     batches = list(batches)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvgen.analysis import Analysis
 from kvgen.codegen.config import Tuned, is_safe
 from kvgen.codegen.cost import buffer_length
 from kvgen.wisdom.folder import warn
-from kvgen.wisdom.identity import Analysed, form_hash, shape_of
+from kvgen.wisdom.identity import form_hash, shape_of
 from kvgen.wisdom.places import requires_tuned
 from kvgen.wisdom.record import EFFORTS
 from kvgen.wisdom.store import Answer, Store, Table
@@ -20,7 +21,7 @@ class NotTuned(RuntimeError):
     """KVGEN_REQUIRE_TUNED is 1, and a module would run on estimates everywhere."""
 
 
-def known(analysis: Analysed, store: Store | None = None) -> Table:
+def known(analysis: Analysis, store: Store | None = None) -> Table:
     """What a store, by default the user's with all that ships, knows of this form at its sizes.
 
     A GPU on which the decode is not tuned counts as unknown. What would be wrong for this form,
@@ -42,7 +43,7 @@ def known(analysis: Analysed, store: Store | None = None) -> Table:
     return {gpu: kernels for gpu, kernels in kept.items() if "decode" in kernels}
 
 
-def baked(analysis: Analysed, table: Table) -> Tuned:
+def baked(analysis: Analysis, table: Table) -> Tuned:
     """The same as constants of a module, in an order that hangs on nothing else."""
     spec = analysis.spec
     buffers: dict[str, int] = {}
@@ -98,7 +99,7 @@ class Standing:
         return f"{self.gpu} ({text})"
 
 
-def standings(analysis: Analysed, table: Table) -> list[Standing]:
+def standings(analysis: Analysis, table: Table) -> list[Standing]:
     found = []
     buffers = baked(analysis, table).buffers
     for gpu in sorted(table):
@@ -111,14 +112,14 @@ def standings(analysis: Analysed, table: Table) -> list[Standing]:
     return found
 
 
-def said(analysis: Analysed, table: Table) -> str:
+def said(analysis: Analysis, table: Table) -> str:
     """In one line what stands behind a module's configurations."""
     if not table:
         return f"no GPU: it runs on estimates (kvgen tune {analysis.spec.name} --gpu)"
     return f"{', '.join(map(str, standings(analysis, table)))}; others run on estimates"
 
 
-def required(analysis: Analysed, table: Table) -> None:
+def required(analysis: Analysis, table: Table) -> None:
     """Raises NotTuned where KVGEN_REQUIRE_TUNED asks for what is not there."""
     if requires_tuned() and not table:
         name = analysis.spec.name

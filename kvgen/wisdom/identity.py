@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from kvgen.algebra.axes import Axes
-from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, reachable
-from kvgen.algebra.records import Records
+from kvgen.analysis import Analysis
 from kvgen.language.spec import Spec
 from kvgen.wisdom.record import Key, Shape, bucket
 
@@ -18,18 +17,7 @@ NAMED = ("input", "param", "carried", "previous")
 DTYPE = "bfloat16"
 
 
-class Analysed(Protocol):
-    """A spec with what the compiler derived from it."""
-
-    @property
-    def spec(self) -> Spec: ...
-    @property
-    def form(self) -> Form: ...
-    @property
-    def records(self) -> Records: ...
-
-
-def form_hash(analysis: Analysed) -> str:
+def form_hash(analysis: Analysis) -> str:
     """Twelve hexadecimal digits for the derived graph, its records, storage, K, V and HV/H.
 
     Names, titles, comments, head counts and the buffer's length play no part: whoever writes the
@@ -61,7 +49,7 @@ def form_hash(analysis: Analysed) -> str:
 
 
 def key_of(
-    analysis: Analysed, kernel: str, gpu: str, batch: int, tokens: int = 1, dtype: str = DTYPE
+    analysis: Analysis, kernel: str, gpu: str, batch: int, tokens: int = 1, dtype: str = DTYPE
 ) -> Key:
     """The key of a kernel at a batch; batch 0 for all of them, as a buffer's length is chosen."""
     rows = bucket(batch) if batch else 0

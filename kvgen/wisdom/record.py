@@ -66,7 +66,8 @@ class Record:
     us: microseconds per layer and model step at the 20th, 50th and 80th percentile; floor_us: the
     time of the fewest bytes. error: of the outputs against float64. measured, of: configurations
     that were timed, and that are legal. runner_up: the next best configuration and its median.
-    at: the exact batch, buffer and layers. env: versions of triton, torch, cuda and the driver.
+    at: the exact batch, buffer and layers; `cut` where the search was cut short: the seconds of a
+    full effort whose time was up, else 1. env: versions of triton, torch, cuda and the driver.
     """
 
     spec: str

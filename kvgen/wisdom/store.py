@@ -157,8 +157,8 @@ class Store:
         replaced, even by less. Raises OSError where nothing can be written."""
         records = list(records)
         refused: list[str] = []
-        spare = [folder for folder in self.folders if folder.ours]
-        for folder in [*spare, None]:
+        spare = [folder for folder in self.folders[1:] if folder.ours]
+        for folder in [self.own, *spare, None]:
             # behind the user's own folders, one that is always new
             target = folder or Folder(Path(tempfile.mkdtemp(prefix="kvgen-wisdom-")), "spare")
             try:
