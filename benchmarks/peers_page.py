@@ -34,7 +34,8 @@ GOALS = {
 HEADER = """# Performance
 
 The recurrences that are served most, {tuned}, beside the decode kernels of other libraries.
-The other recurrences are in [performance-family.md](performance-family.md), drafts and prompts in
+In more storage modes they are in [performance-served.md](performance-served.md), the other
+recurrences in [performance-family.md](performance-family.md), drafts and prompts in
 [performance-drafts.md](performance-drafts.md), errors over thousands of tokens in
 [drift.md](drift.md).
 
@@ -99,7 +100,8 @@ def page(reports: Sequence[Report], command: str) -> str:
     """The whole page; the reports have floors at one bandwidth."""
     parts = [heading(reports, command)]
     for report in reports:
-        parts.append(f"## {report.spec}, {report.storage} state, buffer {report.buffer}\n")
+        by = "tuned" if report.tuned else "by rules of thumb"
+        parts.append(f"## {report.spec}, {report.storage} state, buffer {report.buffer}, {by}\n")
         parts.append(table(report))
         left_out = [f"Not here: {each.peer} ({each.reason})." for each in report.absent]
         parts += [textwrap.fill(" ".join(left_out), 100) + "\n"] if left_out else []

@@ -24,8 +24,10 @@ from kvgen.checking.twin import Made
 pytestmark = pytest.mark.gpu
 
 ROWS, LAYERS, STEPS = 4, 4, 20
-# nanoseconds: longer than the host takes from one launch to the next
-WAIT = 500_000
+# nanoseconds: longer than a busy host takes from one launch to the next
+WAIT = 2_000_000
+# and what of them counts at a time: while others have the GPU, the clock goes on
+TURN = 10_000
 STATES = ({"storage.state": "split"}, {"storage.state": "bfloat16", "storage.records": "input"})
 NAMES = ("gated_deltanet", "kimi_delta_attention")
 
@@ -37,14 +39,16 @@ def hopper() -> None:
 
 
 @triton.jit
-def _late_kernel(dst_ptr, src_ptr, size, wait, BLOCK: tl.constexpr):
+def _late_kernel(dst_ptr, src_ptr, size, wait, turn, BLOCK: tl.constexpr):
     """Let the next kernel go, and write a long time after."""
     tl.extra.cuda.gdc_wait()
     tl.extra.cuda.gdc_launch_dependents()
-    start = tl.extra.cuda.globaltimer()
-    now = start
-    while now - start < wait:
+    before = tl.extra.cuda.globaltimer()
+    spent = before - before
+    while spent < wait:
         now = tl.extra.cuda.globaltimer()
+        spent += tl.minimum(now - before, turn)
+        before = now
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(dst_ptr + at, tl.load(src_ptr + at, mask=at < size), mask=at < size)
 
@@ -52,7 +56,7 @@ def _late_kernel(dst_ptr, src_ptr, size, wait, BLOCK: tl.constexpr):
 def write_late(target: torch.Tensor, values: torch.Tensor) -> None:
     size = target.numel()
     _late_kernel[(triton.cdiv(size, 1024),)](
-        target, values, size, WAIT, BLOCK=1024, launch_pdl=True
+        target, values, size, WAIT, TURN, BLOCK=1024, launch_pdl=True
     )
 
 

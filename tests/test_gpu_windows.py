@@ -92,7 +92,8 @@ def test_every_spec(name: str, overrides: dict[str, str]) -> None:
     serve(pair, Server(pair, draw, ("chain", "prompt"), (4,), longest=40), 60)
 
 
-@pytest.mark.parametrize("name", ["gated_deltanet", "mlstm"])
+# of comba a window multiplies inputs beside vectors that are computed
+@pytest.mark.parametrize("name", ["gated_deltanet", "mlstm", "comba"])
 def test_inputs_of_sixteen_bits(name: str) -> None:
     pair = Twin(made(name, SPLIT), "cuda", window=8, dtype=torch.bfloat16, seed=23)
     serve(pair, Server(pair, random.Random(name), windows=(4, 8), longest=90), 60)
