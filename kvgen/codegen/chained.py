@@ -200,7 +200,8 @@ class _Scope:
             self.given[column][0] if column in self.given else token.clean(column).inside(ATOM)
             for column in columns
         ]
-        texts = filled(texts)
+        # columns lie in pairs; a lone one is there twice
+        texts = filled(texts if len(texts) > 1 else texts * 2)
         count = len(texts)
         self.operands.add(count)
         asked = self.token.namer.new("columns")

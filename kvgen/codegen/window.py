@@ -90,11 +90,11 @@ class Window:
         # carried states that do not fit there go along the parents once a tile, all of them
         self.carries_at_unit = all(carry.after in unit for carry in self.early_carries)
         if not self.carries_at_unit:
-            leaves = {carry.before for carry in form.carries}
-            carried = users_of(nodes, leaves)
-            if form.factored and any(d.channel == "K" and d.log in carried for d in form.decays):
-                carried |= users_of(nodes, {form.factored.before})
-            unit -= carried
+            unit -= users_of(nodes, {carry.before for carry in form.carries})
+        # whether what decays along keys is known before the tiles
+        self.keys_at_unit = all(d.log in unit for d in form.decays if d.channel == "K")
+        if form.factored and not self.keys_at_unit:
+            unit -= users_of(nodes, {form.factored.before})
         self.unit = {node for node in unit if node not in self.late}
         # both sides of every write, and stacked columns by what they hold
         self.sides: dict[Node, Text] = {}
@@ -257,15 +257,17 @@ class Window:
         """What is read back from the buffer; a block of a prompt has the state alone before it."""
         form, token, scope = self.form, self.token, self.scope
         buffer = Buffer()
+        keys = scope.unit if self.keys_at_unit else scope.tile
         if not self.prompt:
             shape = (form, self.records, self.shapes, self.per_head)
             buffer = buffer_scope(*shape, token, self.given)
-            scope.unit += buffer.unit + buffer.token
+            scope.unit += buffer.unit
+            keys += buffer.token
             scope.tile += buffer.tile
         elif form.factored:
             # a block's columns are scaled by what has decayed since its start
             (kept,) = token.emit([form.graph.exp(form.factored.before)])
-            scope.unit += token.take()
+            keys += token.take()
             buffer.kept["K"] = kept.text
         return buffer
 
@@ -282,12 +284,13 @@ class Window:
         """
         stacks: list[Stack] = []
         for columns in self._operands():
+            near = columns[0].axes.channels
             at_unit = all(column in self.unit for column in columns)
+            at_unit = at_unit and (near != "K" or self.keys_at_unit)
             level = self.scope.unit if at_unit else self.scope.tile
             sides = [self._column(column, buffer, level) for column in columns]
             buffered = self._stacked([side.buffered for side in sides], level)
             asked = self._stacked([side.asked for side in sides], level)
-            near = columns[0].axes.channels
             stacks.append(Stack(near, at_unit, columns, sides, buffered, asked))
         wholes = self._found(stacks, buffer)
         found: dict[Node, Read] = {}
