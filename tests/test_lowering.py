@@ -1,5 +1,6 @@
-"""Every kernel of every shipped recurrence, with inputs in 16 bits as servers have them, through
-Triton's front end: types fit together, and no product of float32 is rounded that need not be."""
+"""Every kernel of every shipped recurrence and of random ones through Triton's front end, with
+inputs in 16 bits as servers have them: types fit together, and no product of float32 is rounded
+that need not be."""
 
 from __future__ import annotations
 
@@ -7,12 +8,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
+import recurrences
 from twins import OTHERS, SPECS, analysed
 
 from kvgen import compiler
@@ -58,6 +60,24 @@ def test_every_kernel_lowers(storage: str) -> None:
     for answer in lowered({name: compiler.analyse(resolve(name), overrides) for name in names}):
         assert answer["error"] is None, answer
         assert not answer["rounded"] or storage.startswith(ROUGH), answer
+
+
+def lower_random(seeds: Iterable[int]) -> None:
+    texts = {str(seed): recurrences.recurrence(seed).text for seed in seeds}
+    for answer in lowered({seed: compiler.analyse(text) for seed, text in texts.items()}):
+        assert answer["error"] is None, answer
+
+
+# decays along keys and values, an initial state beside one in 16 bits, and some more
+@pytest.mark.parametrize("seeds", [(36, 37, 53, 54), (43, 48, 56), (0, 1, 2, 3, 4)], ids=str)
+def test_random_recurrences_lower(seeds: tuple[int, ...]) -> None:
+    lower_random(seeds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(60, 260, 20))
+def test_more_random_recurrences_lower(first: int) -> None:
+    lower_random(range(first, first + 20))
 
 
 def test_what_is_too_short_for_tensor_cores_is_not_rounded() -> None:

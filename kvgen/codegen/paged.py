@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import RecordLoads, Shapes, by_channel, indexed, local, records_of_head
+from kvgen.codegen.kernels import RecordLoads, Shapes, indexed, local, records_of_head
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned, ordered
-from kvgen.codegen.scopes import SINCE, Buffer, sides_at_places
+from kvgen.codegen.scopes import SINCE, TOTAL, Buffer, sides_at_places
 from kvgen.codegen.tokens import Spread, Stack, WindowScope, loop
 from kvgen.codegen.window import Window
-
-TOTAL = by_channel("total")
 
 
 @dataclass

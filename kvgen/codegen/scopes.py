@@ -265,7 +265,7 @@ def _strays(write: tuple[Node, Node], held: Emission) -> bool:
     return not (key.is_const and value.is_const and key.const * value.const == 0)
 
 
-SINCE, KEPT = by_channel("since"), by_channel("kept")
+SINCE, KEPT, TOTAL = by_channel("since"), by_channel("kept"), by_channel("total")
 
 
 def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission, reverse: str) -> list[str]:
@@ -274,7 +274,7 @@ def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission, reverse:
     dims = "P" + channel
     newer, first = places("after", "newer", "_newer"), places("0", "oldest", "_first")
     (log,), (first_log,) = newer.emit([decay.log]), first.emit([decay.log])
-    since, kept = SINCE[channel], KEPT[channel]
+    since, kept, total = SINCE[channel], KEPT[channel], TOTAL[channel]
     select = "[:, None]" if channel else ""
     lines = newer.take()
     # a load has already been masked to 0 where none is held; anything derived from one has not
@@ -288,8 +288,8 @@ def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission, reverse:
         lines.append(f"{since} = tl.cumsum(tl.where(newer{select}, {text}, 0.0), 0{reverse})")
     lines += first.take()
     lines += [
-        f"total = tl.sum(tl.where((place == 0){select}, {since}, 0.0), 0)",
-        f"{kept} = tl.exp(total + {own})",
+        f"{total} = tl.sum(tl.where((place == 0){select}, {since}, 0.0), 0)",
+        f"{kept} = tl.exp({total} + {own})",
     ]
     if not channel:
         lines.append(f"weight = tl.exp({since})")

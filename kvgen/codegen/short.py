@@ -28,9 +28,9 @@ from kvgen.codegen.kernels import (
     unit_level,
 )
 from kvgen.codegen.operands import times_input
-from kvgen.codegen.paged import TOTAL, PagedLoads
+from kvgen.codegen.paged import PagedLoads
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned, ordered
-from kvgen.codegen.scopes import KEPT, SINCE, Buffer, sides_at_places
+from kvgen.codegen.scopes import KEPT, SINCE, TOTAL, Buffer, sides_at_places
 from kvgen.codegen.stores import Store, guards, needs_leads, same_head
 
 
