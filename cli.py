@@ -422,17 +422,21 @@ def explain(spec: Path, overrides: tuple[tuple[str, str], ...], as_json: bool) -
     The decay and what is proved of it, the reads as columns of one pass over the stored state, the
     record that a token leaves in the buffer, the fold that applies the records to the state, what
     changes where several tokens share the pass, as drafts and prompts do, bytes and operations,
-    and the best buffer length L*.
+    the best buffer length L*, and from which length on a context is worth a state, by bytes and by
+    the times that have been tuned.
     """
     with errors_printed(as_json):
         from kvgen import compiler
         from kvgen.explaining import explain as explanation
+        from kvgen.tuning.space import SHORT
+        from kvgen.wisdom import baking, contexts
 
         analysis = compiler.analyse(spec, dict(overrides))
+        times = contexts.timed(baking.known(analysis), SHORT)
         if as_json:
-            print_json(explanation.data(analysis))
+            print_json(explanation.data(analysis, times))
         else:
-            say(explanation.text(analysis))
+            say(explanation.text(analysis, times))
 
 
 @cli.command(

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
+from commands import run
 from test_explain import ODD, analysed
 from test_explain_windows import feedback
+from tuned_records import key, record, store
 
 from kvgen import compiler, shipped
 from kvgen.explaining import explain
 from kvgen.explaining.derivation import Derivation
-from kvgen.explaining.short import PAGE, short
+from kvgen.explaining.short import PAGE, Timed, crossing, short
+from kvgen.wisdom import contexts
+from kvgen.wisdom.identity import key_of
+from kvgen.wisdom.store import Answer
 
 TITLE = "Short contexts"
 
@@ -83,3 +90,53 @@ def test_every_form(name: str) -> None:
     assert text.count(f"  {TITLE}\n") == 1
     data = explain.data(analysed(name))["short"]
     assert json.loads(json.dumps(data, allow_nan=False)) == data
+
+
+# by tuned times ----------------------------------------------------------------------------------
+
+
+def test_lengths_by_tuned_times() -> None:
+    analysis = analysed("gated_deltanet")
+    found = short(Derivation(analysis))
+    assert found is not None
+    # at 32 tokens half the time of a step on states: twice the bytes take as long
+    timed = Timed("Some GPU", 64, 32, 10.0, 20.0)
+    tokens = crossing(found, timed)
+    moved = found.total.short
+    assert moved(tokens) <= 2 * moved(32) < moved(tokens + 1)
+    assert 64 <= tokens <= 70
+    # as fast at 32 tokens, and slower even without any
+    assert crossing(found, Timed("Some GPU", 1, 32, 5.0, 5.0)) == 32
+    assert crossing(found, Timed("Some GPU", 1, 32, 500.0, 5.0)) == 0
+    text = " ".join(explain.text(analysis, [timed]).split())
+    assert "By tuned times" in text and f"Some GPU 64 10 20 {tokens} tokens" in text
+    assert "By tuned times" not in explain.text(analysis)
+    data = explain.data(analysis, [timed])["short"]
+    assert json.loads(json.dumps(data))["times"] == [
+        {"gpu": "Some GPU", "batch": 64, "tokens": 32, "us": 10.0, "stateful_us": 20.0,
+         "most_tokens": tokens}
+    ]  # fmt: skip
+
+
+def test_only_where_both_are_measured() -> None:
+    def answer(kernel: str, batch: int, us: float) -> Answer:
+        return Answer("exact", record(key(kernel, batch), us=us), "")
+
+    table = {
+        "B": {
+            "decode": {16: answer("decode", 16, 9.0), 64: answer("decode", 64, 20.0)},
+            "short": {64: answer("short", 64, 10.0), 256: answer("short", 256, 30.0)},
+        },
+        "A": {"decode": {16: answer("decode", 16, 9.0)}},
+    }
+    assert contexts.timed(table, 32) == [Timed("B", 64, 32, 10.0, 20.0)]
+
+
+def test_explain_looks_into_the_store(own: Path) -> None:
+    analysis = compiler.analyse(shipped.resolve("retnet"))
+    assert "By tuned times" not in run("explain", "retnet").output
+    keys = [key_of(analysis, kernel, "Some GPU", 64) for kernel in ("decode", "short")]
+    config = {"TILE": 64, "TILES": 1, "PAGES": 1, "STAGES": 1, "num_warps": 1}
+    store(own).add([record(keys[0], us=20.0), record(keys[1], us=10.0, config=config)])
+    found = run("explain", "retnet")
+    assert found.exit_code == 0 and re.search(r"Some GPU +64 +10 +20 +\d+ tokens", found.output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kvgen.analysis import Analysis
@@ -43,8 +43,9 @@ def form_text(analysis: Analysis) -> str:
     return "\n".join(tidy(lines))
 
 
-def text(analysis: Analysis) -> str:
-    """All that was derived from a spec, as the appendix of a paper would have it."""
+def text(analysis: Analysis, times: Sequence[short.Timed] = ()) -> str:
+    """All that was derived from a spec, as the appendix of a paper would have it. times: those of
+    short contexts that have been tuned."""
     d = Derivation(analysis)
     found = {each.key: each for each in formulas(analysis)}
     sections = {
@@ -56,7 +57,7 @@ def text(analysis: Analysis) -> str:
         "Carried states": appendix.carried(d) if d.form.carries else [],
         "Several tokens at once": windows.section(d),
         "Bytes and operations": account.account(d, found),
-        "Short contexts": short.section(d),
+        "Short contexts": short.section(d, times),
         "The kernels": appendix.kernels(d),
     }
     lines = appendix.head(d)
@@ -95,7 +96,7 @@ def summary(analysis: Analysis, tuned: bool = False) -> list[tuple[str, str]]:
     return [(name, "\n".join(tidy(row.split("\n")))) for name, row in rows]
 
 
-def data(analysis: Analysis) -> dict[str, Any]:
+def data(analysis: Analysis, times: Sequence[short.Timed] = ()) -> dict[str, Any]:
     """The same as `text`, for programs."""
     d = Derivation(analysis)
     form, spec = d.form, d.spec
@@ -153,7 +154,7 @@ def data(analysis: Analysis) -> dict[str, Any]:
             "given": spec.buffer is not None,
         },
         "gain": total.gain(cost.buffer_length(form, d.records)),
-        "short": short.data(d),
+        "short": short.data(d, times),
         "kernels": {"per_head": per_head(form, d.records), "whole_v": form.whole_v},
     }
 

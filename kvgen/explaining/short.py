@@ -1,8 +1,10 @@
-"""The section of `kvgen explain` on short contexts: from which length on a state pays, in bytes."""
+"""The section of `kvgen explain` on short contexts: from which length on a state pays, in bytes and
+by the times that have been tuned."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from kvgen.algebra.records import plan_records
@@ -34,6 +36,29 @@ class Short:
         return self.pages * PAGE
 
 
+@dataclass(frozen=True)
+class Timed:
+    """Decodes of one batch on a GPU, in microseconds of a layer.
+
+    us: of rows that hold `tokens` tokens and no state. stateful_us: of rows on states, with their
+    share of folds.
+    """
+
+    gpu: str
+    batch: int
+    tokens: int
+    us: float
+    stateful_us: float
+
+
+def crossing(found: Short, timed: Timed) -> int:
+    """The most tokens of which a decode without a state takes no longer than one with it, if its
+    time goes with its bytes."""
+    total = found.total
+    moved = total.short(timed.tokens) * timed.stateful_us / timed.us
+    return max(0, int((moved - total.short(0)) / total.record_read))
+
+
 def short(d: Derivation) -> Short | None:
     """None where there are no windows, and so no paged caches."""
     if not d.form.windows:
@@ -48,7 +73,7 @@ def short(d: Derivation) -> Short | None:
     return Short(total, buffer, total.state // (PAGE * total.record), read)
 
 
-def section(d: Derivation) -> list[str]:
+def section(d: Derivation, times: Sequence[Timed] = ()) -> list[str]:
     found = short(d)
     if found is None:
         return []
@@ -68,6 +93,14 @@ def section(d: Derivation) -> list[str]:
         ),
     ]
     lines += ["", *indented(table(rows, right=(2,)))]
+    if times:
+        tokens = times[0].tokens
+        text = (
+            f"By tuned times, of a decode whose rows hold {tokens} tokens and no state and of a "
+            "step on states with its share of folds, in microseconds of a layer; the first goes "
+            "with the bytes that it moves:"
+        )
+        lines += ["", *wrapped(text), "", *indented(_timed(found, times))]
     if d.form.factored:
         text = (
             "In pages keys are recorded as they are, beside each token's own decay, as a row may "
@@ -78,7 +111,22 @@ def section(d: Derivation) -> list[str]:
     return lines
 
 
-def data(d: Derivation) -> dict[str, Any] | None:
+def _timed(found: Short, times: Sequence[Timed]) -> list[str]:
+    rows = [("GPU", "batch", "no state", "on states", "up to")]
+    rows += [
+        (
+            each.gpu,
+            str(each.batch),
+            f"{each.us:.3g}",
+            f"{each.stateful_us:.3g}",
+            _tokens(crossing(found, each)),
+        )
+        for each in times
+    ]
+    return table(rows, right=(1, 2, 3, 4))
+
+
+def data(d: Derivation, times: Sequence[Timed] = ()) -> dict[str, Any] | None:
     """The same as `section`, for programs."""
     found = short(d)
     if found is None:
@@ -90,6 +138,7 @@ def data(d: Derivation) -> dict[str, Any] | None:
         "buffer": found.buffer,
         "memory": {"pages": found.pages, "tokens": found.tokens},
         "read": {"tokens": found.read},
+        "times": [{**asdict(each), "most_tokens": crossing(found, each)} for each in times],
     }
 
 
