@@ -19,15 +19,21 @@ SPLIT_WINDOW = 8e-3
 SLOTS, WINDOW = 3, 4
 
 
+def array(x) -> np.ndarray:
+    """Of a tensor on any device."""
+    return x.cpu().numpy() if hasattr(x, "cpu") else np.asarray(x)
+
+
 def error(got, wanted) -> float:
-    got, wanted = (np.asarray(x, dtype=np.float64).reshape(len(x), -1) for x in (got, wanted))
+    got, wanted = (array(x).astype(np.float64).reshape(len(x), -1) for x in (got, wanted))
     distance = np.linalg.norm(got - wanted, axis=1)
     assert np.isfinite(distance).all()
     return float((distance / np.maximum(np.linalg.norm(wanted, axis=1), 1.0)).max(initial=0))
 
 
 class Run:
-    """A compiled recurrence: one row from the first token on, another that is admitted later."""
+    """A compiled recurrence on torch's default device: one row from the first token on, another
+    that is admitted later."""
 
     def __init__(self, made: Recurrence, seed: int, folder) -> None:
         import torch
@@ -45,7 +51,7 @@ class Run:
         self.places = int(self.draw.integers(2, 5))
         self.windows = hasattr(self.module, "verify")
         self.cache = self.module.Cache.empty(
-            SLOTS, 1, device="cpu", dtype=torch.float32, buffer=self.places
+            SLOTS, 1, device=torch.get_default_device(), dtype=torch.float32, buffer=self.places
         )
         self.params = {name: self.values(name, axes) for name, axes in made.params.items()}
         self.state = self.initial()
@@ -77,7 +83,7 @@ class Run:
         states = {name: torch.tensor(x) for name, x in self.state.items()}
         told, told_state = self.module.reference(states, **exact)
         rows = {name: x[None] if name in made.params else x for name, x in exact.items()}
-        wanted, state = recurrences.step(made, {n: x.numpy() for n, x in rows.items()}, self.state)
+        wanted, state = recurrences.step(made, {n: array(x) for n, x in rows.items()}, self.state)
         assert error(told, wanted) < REFERENCE
         for name, x in state.items():
             assert error(told_state[name], x) < REFERENCE, name
@@ -85,14 +91,14 @@ class Run:
                 np.isin([0, 1], live).reshape(2, *[1] * (x.ndim - 1)), x, self.state[name]
             )
         bound = SPLIT_OUTPUT if self.split else BOUND
-        assert error(o.numpy()[live], wanted[live]) < bound, "o"
+        assert error(o[live], wanted[live]) < bound, "o"
         if number % 3 == 2:
             self.compare(live)
 
     def oracle(self, inputs, state: dict[str, np.ndarray]):
         """One token of plain arrays [rows, *axes]."""
-        params = {name: x.double().numpy()[None] for name, x in self.params.items()}
-        exact = {name: x.double().numpy() for name, x in inputs.items()}
+        params = {name: array(x.double())[None] for name, x in self.params.items()}
+        exact = {name: array(x.double()) for name, x in inputs.items()}
         return recurrences.step(self.made, {**exact, **params}, state)
 
     def widen(self) -> None:
@@ -100,7 +106,12 @@ class Run:
         torch, slots = self.torch, self.torch.tensor([2, 0], dtype=self.torch.int32)
         states = self.cache.read(0, slots)
         self.cache = self.module.Cache.empty(
-            SLOTS, 1, device="cpu", dtype=torch.float32, buffer=self.places + 3, window=WINDOW
+            SLOTS,
+            1,
+            device=torch.get_default_device(),
+            dtype=torch.float32,
+            buffer=self.places + 3,
+            window=WINDOW,
         )
         self.cache.load(0, slots, states)
 
@@ -129,7 +140,7 @@ class Run:
                 given = {name: x[row : row + 1, token] for name, x in inputs.items()}
                 wanted, after = self.oracle(given, nodes[tree[token] + 1])
                 bound = SPLIT_WINDOW if self.split else BOUND
-                assert error(o.numpy()[row : row + 1, token], wanted) < bound, ("o", token)
+                assert error(o[row : row + 1, token], wanted) < bound, ("o", token)
                 nodes.append(after)
             for name, x in nodes[path[-1] + 1 if path else 0].items():
                 self.state[name][row] = x[0]
@@ -156,7 +167,7 @@ class Run:
                 wanted, state = self.oracle(given, state)
                 # a carried state may have followed from reads of the upper half
                 bound = SPLIT_OUTPUT if self.split and self.carries_reads else BOUND
-                assert error(o.numpy()[row : row + 1, token], wanted) < bound, ("o", token)
+                assert error(o[row : row + 1, token], wanted) < bound, ("o", token)
             assert not o[row, length:].any()
             for name, x in state.items():
                 self.state[name][row] = x[0]
