@@ -25,7 +25,8 @@ STORED = ("float32", "bfloat16", "split")
 
 @functools.cache
 def module(name: str, state: str = "float32") -> str:
-    return compiler.emit(compiler.analyse(resolve(name), {"storage.state": state}))
+    """As it is where nothing has been tuned."""
+    return compiler.emit(compiler.analyse(resolve(name), {"storage.state": state}), {})
 
 
 WINDOWS = ("verify", "chain", "extend", "short_verify", "short_extend")

@@ -171,6 +171,10 @@ def configurations(form: Form, records: Records, per_head: bool) -> Configs:
             "PDL": 1,
             "num_warps": warps(k * width, held),
         }
+    # of a page's elements in a thread: records in 32 bits take registers of their own, beside
+    # decays of their channels they are computed anyway
+    held = 192 if channels or form.spec.storage.records == "input" else 96
+    held = held if len(form.columns) < 3 else 64
     short: dict[int, dict[str, int]] = {}
     for batch in BATCHES:
         width = tile((4096 if batch < 16 else 16384) // (1 + channels))
@@ -183,7 +187,7 @@ def configurations(form: Form, records: Records, per_head: bool) -> Configs:
             "PAGES": 1,
             "STAGES": 2,
             # warps wait for each other at every page: one is best, where its registers suffice
-            "num_warps": warps(elements, 192 if len(form.columns) < 3 else 64),
+            "num_warps": warps(elements, held),
         }
     # factored keys have room for so many tokens
     most = form.factored.most if form.factored else 16
