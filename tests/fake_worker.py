@@ -2,10 +2,10 @@
 
 Its argument is a JSON object of moods: {"hang": WHAT, "crash": WHAT, "wrong": WHAT, "launch": WHAT,
 "internal": WHAT, "memory": WHAT, "babble": WHAT}, where WHAT is what a request must have to bring
-it about: knobs, and "do", which is "time" where it is not said. Beside them {"seconds": S}, how
-long a timing takes; {"log": FILE}, a line for each request; {"once": FILE}, only the first process
-to make that file has moods; {"hello": {…}}, what is said instead of what stands below;
-{"names": {DEVICE: NAME}}, names by what CUDA_VISIBLE_DEVICES says.
+it about: knobs, "kernel", and "do", which is "time" where it is not said. Beside them
+{"seconds": S}, how long a timing takes; {"log": FILE}, a line for each request; {"once": FILE},
+only the first process to make that file has moods; {"hello": {…}}, what is said instead of what
+stands below; {"names": {DEVICE: NAME}}, names by what CUDA_VISIBLE_DEVICES says.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MOODS = ("hang", "crash", "wrong", "launch", "internal", "memory", "babble")
 def answer(request: Answer, moods: Answer) -> Answer:
     config = request.get("config") or {}
     for mood in MOODS:
-        if mood not in moods or not fits(moods[mood], request["do"], config):
+        if mood not in moods or not fits(moods[mood], request, config):
             continue
         match mood:
             case "hang":
@@ -81,9 +81,9 @@ def answer(request: Answer, moods: Answer) -> Answer:
     return {"ok": True}
 
 
-def fits(wanted: Answer, do: str, config: dict[str, int]) -> bool:
-    knobs = {knob: value for knob, value in wanted.items() if knob != "do"}
-    return wanted.get("do", "time") == do and knobs.items() <= config.items()
+def fits(wanted: Answer, request: Answer, config: dict[str, int]) -> bool:
+    found = {"do": request["do"], "kernel": request.get("kernel"), **config}
+    return {"do": "time", **wanted}.items() <= found.items()
 
 
 def first(path: str) -> bool:

@@ -185,14 +185,15 @@ def test_a_failure_of_whole_steps_leaves_the_studies(do: str, job: Job, store: S
 
 def test_a_crash_while_rows_are_made_is_no_configurations(job: Job, store: Store) -> None:
     said: list[str] = []
-    found = tuned(job, store, said=said, crash={"do": "hold"})
+    # of more studies it would be a GPU that is broken
+    found = tuned(job, store, said=said, crash={"do": "hold", "kernel": "recurrent"})
     assert found.why.startswith("rows could not be made for ")
-    for kernel, batch in ((k, b) for k in plan.SINGLE for b in QUICK.batches):
-        assert f"{kernel}, batch {batch}" in found.why
-        about = f"] {kernel}, batch {batch}: its rows cannot be made: it ended, exit code 7"
+    for batch in QUICK.batches:
+        assert f"recurrent, batch {batch}" in found.why
+        about = f"] recurrent, batch {batch}: its rows cannot be made: it ended, exit code 7"
         assert sum(about in line for line in said) == 1
-    assert not found.refused and not found.counts and not found.failed
-    assert {record.key.kernel for record in found.records} <= {"buffer"}
+    assert not found.refused and not found.failed
+    assert {record.key.kernel for record in found.records} == {"decode", "fold", "buffer"}
 
 
 def test_rows_are_made_again_in_another_process(job: Job, store: Store, tmp_path: Path) -> None:
