@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.drafts_page import BATCHES, SERVED, WINDOWS, Found, Memory, page, read
+from benchmarks.warming import warm
 from kvgen import compiler, shipped
 from kvgen.bench import LAYERS, bench
 from kvgen.timing.drafts import PROMPT_ROWS
@@ -72,7 +71,7 @@ def main() -> None:
 
     found = read(args.json) if args.resume else Found()
     if args.warm:
-        warm(args.warm, jobs(found), say)
+        warm(args.warm, compiled, jobs(found), say)
     # what was measured is kept when time runs out
     for _ in measured(found, say):
         if args.json:
@@ -248,15 +247,6 @@ def compiled(job: Job) -> str:
     except Exception as error:
         return f"{' '.join(map(str, job))}: {type(error).__name__} {error}"[:300]
     return ""
-
-
-def warm(processes: int, asked: list[Job], say: Callable[[str], None]) -> None:
-    """Fill Triton's cache on disk."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        for complaint in filter(None, pool.map(compiled, asked)):
-            say(f"not compiled: {complaint}")
-    say("compiled")
 
 
 if __name__ == "__main__":

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.peers_page import DOCS, write
+from benchmarks.warming import warm
 from kvgen import compiler, shipped
 from kvgen.bench import BATCHES, bench
 from kvgen.benching.page import page, trials
@@ -59,7 +58,7 @@ def main() -> None:
         print(f"{time.time() - started:5.1f} s  {text}", file=sys.stderr, flush=True)
 
     if args.warm:
-        warm(args.warm, cases, batches, against, say)
+        warm(args.warm, compiled, jobs(cases, batches, against), say)
     reports: list[Report] = []
     for name, state in cases:
         report = bench(analysed(name, state), batches, args.layers, against=against)
@@ -119,22 +118,13 @@ def compiled(job: Job) -> str:
     return ""
 
 
-def warm(
-    processes: int,
-    cases: Sequence[tuple[str, str]],
-    batches: Sequence[int],
-    against: Sequence[str],
-    say: Callable[[str], None],
-) -> None:
-    """Fill Triton's cache on disk."""
-    jobs: list[Job] = [
+def jobs(
+    cases: Sequence[tuple[str, str]], batches: Sequence[int], against: Sequence[str]
+) -> list[Job]:
+    """What will be timed."""
+    return [
         (name, state, batch, tuple(against)) for batch in (0, *batches) for name, state in cases
     ]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        for complaint in filter(None, pool.map(compiled, jobs)):
-            say(f"not compiled: {complaint}")
-    say("compiled")
 
 
 if __name__ == "__main__":

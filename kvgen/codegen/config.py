@@ -62,7 +62,7 @@ def configurations(form: Form, records: Records, per_head: bool) -> Configs:
     programs: persistent fold programs for each multiprocessor.
     """
     sizes = dict(form.spec.sizes)
-    k, v = _power(sizes["K"]), _power(sizes["V"])
+    k, v = power_of_two(sizes["K"]), power_of_two(sizes["V"])
     heads = 1 if per_head else form.spec.ratio
     narrow = form.spec.storage.state != "float32"
 
@@ -78,7 +78,7 @@ def configurations(form: Form, records: Records, per_head: bool) -> Configs:
 
     # beside the state's tile a decode holds the buffer's keys, decays of their channels, and this
     # token's vectors over K, all of them once for each vector that reads
-    span = _power(buffer_length(form, records))
+    span = power_of_two(buffer_length(form, records))
     kept = len(form.writes) + sum(d.channel == "K" for d in form.summed_decays)
     vectors = sum("K" in tensor.axes for tensor in form.spec.inputs)
     beside = k * (span * kept + vectors) * len(form.columns) // 2
@@ -151,7 +151,7 @@ def configurations(form: Form, records: Records, per_head: bool) -> Configs:
     if not narrow or len(form.columns) > 2:
         each = 64
     # a state in 32 bits, nothing heavy beside it: wide threads, and one warp where rows are many
-    wide = each == 64 and k <= 128 and len(form.columns) < 3 and not (channels or form.whole_v)
+    wide = not narrow and k <= 128 and len(form.columns) < 3 and not (channels or form.whole_v)
     chain: dict[int, dict[str, int]] = {}
     for batch in BATCHES:
         width = tile(4096 if batch < 16 else 16384 if batch == 16 else 8192)
@@ -213,7 +213,7 @@ def is_safe(form: Form, kernel: str, config: Mapping[str, float]) -> bool:
 
     A tile wider than V, for one, would reach into the next head where nothing masks it.
     """
-    v = _power(form.spec.size("V"))
+    v = power_of_two(form.spec.size("V"))
     most = form.factored.most if form.factored else MAX_BUFFER
     upper = {"TILE": v, "TOKENS": min(16, most), "STAGES": 16, "num_warps": 32, "buffer": most}
     upper |= {"EARLY": 1, "DOT": int(offered(form)), "PDL": 1, "PAGES": PAGES}
@@ -223,10 +223,11 @@ def is_safe(form: Form, kernel: str, config: Mapping[str, float]) -> bool:
     powers = ("TILES", "PAGES") if kernel == "short" else ()
     return set(config) == set(KNOBS[kernel]) and all(
         lower.get(knob, 0) <= value <= upper.get(knob, value)
-        and (knob not in powers or _power(int(value)) == value)
+        and (knob not in powers or power_of_two(int(value)) == value)
         for knob, value in config.items()
     )
 
 
-def _power(size: int) -> int:
+def power_of_two(size: int) -> int:
+    """The least that is no less."""
     return 1 << (size - 1).bit_length()

@@ -9,12 +9,10 @@ from typing import Any
 
 from kvgen.algebra.records import plan_records
 from kvgen.codegen import cost
+from kvgen.codegen.config import PAGE
 from kvgen.explaining.account import quantities
 from kvgen.explaining.derivation import Derivation
 from kvgen.explaining.layout import count, indented, table, wrapped
-
-# records in a page, as in templates/short_cache.py.jinja
-PAGE = 16
 
 
 @dataclass(frozen=True)

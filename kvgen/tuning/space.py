@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kvgen.codegen.config import KNOBS, configurations, is_safe
+from kvgen.codegen.config import KNOBS, configurations, is_safe, power_of_two
 from kvgen.codegen.cost import LENGTHS, buffer_length
 from kvgen.codegen.kernels import per_head
 from kvgen.compiler import Analysis
@@ -61,7 +61,7 @@ Rule = Callable[[Config, Sizes], bool]
 
 
 def _fills_threads(config: Config, sizes: Sizes) -> bool:
-    each = _power(sizes.k) * config["TILE"] / (32 * config["num_warps"])
+    each = power_of_two(sizes.k) * config["TILE"] / (32 * config["num_warps"])
     return FEWEST <= each <= MOST
 
 
@@ -207,7 +207,3 @@ def _reduced(config: Config, sizes: Sizes) -> Config:
         if "EARLY" in config and config["TILES"] > 1:
             config["EARLY"] = 0
     return config
-
-
-def _power(size: int) -> int:
-    return 1 << (size - 1).bit_length()
