@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +33,31 @@ def outcome(config: dict[str, int], us: float | None = 5.0) -> Outcome:
     return Outcome(config, "timed" if us else "wrong", times, error=1e-3, program="p")
 
 
-@pytest.fixture(params=["journal", "sqlite"])
+@pytest.fixture(params=["journal", "sqlite", "server"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "journal":
         return f"journal:{tmp_path / 'shared' / 'journal.log'}"
-    return f"sqlite:///{tmp_path / 'shared.db'}"
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'shared.db'}"
+    return request.getfixturevalue("database")
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """A new database on the server that KVGEN_TEST_DATABASE names, as in
+    postgresql://user@localhost/postgres."""
+    import sqlalchemy
+
+    if "KVGEN_TEST_DATABASE" not in os.environ:
+        pytest.skip("KVGEN_TEST_DATABASE names no server")
+    server = sqlalchemy.make_url(os.environ["KVGEN_TEST_DATABASE"])
+    name = f"kvgen_{uuid.uuid4().hex}"
+    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"create database {name}")
+        yield server.set(database=name).render_as_string(hide_password=False)
+        connection.exec_driver_sql(f"drop database {name} with (force)")
+    engine.dispose()
 
 
 def study(url: str) -> Shared:
@@ -162,6 +185,10 @@ def test_several_hosts(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_several_hosts_on_a_database(tmp_path: Path) -> None:
     share(tmp_path, f"sqlite:///{tmp_path / 'shared.db'}")
+
+
+def test_several_hosts_on_a_server(tmp_path: Path, database: str) -> None:
+    share(tmp_path, database)
 
 
 def share(tmp_path: Path, url: str) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,27 @@ def test_a_halt_ends_an_answer_that_never_comes(job: Job) -> None:
         # the next spec finds it willing
         worker.begin()
         assert timed(worker, job, GOOD)["us"]
+    finally:
+        worker.close()
+
+
+def test_a_halt_ends_a_process_that_is_started_again(job: Job) -> None:
+    """Also where it comes before there is a process to kill: it would be waited for in vain."""
+    worker, stuck = fake_worker(), fake_worker(hang={"do": "hello"})
+    try:
+        worker.gpu()
+        timed(worker, job, GOOD)
+        worker.end()
+
+        def start(environment: Mapping[str, str]) -> Child:
+            worker.halt()
+            return stuck._start(environment)
+
+        worker._start = start
+        began = time.monotonic()
+        with pytest.raises(Halted):
+            timed(worker, job, GOOD)
+        assert time.monotonic() - began < 10 and worker._child is None
     finally:
         worker.close()
 

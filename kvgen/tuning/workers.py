@@ -105,6 +105,10 @@ class Worker:
         try:
             if self._child is None or not self._child.alive:
                 self._child = self._started()
+                if self.halted:
+                    # `halt` may have come before there was a child to kill
+                    self.end()
+                    raise Halted
                 self._asked("hello")
             self._asked("open", spec=job.spec, overrides=job.overrides, module=str(job.module))
         except (ChildError, Refused) as error:
