@@ -2,7 +2,8 @@
 
 Its argument is a JSON object of moods: {"hang": WHAT, "crash": WHAT, "wrong": WHAT, "launch": WHAT,
 "internal": WHAT, "memory": WHAT, "babble": WHAT}, where WHAT is what a request must have to bring
-it about: knobs, "kernel", and "do", which is "time" where it is not said. Beside them
+it about: knobs, "kernel", and "do", which is "time" where it is not said; with {"nth": N} only the
+process's Nth such request does. Beside them
 {"seconds": S}, how long a timing takes; {"log": FILE}, a line for each request; {"once": FILE},
 only the first process to make that file has moods; {"hello": {…}}, what is said instead of what
 stands below; {"names": {DEVICE: NAME}}, names by what CUDA_VISIBLE_DEVICES says.
@@ -38,6 +39,8 @@ def fake_us(config: dict[str, int], batch: int) -> float:
     return (2.0 + batch) * (1 + 0.15 * away)
 
 
+# how many requests fitted so far
+SEEN: dict[str, int] = {}
 MOODS = ("hang", "crash", "wrong", "launch", "internal", "memory", "babble")
 
 
@@ -83,7 +86,13 @@ def answer(request: Answer, moods: Answer) -> Answer:
 
 def fits(wanted: Answer, request: Answer, config: dict[str, int]) -> bool:
     found = {"do": request["do"], "kernel": request.get("kernel"), **config}
-    return {"do": "time", **wanted}.items() <= found.items()
+    nth = wanted.get("nth")
+    wanted = {"do": "time", **{name: value for name, value in wanted.items() if name != "nth"}}
+    if not wanted.items() <= found.items():
+        return False
+    key = json.dumps(wanted)
+    SEEN[key] = SEEN.get(key, 0) + 1
+    return nth in (None, SEEN[key])
 
 
 def first(path: str) -> bool:

@@ -206,6 +206,14 @@ def test_rows_are_made_again_in_another_process(job: Job, store: Store, tmp_path
     assert len(tried) > 20
 
 
+def test_rows_that_memory_has_evicted(job: Job, store: Store) -> None:
+    """A crash while they are made again is no configuration's fault, either."""
+    found = tuned(job, store, crash={"do": "hold", "kernel": "decode", "nth": 5})
+    assert found.why == "everything was tried" and not found.refused
+    wanted = tuned(job, store, Options((4, 16), "quick", 100.0, force=True))
+    assert found.counts == wanted.counts
+
+
 def test_a_gpu_that_is_broken(job: Job, store: Store) -> None:
     found = tuned(job, store, crash={"do": "check"})
     assert not found.records and "8 failures in a row" in found.why

@@ -418,11 +418,24 @@ def test_the_store_answers_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("visible", "name"),
-    [(None, "First"), ("1", "Second"), ("GPU-bb", "Second"), ("", None), ("7", None)],
+    ("visible", "order", "name"),
+    [
+        (None, "PCI_BUS_ID", "First"),
+        ("1", "PCI_BUS_ID", "Second"),
+        ("GPU-bb", None, "Second"),
+        ("", "PCI_BUS_ID", None),
+        ("7", "PCI_BUS_ID", None),
+        # which of the two CUDA has put first is not known
+        (None, None, None),
+        ("1", "FASTEST_FIRST", None),
+    ],
 )
 def test_the_gpus_name(
-    visible: str | None, name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    visible: str | None,
+    order: str | None,
+    name: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from kvgen.tuning import plan
 
@@ -430,11 +443,23 @@ def test_the_gpus_name(
     tool.write_text("#!/bin/sh\nprintf '0, GPU-aa, First\\n1, GPU-bb, Second\\n'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    if visible is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for variable, value in (("CUDA_VISIBLE_DEVICES", visible), ("CUDA_DEVICE_ORDER", order)):
+        monkeypatch.delenv(variable, raising=False)
+        if value is not None:
+            monkeypatch.setenv(variable, value)
     assert plan.gpu_name() == name
+
+
+def test_the_name_of_equal_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvgen.tuning import plan
+
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nprintf '0, GPU-aa, Same\\n1, GPU-bb, Same\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert plan.gpu_name() == "Same"
 
 
 def test_no_tool_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

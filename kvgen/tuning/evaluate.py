@@ -116,8 +116,6 @@ class Evaluator:
     buffer: int
     trials: Trials
     outcomes: list[Outcome] = field(default_factory=list)
-    # which of the worker's processes holds the rows
-    held: int = -1
 
     def __call__(self, config: Config) -> Outcome | None:
         outcome = self._found(config)
@@ -145,9 +143,11 @@ class Evaluator:
             error = self.programs.check(self.worker, self.kernel, config, self.buffer)
             if isinstance(error, Outcome):
                 return replace(error, config=config)
-            if self.held != self.worker.started:
+            with self.worker.turn():
+                # other studies may have needed the memory: what fails while the rows are made again
+                # is not this configuration's fault
                 self._hold()
-            answer = self._ask("time", batch=self.batch, config=config, best=self._best())
+                answer = self._ask("time", batch=self.batch, config=config, best=self._best())
         except (Refused, ChildError) as caught:
             if isinstance(caught, Refused) and caught.kind == "internal":
                 # nothing is known of it; a worker that goes on like this is given up
@@ -172,7 +172,6 @@ class Evaluator:
                 self._ask("hold", batch=self.batch)
         except (Refused, ChildError) as error:
             raise RowsError(str(error)[-DETAIL:]) from None
-        self.held = self.worker.started
 
     def _twin(self, config: Config, program: str) -> Outcome | None:
         """A program that was timed already, launched on the same grid."""

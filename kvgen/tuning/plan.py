@@ -105,7 +105,11 @@ def gpu_name() -> str | None:
     rows = driver.queried("index", "uuid", "name")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     first = rows[0][0] if visible is None and rows else (visible or "").split(",")[0].strip()
+    # unless it is told to, CUDA puts the fastest GPU first, and this tool the first on the bus
+    by_number = (
+        os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({r[2] for r in rows}) == 1
+    )
     for index, uuid, name in rows:
-        if first and (first == index or uuid.startswith(first)):
+        if first and ((by_number and first == index) or uuid.startswith(first)):
             return name.strip()
     return None

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,10 @@ class Worker:
             self.compiled += answer.get("compiled", 0)
             self.spent["rows"] = self.spent.get("rows", 0.0) + answer.get("made", 0.0)
             return answer
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Requests that no other study's come between."""
+        return self._lock
 
     def _again(self, do: str, **what: Any) -> dict[str, Any]:
         """Ask; once more where memory was short, which the worker has given back by then."""
