@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.table import level, report_of, wrapped
+from benchmarks.pages import level, report_of, wrapped
 from kvgen.bench import Report
 from kvgen.timing.drafts import PROMPT, PROMPT_ROWS, DraftRow
 from kvgen.timing.short import ShortRow

@@ -1,12 +1,12 @@
-"""Draw docs/figures from the kept figures of table.py and drafts.py: the same data give the same
+"""Draw docs/figures from the kept figures of family.py and drafts.py: the same data give the same
 bytes.
 
     python benchmarks/figures.py [--png DIR]
 
-time.svg: a layer's time against batch for the recurrences of docs/data/h100.json. gain.svg: the
-gain over the plain kernel for all recurrences, those of docs/data/h100-family.json too. drafts.svg:
-the time of verify over that of decode against batch, of docs/data/h100-drafts.json. matplotlib is
-in the extra dev.
+time.svg: a layer's time against batch for the recurrences that are served most. gain.svg: the gain
+over the plain kernel for all recurrences. Both are of docs/data/h100-tuned.json. drafts.svg: the
+time of verify over that of decode against batch, of docs/data/h100-drafts.json. matplotlib is in
+the extra dev.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import drafts_page
-from table import level, read
+import family
+from family import Tuned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from kvgen.bench import Report
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-DATA = (DOCS / "data" / "h100.json", DOCS / "data" / "h100-family.json")
+# the panels of time.svg, and what they show a state in
+SERVED = ("gated_deltanet", "kimi_delta_attention", "mamba2", "lightning_attention")
 DRAFTS = DOCS / "data" / "h100-drafts.json"
 
 BUFFERED, SPLIT, PLAIN, FLOOR = "#0b6e99", "#1fa187", "#c4572e", "#9a9a9a"
@@ -50,26 +52,26 @@ STYLE: dict[str, Any] = {
 }
 
 
-def times(reports: list[Report]) -> Figure:
+def times(every: list[Tuned]) -> Figure:
     """A panel for each recurrence: buffered with a float32 and a split state, plain, floor."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    found = {(report.spec, report.storage): report for report in reports}
-    names = list(dict.fromkeys(spec for spec, _ in found))
+    found = {tuned.name: tuned for tuned in every}
     figure = Figure(figsize=(8.6, 6.2), layout="constrained")
-    panels = figure.subplots(2, -(-len(names) // 2), sharex=True, sharey=True).flat
-    for panel, name in zip(panels, names, strict=False):
+    panels = figure.subplots(2, -(-len(SERVED) // 2), sharex=True, sharey=True).flat
+    for panel, name in zip(panels, SERVED, strict=False):
         lines = [
-            ("plain kernel, float32 state", "float32", "recurrent", "us", PLAIN, "o-"),
-            ("buffered, float32 state", "float32", "decode", "us", BUFFERED, "o-"),
-            ("buffered, split state", "split", "decode", "us", SPLIT, "o-"),
-            ("floor of buffered, float32 state", "float32", "decode", "floor_us", FLOOR, "--"),
+            ("plain kernel, float32 state", "float32", "plain_us", PLAIN, "o-"),
+            ("buffered, float32 state", "float32", "us", BUFFERED, "o-"),
+            ("buffered, split state", "split", "us", SPLIT, "o-"),
+            ("floor of buffered, float32 state", "float32", "floor_us", FLOOR, "--"),
         ]
-        for label, storage, kernel, value, colour, line in lines:
+        batches: list[int] = []
+        for label, storage, value, colour, line in lines:
             if (name, storage) not in found:
                 continue
-            rows = [row for row in found[name, storage].rows if row.kernel == kernel]
+            rows = found[name, storage].rows
             batches = [row.batch for row in rows]
             values = [getattr(row, value) for row in rows]
             panel.plot(batches, values, line, color=colour, label=label, lw=1.5, ms=3.5)
@@ -89,15 +91,15 @@ def times(reports: list[Report]) -> Figure:
     return figure
 
 
-def gains(reports: list[Report], batches: tuple[int, int] = (64, 256)) -> Figure:
+def gains(every: list[Tuned], batches: tuple[int, int] = (64, 256)) -> Figure:
     """A line for each recurrence: plain over buffered, float32 state, at two batches."""
     from matplotlib.figure import Figure
 
     found: dict[str, list[float]] = {}
-    for report in reports:
-        if report.storage == "float32":
-            us = {(row.kernel, row.batch): row.us for row in report.rows}
-            found[report.spec] = [us["recurrent", b] / us["decode", b] for b in batches]
+    for tuned in every:
+        gain = {row.batch: row.plain_us / row.us for row in tuned.rows}
+        if tuned.storage == "float32" and set(batches) <= set(gain):
+            found[tuned.spec] = [gain[batch] for batch in batches]
     names = sorted(found, key=lambda name: (found[name][1], name))
     figure = Figure(figsize=(7.4, 0.21 * len(names) + 1.1), layout="constrained")
     panel = figure.subplots()
@@ -156,9 +158,9 @@ def main() -> None:
     options = parser.parse_args()
     import matplotlib
 
-    served, others = (read(path) for path in DATA)
+    every = family.level(family.read(family.FIGURES))
     with matplotlib.rc_context(STYLE):
-        figures = {"time": times(level(served)), "gain": gains([*served, *others])}
+        figures = {"time": times(every), "gain": gains(every)}
         if DRAFTS.is_file():
             figures["drafts"] = ratios(drafts_page.read(DRAFTS).reports)
         for name, figure in figures.items():

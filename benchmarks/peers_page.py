@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.table import level, timed, wrapped
+from benchmarks.pages import level, timed, wrapped
 from kvgen.benching.page import figures
 from kvgen.benching.report import OURS, Report, Row
 from kvgen.data import data_dir
@@ -34,10 +34,9 @@ GOALS = {
 HEADER = """# Performance
 
 The recurrences that are served most, {tuned}, beside the decode kernels of other libraries.
-In more storage modes they are in [performance-served.md](performance-served.md), the other
-recurrences in [performance-family.md](performance-family.md), drafts and prompts in
-[performance-drafts.md](performance-drafts.md), errors over thousands of tokens in
-[drift.md](drift.md).
+All recurrences, before and after tuning, are in [performance-family.md](performance-family.md),
+drafts and prompts in [performance-drafts.md](performance-drafts.md), errors over thousands of
+tokens in [drift.md](drift.md).
 
 ![time of a layer against batch, {spec}: ours, other libraries' kernels, floor]({figure})
 

@@ -117,7 +117,7 @@ copies, padding and odd sizes. Two of its cases, in Triton's interpreter on a CP
 {check}
 
 A buffer of one place folds after every token, so it must agree with the plain kernel; and does,
-but for the last bits of float32. [performance-served.md](performance-served.md) has its times on a
+but for the last bits of float32. [performance-family.md](performance-family.md) has its times on a
 GPU, [drift.md](drift.md) its errors after thousands of tokens.
 """
 

@@ -15,8 +15,7 @@ HEAD = """\
 
 Each as its paper has it and in the form that kvgen derives from it; `python docs/build.py` writes
 this page anew. `kvgen explain NAME` has the derivation with every proof, `kvgen show NAME` the
-spec; [performance-served.md](performance-served.md) and
-[performance-family.md](performance-family.md) have times.
+spec; [performance-family.md](performance-family.md) has times.
 
 How to read the forms:
 

@@ -103,6 +103,21 @@ def test_outputs_that_were_not_written_are_an_error(no_gpu: None) -> None:
         step.check("decode")
 
 
+def test_states_that_are_drawn_again_are_numbers(
+    no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was stored: zeros among them, which with the rest of other numbers would be none."""
+    analysis = analysed("gated_deltanet", "state=split")
+    step = steps.make_step(analysis, made("gated_deltanet", "state=split").module, 2, 1)
+    for fill in (-1, 7):
+        step.cache.tensors["S_lo"].fill_(fill)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "normal_", lambda tensor, **_: tensor.zero_())
+            steps.draw_cache(analysis, step.cache)
+        step.layers("recurrent")
+        assert not any(bool(out.isnan().any()) for out in step.out)
+
+
 def test_cursors_stay_in_a_window_s_reach(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone, both calls see the same cursors, which leave room for the window."""
     seen: list[tuple[str, list[int]]] = []

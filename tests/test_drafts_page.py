@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import drafts
 from benchmarks.drafts_page import Found, Memory, page, pairs, read
-from benchmarks.table import level
+from benchmarks.pages import level
 from kvgen.bench import Report
 from kvgen.compiler import Analysis
 from kvgen.timing.drafts import DraftRow

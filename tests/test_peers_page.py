@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from reports import BATCHES, REPLAY, TIMES, report
+from reports import BATCHES, REPLAY, report
 from twins import analysed
 
-from benchmarks import peers, peers_page, table
+from benchmarks import peers, peers_page
 from kvgen.benching import contest, lineup
 from kvgen.benching.peers.peer import Peer, Problem, Started
 from kvgen.benching.report import Report
@@ -43,20 +43,6 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, golden) -> None:
     assert golden("performance-peers.md") == text
     figure = (tmp_path / "figures" / peers_page.FIGURE).read_text(encoding="utf-8")
     assert figure.startswith("<svg") and "<style>:root" in figure
-
-
-def test_the_table_of_what_is_served_is_another_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    figures = tmp_path / "kept.json"
-    figures.write_text(json.dumps(legal_json([report().data()])), encoding="utf-8")
-    (tmp_path / "docs").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["table.py", "--from", str(figures)])
-    table.main()
-    [page] = (tmp_path / "docs").iterdir()
-    assert page.name == "performance-served.md"
-    assert f"| 16 | {TIMES['kvgen', 'decode', 16][2]:.2f} ± 0.02 |" in page.read_text()
 
 
 def cells(text: str, batch: int | str) -> dict[str, str]:

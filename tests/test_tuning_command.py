@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from tuners import ROOT, SMALL, FakeCompilers, command, tuner
 
 import cli
+from benchmarks import family
 from kvgen.probing.compilers import Compiled
 from kvgen.tuning.trials import Trials
 from kvgen.wisdom.folder import Folder, WisdomWarning
@@ -268,6 +269,9 @@ def test_json(run: Callable[..., Result], tmp_path: Path) -> None:
     assert found["gpu"] == "Test GPU" and found["why"] == "everything was tried"
     assert len(found["records"]) == 7 and found["refused"][0]["verdict"] == "wrong"
     assert all(record["config"].get("TILE") != 32 for record in found["records"])
+    # what the page of the family is made of
+    kept = family.tuned_of(found, "kvgen tune")
+    assert kept is not None and kept.storage == "float32" and kept.rows
     again = run(*TUNE[1:], "--json")
     [known] = json.loads(again.stdout)
     assert "known already" in again.stderr and len(known["records"]) == 7

@@ -93,6 +93,9 @@ def draw_cache(analysis: Analysis, cache: Any) -> None:
     for name, tensor in cache.tensors.items():
         if name in (state, f"{state}_hi"):
             tensor.normal_()
+        elif name == f"{state}_lo":
+            # of a zero and the rest of another number no kernel makes a number
+            tensor.zero_()
         elif name in carried:
             # a normaliser is positive
             tensor.uniform_(0.5, 1.5)

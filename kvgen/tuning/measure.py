@@ -136,7 +136,8 @@ class Bench:
             launched(run)
             if kernel == "fold" or not rows.unwritten():
                 return
-        raise WrongError(f"with {rows.batch} rows it left outputs unwritten, or not a number")
+        what = f"{kernel} of {rows.batch} rows"
+        raise WrongError(f"{what} left outputs unwritten, or not a number")
 
     def _alone(self, kernel: str, rows: Rows) -> tuple[Callable[[], None], Any, int]:
         """What runs, where cursors stand before it, and after how many runs they stand there."""

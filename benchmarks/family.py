@@ -1,0 +1,266 @@
+"""Write docs/performance-family.md: shipped recurrences before and after tuning.
+
+    kvgen tune --gpu --effort quick --json > run.json
+    python benchmarks/family.py --add run.json --by "kvgen tune --gpu --effort quick"
+    python benchmarks/family.py                 the page again, from the kept figures
+
+Of a recurrence and a state the last run counts. Figures are drawn by figures.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.pages import wrapped
+from kvgen.wisdom.record import EFFORTS
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+UNTUNED = "untuned"
+FIGURES = DOCS / "data" / "h100-tuned.json"
+PAGE = DOCS / "performance-family.md"
+
+HEADER = """# Performance of the whole family
+
+Every shipped recurrence before and after tuning, single tokens: buffered and with its own plain
+kernel. Those that are served most stand beside other libraries in
+[performance.md](performance.md); drafts, prompts and short contexts are in
+[performance-drafts.md](performance-drafts.md), errors over thousands of tokens in
+[drift.md](drift.md).
+
+![gain of buffered over plain for every shipped recurrence](figures/gain.svg)
+
+## Method
+
+Measured on {gpu} ({versions}), each recurrence once, by
+
+    {commands}
+
+- **What is timed**: whole model steps, replayed as a CUDA graph: {layers} with distinct states, so
+  that a step finds none in the cache unless all fit into it; slots in random order, inputs random
+  and bfloat16. Times are microseconds for one layer, with its share of the `advance` that ends the
+  step. Layers stand back to back: the projections and convolutions that a model has between them
+  are not there.
+- **Folds are included**: cursors are staggered over the buffer's phases and move inside the graph.
+- *untuned* is the configuration that a module takes on a GPU that nothing is known of, *tuned* the
+  one that `kvgen tune` has chosen and `kvgen compile` bakes in; both were timed by turns in one
+  process, and so was *plain*, the module's own `recurrent`, which reads and writes the state for
+  every token, untuned and tuned. Recurrences without tuned configurations are here, too, each as it
+  comes, measured earlier. *gain* is untuned over tuned, *over plain* the tuned plain kernel
+  over the tuned buffered one. Where a gain is below 1, the length of the buffer was chosen for the
+  other batches: it is one for all. The faster of the two is in bold: `best(batch)` of the module
+  names it.
+- *floor* is the time of the fewest bytes a buffered step can move (the state read once and written
+  once in L tokens, records at their mean length, inputs and output) at this GPU's copy bandwidth,
+  {copy:.0f} GB/s read and written. *share* is floor over tuned.
+- *error* is ‖x − x*‖₂ / ‖x*‖₂ of a row's outputs of the tuned kernel against float64, the worst of
+  four rows with empty, begun and full buffers; rounding the output to bfloat16 alone makes 1.7e-03
+  of it.
+
+## In short
+
+The geometric mean over all batches of what tuning gains, of how much faster buffered is than plain
+(the faster of the two at every batch, over plain), and the share of the floor at the largest batch.
+
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Whole steps at a batch, microseconds of a layer, of the buffered decode and the plain kernel.
+    before: untuned. error: of the tuned decode."""
+
+    batch: int
+    us: float
+    before: float
+    floor_us: float
+    error: float
+    plain_us: float
+    plain_before: float
+    layers: int
+
+    @property
+    def best_us(self) -> float:
+        return min(self.us, self.plain_us)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A recurrence with a state in one storage. by: the command that measured it; effort: the least
+    of its records, UNTUNED where it was measured as it comes; then `us` is `before`."""
+
+    spec: str
+    storage: str
+    gpu: str
+    versions: str
+    copy_gbs: float
+    buffer: int
+    effort: str
+    by: str
+    date: str
+    rows: tuple[Row, ...]
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.spec, self.storage
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Tuned:
+        return cls(**{**data, "rows": tuple(Row(**row) for row in data["rows"])})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kept", type=Path, default=FIGURES, help="all figures")
+    parser.add_argument(
+        "--add", type=Path, action="append", default=[], metavar="FILE",
+        help="what `kvgen tune --json` has printed",
+    )  # fmt: skip
+    parser.add_argument("--by", default="kvgen tune --gpu", help="the command that was")
+    parser.add_argument("--out", type=Path, default=PAGE)
+    args = parser.parse_args()
+    found = {tuned.name: tuned for tuned in read(args.kept)} if args.kept.is_file() else {}
+    for file in args.add:
+        for report in json.loads(file.read_text(encoding="utf-8")):
+            tuned = tuned_of(report, args.by)
+            if tuned is not None:
+                found[tuned.name] = tuned
+    all_of_them = sorted(
+        found.values(),
+        key=lambda tuned: (tuned.storage != "float32", tuned.effort == UNTUNED, tuned.name),
+    )
+    if args.add:
+        text = json.dumps([asdict(tuned) for tuned in all_of_them])
+        args.kept.write_text(text, encoding="utf-8")
+    args.out.write_text(page(level(all_of_them)), encoding="utf-8")
+
+
+def read(path: Path) -> list[Tuned]:
+    return [Tuned.of(data) for data in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def tuned_of(report: dict[str, Any], by: str) -> Tuned | None:
+    """What a report of the tuner has of whole steps, before and after; None where it has none: what
+    was known already is not timed again, and what was cut short is a kernel's time alone."""
+    timed = {
+        (record["key"]["kernel"], record["at"]["batch"]): record
+        for record in report["records"]
+        if record.get("untuned_us") and record["at"].get("cut") != 1
+    }
+    pairs = {
+        batch: (record, timed["recurrent", batch])
+        for (kernel, batch), record in sorted(timed.items())
+        if kernel == "decode" and ("recurrent", batch) in timed
+    }
+    if not pairs:
+        return None
+    first, _ = pairs[min(pairs)]
+    versions = (f"{name} {first['env'][name]}" for name in ("torch", "triton"))
+    efforts = [decode["effort"] for decode, _ in pairs.values()]
+    return Tuned(
+        report["spec"], report["storage"], report["gpu"], ", ".join(versions), report["copy_gbs"],
+        report["buffer"], min(efforts, key=EFFORTS.index), by, first["date"],
+        tuple(row_of(*pair) for pair in pairs.values()),
+    )  # fmt: skip
+
+
+def row_of(decode: dict[str, Any], plain: dict[str, Any]) -> Row:
+    return Row(
+        decode["at"]["batch"], decode["us"][1], decode["untuned_us"], decode["floor_us"],
+        decode["error"], plain["us"][1], plain["untuned_us"], decode["at"]["layers"],
+    )  # fmt: skip
+
+
+def level(found: Sequence[Tuned]) -> list[Tuned]:
+    """With floors at one bandwidth, the highest of them: a copy is at times slower."""
+    best = max(tuned.copy_gbs for tuned in found)
+    levelled: list[Tuned] = []
+    for tuned in found:
+        ratio = tuned.copy_gbs / best
+        rows = tuple(replace(row, floor_us=row.floor_us * ratio) for row in tuned.rows)
+        levelled.append(replace(tuned, copy_gbs=best, rows=rows))
+    return levelled
+
+
+# the page ----------------------------------------------------------------------------------------
+
+
+def page(found: Sequence[Tuned]) -> str:
+    parts = [heading(found) + overview(found)]
+    for tuned in found:
+        how = f"Measured with {tuned.effort} effort on {tuned.date}."
+        if tuned.effort == UNTUNED:
+            how = f"Not tuned; measured on {tuned.date}."
+        title = f"## {tuned.spec}, {tuned.storage} state, buffer {tuned.buffer}"
+        parts.append(f"{title}\n\n{table(tuned)}\n{how}\n")
+    return "\n".join(parts)
+
+
+def heading(found: Sequence[Tuned]) -> str:
+    first = found[0]
+    layers = [row.layers for tuned in found for row in tuned.rows]
+    fewer = f" ({min(layers)} where memory is short)" if min(layers) < max(layers) else ""
+    commands = list(dict.fromkeys(tuned.by for tuned in found))
+    return HEADER.format(
+        gpu=first.gpu,
+        versions="; ".join(dict.fromkeys(tuned.versions for tuned in found)),
+        commands="\n    ".join(wrapped([command]) for command in commands),
+        layers=f"{max(layers)} layers{fewer}",
+        copy=first.copy_gbs,
+    )
+
+
+def overview(found: Sequence[Tuned]) -> str:
+    lines = [("recurrence", "state", "tuned over untuned", "over plain", "share"), ("---",) * 2]
+    lines[1] += ("---:",) * 3
+    for tuned in found:
+        gain = f"{mean(row.before / row.us for row in tuned.rows):.2f}"
+        lines.append((
+            tuned.spec, tuned.storage, "–" if tuned.effort == UNTUNED else gain,
+            f"{mean(row.plain_us / row.best_us for row in tuned.rows):.2f}",
+            f"{tuned.rows[-1].floor_us / tuned.rows[-1].us:.0%}",
+        ))  # fmt: skip
+    every = [row for tuned in found if tuned.effort != UNTUNED for row in tuned.rows]
+    lines.append((
+        "**all that are tuned**", "", f"{mean(row.before / row.us for row in every):.2f}",
+        f"{mean(row.plain_us / row.best_us for row in every):.2f}", "",
+    ))  # fmt: skip
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def mean(ratios: Any) -> float:
+    """Geometric."""
+    logs = [math.log(ratio) for ratio in ratios]
+    return math.exp(sum(logs) / len(logs))
+
+
+def table(tuned: Tuned) -> str:
+    lines = [(
+        "batch", "untuned", "tuned", "gain", "floor", "share", "error", "plain, untuned",
+        "plain, tuned", "over plain",
+    )]  # fmt: skip
+    lines.append(("---:",) * len(lines[0]))
+    for row in tuned.rows:
+        us, plain = f"{row.us:.2f}", f"{row.plain_us:.2f}"
+        us, plain = (f"**{us}**", plain) if row.us <= row.plain_us else (us, f"**{plain}**")
+        gain = f"{row.before / row.us:.2f}"
+        before = f"{row.before:.2f}", us, gain, f"{row.plain_before:.2f}", plain
+        if tuned.effort == UNTUNED:
+            before = us, "–", "–", plain, "–"
+        lines.append((
+            str(row.batch), *before[:3], f"{row.floor_us:.2f}", f"{row.floor_us / row.us:.0%}",
+            f"{row.error:.1e}", *before[3:], f"{row.plain_us / row.us:.2f}",
+        ))  # fmt: skip
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

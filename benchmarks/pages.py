@@ -1,0 +1,55 @@
+"""What the pages of measured times share: their method, floors at one bandwidth, commands."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from kvgen.bench import Report, Row
+from kvgen.timing.drafts import DraftRow
+
+AnyRow = TypeVar("AnyRow", Row, DraftRow)
+
+TIMED = """\
+- **What is timed**: whole model steps, replayed as a CUDA graph: {layers} layers{fewer} with
+  distinct states, so that a step finds none in the cache unless all fit into it; slots in random
+  order, inputs random and bfloat16. Times are microseconds for one layer, with its share of the
+  `advance` that ends the step. Layers stand back to back: the projections and convolutions that a
+  model has between them are not there."""
+
+
+def report_of(data: dict[str, Any]) -> Report:
+    rows = tuple(Row(**row) for row in data["rows"])
+    drafts = tuple(DraftRow(**row) for row in data.get("drafts", ()))
+    return Report(**{**data, "rows": rows, "drafts": drafts})
+
+
+def level(reports: Sequence[Report]) -> list[Report]:
+    """The reports with floors at one bandwidth, the highest of them: a copy is at times slower."""
+    best = max(report.copy_gbs for report in reports)
+    found: list[Report] = []
+    for report in reports:
+        ratio = report.copy_gbs / best
+        rows = tuple(lowered(row, ratio) for row in report.rows)
+        drafts = tuple(lowered(row, ratio) for row in report.drafts)
+        found.append(replace(report, rows=rows, drafts=drafts))
+    return found
+
+
+def lowered(row: AnyRow, ratio: float) -> AnyRow:
+    return replace(row, floor_us=row.floor_us * ratio, share=row.share * ratio)
+
+
+def timed(reports: Sequence[Report]) -> str:
+    """What a time is of, as a page's method says it."""
+    layers = reports[0].layers
+    least = min(row.layers for report in reports for row in report.rows)
+    fewer = f" ({least} where memory is short)" if least < layers else ""
+    return TIMED.format(layers=layers, fewer=fewer)
+
+
+def wrapped(words: Sequence[str]) -> str:
+    """A command on several lines, as a shell takes it."""
+    return " \\\n      ".join(textwrap.wrap(" ".join(words), 88, break_on_hyphens=False))
