@@ -902,7 +902,7 @@ def wisdom_why(
     nearest, with what keeps them from being an answer.
     """
     with errors_printed(as_json):
-        from kvgen import compiler
+        from kvgen import compiler, shipped
         from kvgen.wisdom import account
         from kvgen.wisdom.store import Store
 
@@ -914,7 +914,8 @@ def wisdom_why(
         print_json([each.data() for each in found])
         return
     if not found:
-        note(f"no GPU is known: kvgen tune {analysis.spec.name} --gpu, or name one with --gpu")
+        name = shipped.argument(analysis.spec.name)
+        note(f"no GPU is known: kvgen tune {name} --gpu, or name one with --gpu")
     head = ("GPU", "kernel", "batch", "answer", "configuration")
     print_table(account.rows(found), head)
     if near := account.nearest(found):

@@ -29,7 +29,13 @@ def staged(path: Path, data: bytes) -> Path:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace a file or create it, at once. Raises OSError."""
+    """Replace a file or create it, at once; what a link names, through the link. What is no file, a
+    pipe or a device, is written into. Raises OSError."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            file.write(data)
+        return
     temporary = staged(path, data)
     try:
         temporary.replace(path)

@@ -35,6 +35,11 @@ def shipped() -> list[Shipped]:
     return [_read(path) for path in sorted(SPECS.glob("*.yaml"))]
 
 
+def argument(name: str) -> str:
+    """What commands take for the spec of that name: of one that does not ship, its file."""
+    return name if (SPECS / f"{name}.yaml").is_file() else f"{name}.yaml"
+
+
 def resolve(spec: str) -> Path:
     """The file that SPEC stands for. A bare name is a shipped spec before it is a file."""
     names = [path.stem for path in SPECS.glob("*.yaml")]

@@ -20,6 +20,7 @@ import kvgen
 from kvgen import compiler
 from kvgen.checking.twin import Made, Twin
 from kvgen.compiler import Analysis
+from kvgen.shipped import resolve
 from kvgen.wisdom import baking
 from kvgen.wisdom.folder import WisdomWarning
 from kvgen.wisdom.identity import key_of
@@ -225,6 +226,16 @@ def test_a_tuned_module_computes_the_same(name: str, monkeypatch: pytest.MonkeyP
         twin.step([4, 0, 2, 1], kernel="recurrent" if turn == 5 else "decode")
     twin.compare()
     assert set(twin.found) > {"output", "S"} and max(twin.found.values()) < 1e-5
+
+
+def test_what_does_not_ship_is_tuned_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = resolve("gated_deltanet").read_text(encoding="utf-8").replace("gated_deltanet", "mine")
+    analysis = compiler.analyse(text)
+    assert "`kvgen tune mine.yaml --gpu`" in compiler.emit(analysis, {})
+    assert "(kvgen tune mine.yaml --gpu)" in baking.said(analysis, {})
+    monkeypatch.setenv("KVGEN_REQUIRE_TUNED", "1")
+    with pytest.raises(baking.NotTuned, match=r"kvgen tune mine\.yaml --gpu"):
+        baking.required(analysis, {})
 
 
 def test_an_unknown_gpu_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,22 @@ def test_extremes(name: str) -> None:
         assert all(low <= v.min() and v.max() <= high for v in (values[log] for log in logs))
 
 
+def test_extremes_of_decays_by_key_heads_and_by_value_heads() -> None:
+    form = compiler.analyse("""
+kvgen: 1
+name: mixed
+sizes: {H: 2, HV: 6, K: 8, V: 8}
+inputs: {q: [H, K], k: [H, K], v: [HV, V], f: [H, K], g: [HV]}
+state: {S: [HV, K, V]}
+step: |
+  S = sigmoid(g) * (sigmoid(f) * S) + outer(k, v)
+  o = q @ S
+""").form
+    drawn = Sampler(form.spec, "cpu").inputs(16, torch.float32)
+    found = extremes.find(form, drawn, "strong")
+    assert found is not None and found.driver in ("f", "g")
+
+
 def test_interpreted_casts_round_to_nearest() -> None:
     import triton.language as tl
     from triton.runtime import interpreter

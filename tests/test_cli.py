@@ -240,6 +240,16 @@ def test_compile_says_what_it_wrote(folder: Path) -> None:
     assert (out / "gated_deltanet.py").stat().st_mtime_ns == written
 
 
+def test_compile_writes_into_a_device(folder: Path) -> None:
+    """And says why where that is full; the device stays one."""
+    (folder / "null").symlink_to("/dev/null")
+    assert run("compile", "gla", "-o", "null").exit_code == 0
+    (folder / "full").symlink_to("/dev/full")
+    result = run("compile", "gla", "-o", "full")
+    assert result.exit_code == 1 and "'full': No space left on device" in result.stderr
+    assert all(Path(f"/dev/{name}").is_char_device() for name in ("null", "full"))
+
+
 def test_compile_writes_over_what_is_no_text(folder: Path) -> None:
     (folder / "gla.py").write_bytes(bytes(range(256)))
     result = run("compile", "gla")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
+import inspect
 import math
 import subprocess
 import sys
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 import torch
@@ -385,12 +388,21 @@ def test_a_spec_cannot_take_the_names_of_locals(name: str) -> None:
     module, spec = made(name).module, analysed(name).spec
     own = {t.name for t in (*spec.inputs, *spec.params, *spec.states)}
     own |= {size for size, _ in spec.sizes} | {each.target for each in spec.steps} | {"o"}
-    for call in (module.decode, module.recurrent, module.reference, module._checked):
+    inputs = {tensor.name for tensor in spec.inputs}
+    calls = [f for f in vars(module).values() if inspect.isfunction(f) and takes(f, inputs)]
+    wanted = {"decode", "recurrent", "verify", "extend", "reference", "_checked", "_short_decode"}
+    assert wanted <= {call.__name__ for call in calls}
+    for call in calls:
         names = {local for local in call.__code__.co_varnames if not local.startswith("_")}
-        assert not [local for local in names - own if refusal(local) is None]
+        names |= set(call.__code__.co_names) & set(dir(builtins))
+        assert not [local for local in names - own if refusal(local, argument=True) is None]
     pair = twin(name)
     kept = set(pair.cache.tensors) - own - {stored.name for stored in pair.records.stored}
     assert all(refusal(each) for each in kept)
+
+
+def takes(function: FunctionType, inputs: set[str]) -> bool:
+    return inputs <= set(inspect.signature(function).parameters)
 
 
 def test_a_spec_may_have_the_names_of_a_kernels_own() -> None:

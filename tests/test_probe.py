@@ -5,8 +5,13 @@ from __future__ import annotations
 import faulthandler
 import functools
 import os
+import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 from twins import OTHERS as REST
@@ -143,3 +148,44 @@ def test_a_compiler_that_crashes_or_hangs_is_a_row(monkeypatch: pytest.MonkeyPat
     }
     assert "crashed" in results["crashes"] and "1 s" in results["hangs"]
     assert results["fine"] is None
+
+
+def test_whoever_is_asked_to_end_leaves_no_compiler(tmp_path: Path) -> None:
+    """SIGTERM, as `timeout` sends it, in the middle of compiling."""
+    command = ["compile", "gated_deltanet", "--target", "sm_90", "-o", str(tmp_path / "module.py")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kvgen", *command],
+        env=os.environ | {"TMPDIR": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path / "cache")},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        # the server of compilations, and one that it has started
+        wait(lambda: len(mentioning(tmp_path, "crosscompile")) >= 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+        wait(lambda: not mentioning(tmp_path, "crosscompile"))
+        assert not list(tmp_path.glob("kvgen-*"))
+    finally:
+        process.kill()
+        for pid in mentioning(tmp_path, "crosscompile"):
+            os.kill(pid, signal.SIGKILL)
+
+
+def mentioning(*words: object) -> list[int]:
+    """Processes whose command line has all of the words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if all(str(word) in text for word in words):
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)

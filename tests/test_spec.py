@@ -12,6 +12,7 @@ import pytest
 
 from kvgen.diagnostics import Diagnostic, render
 from kvgen.language import spec
+from kvgen.language.names import refusal
 
 ROOT = Path(__file__).parent.parent
 BAD = Path(__file__).parent / "bad"
@@ -185,6 +186,14 @@ def test_reserved_names(name: str) -> None:
     found = errors(GDN.replace("  b: [HV]", f"  b: [HV]\n  {name}: [HV]"))
     assert [each.code for each in found] in (["reserved-name"], ["bad-type"])
     assert found[0].span and found[0].span.line == 14
+
+
+@pytest.mark.parametrize("name", "tokens first tree parts warps name ValueError".split())  # noqa: SIM905
+def test_names_of_calls_locals(name: str) -> None:
+    """Are those of no input or parameter; anything else may have them."""
+    found = errors(GDN.replace("  b: [HV]", f"  b: [HV]\n  {name}: [HV]"))
+    assert [each.code for each in found] == ["reserved-name"]
+    assert refusal(name) is None
 
 
 def test_overrides() -> None:

@@ -69,8 +69,14 @@ def _total(form: Form, logs: list[Node], drawn: Mapping[str, torch.Tensor]) -> t
         return None
     total = torch.zeros(())
     for log in logs:
-        total = total + values[log]
+        total = total + _of_value_heads(values[log], log, form)
     return total
+
+
+def _of_value_heads(x: torch.Tensor, node: Node, form: Form) -> torch.Tensor:
+    """What a key head has, for each of its value heads."""
+    sizes = dict(form.spec.sizes)
+    return x.repeat_interleave(sizes["HV"] // sizes["H"], 2) if node.axes.head == "H" else x
 
 
 def evaluate(
@@ -82,7 +88,6 @@ def evaluate(
     ones in place of infinite ones.
     """
     sizes = dict(form.spec.sizes)
-    ratio = sizes["HV"] // sizes["H"]
     initial = {carry.tensor.name: carry.tensor.init for carry in form.carries}
     values: dict[Node, torch.Tensor] = {}
     like = next(iter(drawn.values()))
@@ -102,10 +107,8 @@ def evaluate(
         else:
             args = [values[arg] for arg in node.args]
             if node.axes.head == "HV":
-                args = [
-                    x.repeat_interleave(ratio, 2) if arg.axes.head == "H" else x
-                    for x, arg in zip(args, node.args, strict=True)
-                ]
+                pairs = zip(args, node.args, strict=True)
+                args = [_of_value_heads(x, arg, form) for x, arg in pairs]
             values[node] = FUNCTIONS[node.op](*args)
     return values
 

@@ -38,6 +38,7 @@ from kvgen.codegen.short import short_decode_scope
 from kvgen.codegen.window import extend_scope, verify_scope
 from kvgen.data import data_dir
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
+from kvgen.shipped import argument
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def environment() -> jinja2.Environment:
         autoescape=False,
     )
     env.filters["tuple_text"] = _tuple_text
+    env.filters["argument"] = argument
     return env
 
 

@@ -74,7 +74,7 @@ class Declarations:
             message = f"the spec declares more than {MAX_NAMES} names"
             self.reader.report("too-many", message, where, key=True)
             return False
-        if refused := refusal(name):
+        if refused := refusal(name, argument=section in ("inputs", "params")):
             code, message, help = refused
             self.reader.report(code, message, where, help, key=True)
         elif name == "o":

@@ -42,7 +42,7 @@ FUNCTIONS = {
     "l2_norm": "l2norm({0})",
     "ger": "outer({0}, {1})",
     "logsumexp": "logaddexp({0}, {1})",
-    "mean": "sum({0}) / K",
+    "mean": "sum({0}) / K', of values 'sum({0}) / V",
 }
 
 # calls that say nothing here: everything is float32, and axes carry names

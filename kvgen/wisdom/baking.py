@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kvgen.analysis import Analysis
 from kvgen.codegen.config import Tuned, is_safe
 from kvgen.codegen.cost import buffer_length
+from kvgen.shipped import argument
 from kvgen.wisdom.folder import warn
 from kvgen.wisdom.identity import form_hash, shape_of
 from kvgen.wisdom.places import requires_tuned
@@ -115,7 +116,7 @@ def standings(analysis: Analysis, table: Table) -> list[Standing]:
 def said(analysis: Analysis, table: Table) -> str:
     """In one line what stands behind a module's configurations."""
     if not table:
-        return f"no GPU: it runs on estimates (kvgen tune {analysis.spec.name} --gpu)"
+        return f"no GPU: it runs on estimates (kvgen tune {argument(analysis.spec.name)} --gpu)"
     return f"{', '.join(map(str, standings(analysis, table)))}; others run on estimates"
 
 
@@ -125,5 +126,5 @@ def required(analysis: Analysis, table: Table) -> None:
         name = analysis.spec.name
         raise NotTuned(
             f"nothing is tuned for {name} in this form, and KVGEN_REQUIRE_TUNED is 1: "
-            f"kvgen tune {name} --gpu, or kvgen wisdom import FILE"
+            f"kvgen tune {argument(name)} --gpu, or kvgen wisdom import FILE"
         )

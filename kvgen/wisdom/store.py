@@ -12,6 +12,7 @@ from typing import Literal
 
 from kvgen.codegen.config import KNOBS
 from kvgen.data import data_dir
+from kvgen.shipped import argument
 from kvgen.wisdom.folder import Change, Folder, warn
 from kvgen.wisdom.places import named_folders, user_folder
 from kvgen.wisdom.record import Key, Record, Shape, merge, version
@@ -123,7 +124,7 @@ class Store:
         if usable:
             record = usable[0]
             reason = f"aged: tuned with triton {record.env['triton']}, here is {self.triton}"
-            return Answer("aged", record, f"{reason} (kvgen tune {record.spec} --gpu)")
+            return Answer("aged", record, f"{reason} (kvgen tune {argument(record.spec)} --gpu)")
         seeds = [
             record
             for records in found
