@@ -56,7 +56,8 @@ def test_aged(tmp_path: Path) -> None:
     store(tmp_path).add([record()])
     answer = store(tmp_path, triton="3.7.0").find(key())
     assert (answer.tier, answer.record) == ("aged", record()) and answer.is_tuned
-    assert answer.reason == ("aged: tuned with triton 3.6.0, here is 3.7.0 (kvgen tune mine --gpu)")
+    what = "kvgen tune mine.yaml --gpu"
+    assert answer.reason == f"aged: tuned with triton 3.6.0, here is 3.7.0 ({what})"
     # a patch of Triton changes nothing, and where none is installed nothing can be said
     for version in ("3.6.9", None):
         assert store(tmp_path, triton=version).find(key()).tier == "exact"

@@ -42,7 +42,13 @@ FUNCTIONS = {
     "l2_norm": "l2norm({0})",
     "ger": "outer({0}, {1})",
     "logsumexp": "logaddexp({0}, {1})",
-    "mean": "sum({0}) / K', of values 'sum({0}) / V",
+}
+
+# help on calls that no other call stands for; {0}: the argument
+ADVICE = {
+    "mean": "write 'sum({0}) / K', or '/ V' of a vector over V",
+    "softmax": "a softmax over the past asks for every earlier key again, which no state of fixed "
+    "size holds; `kvgen show mlstm` has exponential gates with a carried maximum in its place",
 }
 
 # calls that say nothing here: everything is float32, and axes carry names
@@ -106,7 +112,9 @@ PARTS: dict[type[ast.expr], tuple[str, str | None]] = {
 
 def instead(function: str, arguments: list[str]) -> str | None:
     """How to write a call of another library's function."""
+    shown = [each if len(each) <= 40 and "\n" not in each else "x" for each in arguments[:2]]
+    if function in ADVICE:
+        return ADVICE[function].format(*(shown or "x"))
     if function not in FUNCTIONS:
         return None
-    shown = [each if len(each) <= 40 and "\n" not in each else "x" for each in arguments[:2]]
     return f"write '{FUNCTIONS[function].format(*shown, *'xy'[len(shown) :])}'"
