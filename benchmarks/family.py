@@ -20,7 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.pages import wrapped
+from benchmarks import pages
+from benchmarks.pages import timed, wrapped
 from kvgen.wisdom.record import EFFORTS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -44,11 +45,7 @@ Measured on {gpu} ({versions}), each recurrence once, by
 
     {commands}
 
-- **What is timed**: whole model steps, replayed as a CUDA graph: {layers} with distinct states, so
-  that a step finds none in the cache unless all fit into it; slots in random order, inputs random
-  and bfloat16. Times are microseconds for one layer, with its share of the `advance` that ends the
-  step. Layers stand back to back: the projections and convolutions that a model has between them
-  are not there.
+{timed}
 - **Folds are included**: cursors are staggered over the buffer's phases and move inside the graph.
 - *untuned* is the configuration that a module takes on a GPU that nothing is known of, *tuned* the
   one that `kvgen tune` has chosen and `kvgen compile` bakes in; both were timed by turns in one
@@ -207,13 +204,12 @@ def page(found: Sequence[Tuned]) -> str:
 def heading(found: Sequence[Tuned]) -> str:
     first = found[0]
     layers = [row.layers for tuned in found for row in tuned.rows]
-    fewer = f" ({min(layers)} where memory is short)" if min(layers) < max(layers) else ""
     commands = list(dict.fromkeys(tuned.by for tuned in found))
     return HEADER.format(
         gpu=first.gpu,
         versions="; ".join(dict.fromkeys(tuned.versions for tuned in found)),
         commands="\n    ".join(wrapped([command]) for command in commands),
-        layers=f"{max(layers)} layers{fewer}",
+        timed=timed(max(layers), min(layers)),
         copy=first.copy_gbs,
     )
 
@@ -233,7 +229,7 @@ def overview(found: Sequence[Tuned]) -> str:
         "**all that are tuned**", "", f"{mean(row.before / row.us for row in every):.2f}",
         f"{mean(row.plain_us / row.best_us for row in every):.2f}", "",
     ))  # fmt: skip
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return pages.table(lines)
 
 
 def mean(ratios: Any) -> float:
@@ -251,15 +247,15 @@ def table(tuned: Tuned) -> str:
     for row in tuned.rows:
         us, plain = f"{row.us:.2f}", f"{row.plain_us:.2f}"
         us, plain = (f"**{us}**", plain) if row.us <= row.plain_us else (us, f"**{plain}**")
-        gain = f"{row.before / row.us:.2f}"
-        before = f"{row.before:.2f}", us, gain, f"{row.plain_before:.2f}", plain
+        buffered = [f"{row.before:.2f}", us, f"{row.before / row.us:.2f}"]
+        plains = [f"{row.plain_before:.2f}", plain]
         if tuned.effort == UNTUNED:
-            before = us, "–", "–", plain, "–"
+            buffered, plains = [us, "–", "–"], [plain, "–"]
         lines.append((
-            str(row.batch), *before[:3], f"{row.floor_us:.2f}", f"{row.floor_us / row.us:.0%}",
-            f"{row.error:.1e}", *before[3:], f"{row.plain_us / row.us:.2f}",
+            str(row.batch), *buffered, f"{row.floor_us:.2f}", f"{row.floor_us / row.us:.0%}",
+            f"{row.error:.1e}", *plains, f"{row.plain_us / row.us:.2f}",
         ))  # fmt: skip
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return pages.table(lines)
 
 
 if __name__ == "__main__":

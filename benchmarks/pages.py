@@ -42,12 +42,15 @@ def lowered(row: AnyRow, ratio: float) -> AnyRow:
     return replace(row, floor_us=row.floor_us * ratio, share=row.share * ratio)
 
 
-def timed(reports: Sequence[Report]) -> str:
-    """What a time is of, as a page's method says it."""
-    layers = reports[0].layers
-    least = min(row.layers for report in reports for row in report.rows)
+def timed(layers: int, least: int) -> str:
+    """What a time is of, as a page's method says it. least: layers of the row with the fewest."""
     fewer = f" ({least} where memory is short)" if least < layers else ""
     return TIMED.format(layers=layers, fewer=fewer)
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Cells as Markdown has them; the second line is that of dashes."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def wrapped(words: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import pages
 from benchmarks.pages import level, timed, wrapped
 from kvgen.benching.page import figures
 from kvgen.benching.report import OURS, Report, Row
@@ -120,7 +121,7 @@ def heading(reports: Sequence[Report], command: str) -> str:
         versions=first.versions,
         date=first.date,
         command=wrapped([command]),
-        timed=timed(reports),
+        timed=timed(first.layers, min(row.layers for report in reports for row in report.rows)),
         libraries=", ".join(named) or "none",
         copy=max(report.copy_gbs for report in reports),
     )
@@ -150,7 +151,7 @@ def table(report: Report) -> str:
     last = ["error", *(error(found[name]) for name in own)]
     last += [""] * (2 + bool(goals)) + [error(found[name]) for name in others]
     lines.append(last + [""] * bool(others))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return pages.table(lines)
 
 
 def library(rows: dict[int, Row]) -> str:

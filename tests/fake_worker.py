@@ -3,10 +3,10 @@
 Its argument is a JSON object of moods: {"hang": WHAT, "crash": WHAT, "wrong": WHAT, "launch": WHAT,
 "internal": WHAT, "memory": WHAT, "babble": WHAT}, where WHAT is what a request must have to bring
 it about: knobs, "kernel", and "do", which is "time" where it is not said; with {"nth": N} only the
-process's Nth such request does. Beside them
-{"seconds": S}, how long a timing takes; {"log": FILE}, a line for each request; {"once": FILE},
-only the first process to make that file has moods; {"hello": {…}}, what is said instead of what
-stands below; {"names": {DEVICE: NAME}}, names by what CUDA_VISIBLE_DEVICES says.
+process's Nth such request does. Beside them {"seconds": S}, how long a timing takes; {"log": FILE},
+a line for each request; {"once": FILE}, only the first process to make that file has moods;
+{"hello": {…}}, what is said instead of what stands below; {"names": {DEVICE: NAME}}, names by what
+CUDA_VISIBLE_DEVICES says.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks import family
 
-ROOT = Path(__file__).parent.parent
 TIMES = {1: (4.4, 4.0, 5.0, 4.5), 64: (63.0, 62.0, 99.0, 97.0)}
 BY = "kvgen tune --gpu --effort quick"
 

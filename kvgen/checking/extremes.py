@@ -75,8 +75,7 @@ def _total(form: Form, logs: list[Node], drawn: Mapping[str, torch.Tensor]) -> t
 
 def _of_value_heads(x: torch.Tensor, node: Node, form: Form) -> torch.Tensor:
     """What a key head has, for each of its value heads."""
-    sizes = dict(form.spec.sizes)
-    return x.repeat_interleave(sizes["HV"] // sizes["H"], 2) if node.axes.head == "H" else x
+    return x.repeat_interleave(form.spec.ratio, 2) if node.axes.head == "H" else x
 
 
 def evaluate(

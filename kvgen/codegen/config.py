@@ -10,6 +10,7 @@ from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
 from kvgen.codegen.columns import offered
 from kvgen.codegen.cost import buffer_length
+from kvgen.codegen.kernels import power_of_two
 from kvgen.language.spec import MAX_BUFFER
 
 BATCHES = (1, 4, 16, 64, 256)
@@ -226,8 +227,3 @@ def is_safe(form: Form, kernel: str, config: Mapping[str, float]) -> bool:
         and (knob not in powers or power_of_two(int(value)) == value)
         for knob, value in config.items()
     )
-
-
-def power_of_two(size: int) -> int:
-    """The least that is no less."""
-    return 1 << (size - 1).bit_length()

@@ -34,6 +34,11 @@ blocks newer_page newer_within oldest_page cursor row_key ROWS
 """
 
 
+def power_of_two(size: int) -> int:
+    """The least that is no less."""
+    return 1 << (size - 1).bit_length()
+
+
 @dataclass(frozen=True)
 class Argument:
     """A tensor argument of a kernel: an input or parameter, and the strides it is read with."""
@@ -64,7 +69,7 @@ class Shapes:
         return {"": 1, "K": self.k, "V": self.v}[channel]
 
     def span(self, channel: str) -> int:
-        return 1 << (self.size(channel) - 1).bit_length()
+        return power_of_two(self.size(channel))
 
     def extent(self, channel: str) -> str:
         """How long a tile is along the channel, as a text."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kvgen.algebra.graph import Node, leaf_of
-from kvgen.codegen.kernels import Shapes, TokenLoads
+from kvgen.codegen.kernels import Shapes, TokenLoads, power_of_two
 from kvgen.codegen.printer import ATOM, Text, aligned
 
 
@@ -104,7 +104,7 @@ class Stack:
     @property
     def count(self) -> int:
         """Blocks of rows: a power of two."""
-        return 1 << (len(self.columns) - 1).bit_length()
+        return power_of_two(len(self.columns))
 
 
 @dataclass

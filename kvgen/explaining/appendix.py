@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvgen.codegen.kernels import per_head
+from kvgen.codegen.kernels import per_head, power_of_two
 from kvgen.explaining.derivation import Derivation
 from kvgen.explaining.layout import count, cut, equations, indented, table, wrapped
 from kvgen.explaining.notation import number
@@ -214,7 +214,7 @@ def kernels(d: Derivation) -> list[str]:
     if any(decay.channel == "K" for decay in d.form.summed_decays):
         found.append("The decay over K takes an exponential for every key channel of a place.")
     for channel in ("K", "V"):
-        padded = 1 << (sizes[channel] - 1).bit_length()
+        padded = power_of_two(sizes[channel])
         if padded != sizes[channel]:
             found.append(f"{channel} = {sizes[channel]} is computed as {padded}, the rest masked.")
     return wrapped(" ".join(found))
