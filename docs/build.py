@@ -48,10 +48,10 @@ buffer is folded into S.
 `step` is walked once with the state as a symbol. Every value becomes one node of a graph, equal
 nodes being one, with named axes and a proved range: a factor on the state must be proved ≥ 0, and
 what is proved ≤ 1 cannot make the state grow. Sₙ is the state before the token, and `read` and
-`read_2` are what two vectors read of it: `k`, for the delta rule, and `x2`, the scaled query.
+`read_2` are what two vectors read of it: `k`, for the delta rule, and `query`, the scaled q.
 Reads and the write are all taken back to Sₙ. That is why the output reads Sₙ too and not the new
-state: `o` adds the token's own write by the dot `k @ x2`. `raw_k` is the input `k`, whose name the
-step assigns anew.
+state: `o` adds the token's own write by the dot `k @ query`. `raw_k` is the input `k`, whose name
+the step assigns anew.
 
 {walk}
 

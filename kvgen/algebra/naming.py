@@ -4,13 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of
+from kvgen.algebra.records import Records
 
 Names = Mapping[Node, str]
+GIVEN = ("input", "param", "carried", "index")
+
+
+def value_names(form: Form, records: Records) -> dict[Node, str]:
+    """Names of what is recorded whole, of what is written, and of what reads the state."""
+    names: dict[Node, str] = {}
+    whole = {decay.log for decay in form.decays}
+    whole |= {node for write in form.writes for node in (write.w, write.d)}
+    for stored in records.stored:
+        if stored.node in whole or stored.node in form.graph.names:
+            names[stored.node] = stored.name
+    for write in form.writes:
+        for node, role in ((write.w, "write_key"), (write.d, "write_value")):
+            _name(form, names, node, role)
+    queries = 0
+    for node in form.columns:
+        wanted = f"query_{queries + 1}" if queries else "query"
+        queries += _name(form, names, node, wanted) == wanted
+    return names
+
+
+def _name(form: Form, names: dict[Node, str], node: Node, wanted: str) -> str | None:
+    """What the value is called: `wanted` where it has no name yet; an input keeps its own."""
+    if node.is_const or node.op in GIVEN:
+        return None
+    return names.setdefault(node, form.graph.names.get(node, wanted))
 
 
 def described(node: Node, names: Names) -> str | None:
-    """The value's name, or one by what is done in it: sigmoid_b, raw_k_squares, q_inverse_norm."""
+    """The value's name, or one by what is done in it: sigmoid_b, q_squares, q_inverse_norm,
+    q_scaled."""
     if node in names:
         return names[node]
     args = node.args
@@ -27,6 +56,9 @@ def described(node: Node, names: Names) -> str | None:
         return f"{first}_squares" if same else f"{first}_dot_{second}"
     if len(args) == 1 and args[0] in names:
         return f"{node.op}_{names[args[0]]}"
+    if node.op in ("mul", "div") and [bool(arg.axes.channels) for arg in args].count(True) == 1:
+        vector = vector_of(node, names)
+        return vector and f"{vector}_scaled"
     return None
 
 

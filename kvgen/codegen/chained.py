@@ -91,7 +91,6 @@ class _Scope:
             ChainLoads(form, self.records, shapes),
             masks=shapes.masks,
             called=chain.called,
-            unnamed="term",
         )
         recorded = [stored.node for stored in self.records.stored]
         roots = [*chain.roots, *(values[node] for values in chain.tokens for node in recorded)]

@@ -6,12 +6,14 @@ Templates hold the structure of a kernel; what the recurrence decides comes from
 from __future__ import annotations
 
 import keyword
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
+from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.printer import ATOM, Namer, Text, aligned
+from kvgen.codegen.printer import ATOM, Emission, Namer, Text, aligned
 
 # names the templates use inside kernels; a spec's own names step aside
 KERNEL_NAMES = """
@@ -96,6 +98,14 @@ def namer_for(form: Form, records: Records) -> Namer:
         taken |= {f"{local(name)}_{part}" for part in ("ptr", "slot", "layer", "at")}
     taken |= {f"{carry.tensor.name}_context" for carry in form.carries}
     return Namer(taken)
+
+
+def token_emission(
+    form: Form, records: Records, shapes: Shapes, loads: Callable[[Node], Text | None]
+) -> Emission:
+    """Where a kernel computes a token's values, under the names that its documentation has."""
+    namer, called = namer_for(form, records), value_names(form, records)
+    return Emission(form.graph, namer, loads, masks=shapes.masks, called=called)
 
 
 def local(name: str) -> str:

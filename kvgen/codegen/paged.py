@@ -13,7 +13,7 @@ from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored
 from kvgen.codegen.kernels import RecordLoads, Shapes, indexed, local, records_of_head
-from kvgen.codegen.printer import ATOM, Emission, Text, aligned, ordered
+from kvgen.codegen.printer import ATOM, Text, aligned, ordered
 from kvgen.codegen.scopes import SINCE, TOTAL, Buffer, sides_at_places
 from kvgen.codegen.tokens import Spread, Stack, WindowScope, loop
 from kvgen.codegen.window import Window
@@ -92,7 +92,7 @@ class _Paged(_Pages):
         self.page_decays: list[str] = []
         lines = self.page_decays
         loads = RecordLoads(self.records, self.shapes, "place", "held")
-        held = Emission(form.graph, token.namer, loads, token.helpers, "s", self.shapes.masks)
+        held = token.beside(loads, "s")
         for decay in form.summed_decays:
             channel = decay.channel
             (log,) = held.emit([decay.log])

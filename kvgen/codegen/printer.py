@@ -8,10 +8,12 @@ with a name in the spec, or used more than once, gets a line; everything else st
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kvgen.algebra.graph import Graph, Node, reachable
+from kvgen.algebra.naming import described
 
 LINE = 88
 # a line that is not wrapped
@@ -75,7 +77,7 @@ class Emission:
     None for what is computed. helpers collects the module-level functions the text calls. suffix is
     appended to new names. masks: the name of the mask of each channel that is padded. shared: nodes
     that get a line although what is printed now uses them once. called: names for nodes that have
-    none in the spec, where they get one; `unnamed` for all others.
+    none in the spec, where they get a line.
     """
 
     graph: Graph
@@ -89,7 +91,11 @@ class Emission:
     zero: dict[Node, bool] = field(default_factory=dict)
     shared: set[Node] = field(default_factory=set)
     called: dict[Node, str] = field(default_factory=dict)
-    unnamed: str = "x"
+
+    def beside(self, load: Callable[[Node], Text | None], suffix: str) -> Emission:
+        """Where the same values are computed of other tokens: no name is taken twice."""
+        like = (self.namer, load, self.helpers, suffix)
+        return Emission(self.graph, *like, masks=self.masks, called=self.called)
 
     def take(self) -> list[str]:
         """The lines emitted since the last call."""
@@ -103,8 +109,13 @@ class Emission:
         self.known[node] = Text(name, ATOM, text.dims)
         return self.known[node]
 
-    def name_of(self, node: Node) -> str:
-        return self.graph.names.get(node) or self.called.get(node) or self.unnamed
+    def name_of(self, node: Node, otherwise: str = "term") -> str:
+        names = ChainMap(self.graph.names, self.called)
+        return names.get(node) or described(node, names) or otherwise
+
+    def call(self, node: Node, wanted: str) -> None:
+        """A name for where the spec has none and what is done does not suggest one."""
+        self.called.setdefault(node, self.name_of(node, wanted))
 
     def emit(self, roots: Iterable[Node]) -> list[Text]:
         """Print the roots; what they need is printed before them, each value once."""

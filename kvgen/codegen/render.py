@@ -164,6 +164,8 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "decode": decode,
         "step": step,
         "fold": fold,
+        # whether anything that tensor cores multiply is stored in 16 bits
+        "narrow": spec.storage.state != "float32" or as_given is not None,
         "helpers": decode.helpers | step.helpers | fold.helpers,
         "torch_helpers": torch_helpers,
         "reference_lines": lines,

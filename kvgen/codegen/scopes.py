@@ -21,9 +21,9 @@ from kvgen.codegen.kernels import (
     TokenLoads,
     boundary,
     by_channel,
-    namer_for,
     newest_first,
     newest_sum,
+    token_emission,
     unit_level,
 )
 from kvgen.codegen.operands import as_given, emit_number
@@ -114,8 +114,7 @@ class FoldScope(TileScope):
 
 
 def decode_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> DecodeScope:
-    namer = namer_for(form, records)
-    token = Emission(form.graph, namer, TokenLoads(form, records, shapes), masks=shapes.masks)
+    token = token_emission(form, records, shapes, TokenLoads(form, records, shapes))
     roots = [*form.roots, *(stored.node for stored in records.stored)]
     unit = unit_level(reachable(roots), per_head)
     columns = Columns(form, shapes, token, unit) if offered(form) else None
@@ -163,8 +162,7 @@ def buffer_scope(
     buffer = Buffer()
 
     def places(place: str, held: str | None, suffix: str) -> Emission:
-        loads = RecordLoads(records, shapes, place, held)
-        return Emission(form.graph, token.namer, loads, token.helpers, suffix, shapes.masks)
+        return token.beside(RecordLoads(records, shapes, place, held), suffix)
 
     for decay in form.summed_decays:
         level = buffer.tile if decay.channel == "V" or not per_head else buffer.unit
@@ -199,7 +197,7 @@ def sides_at_places(
             assert raw is not None and scale is not None
             load = held.load(raw)
             assert load is not None
-            name = held.namer.new(f"{form.graph.names.get(raw, 'write_key')}_given")
+            name = held.namer.new(f"{held.name_of(raw)}_given")
             buffer.unit.append(f"{name} = {as_given(load)}")
             buffer.keys.append(name)
             number = emit_number(held, scale, buffer.unit)
@@ -219,7 +217,7 @@ def sides_at_places(
         if given is not None and node in narrow and not stray and "V" not in buffer.kept:
             load = held.load(node)
             assert load is not None
-            name = held.namer.new(f"{form.graph.names.get(node, 'write_value')}_given")
+            name = held.namer.new(f"{held.name_of(node)}_given")
             buffer.tile.append(f"{name} = {as_given(load)}")
             buffer.values.append(aligned(Text(name, ATOM, load.dims), dims[1]).text)
             continue
@@ -335,9 +333,7 @@ def _reads(form: Form, buffer: Buffer, token: Emission, unit: set[Node]) -> list
 
 
 def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
-    token = Emission(
-        form.graph, namer_for(form, records), TokenLoads(form, records, shapes), masks=shapes.masks
-    )
+    token = token_emission(form, records, shapes, TokenLoads(form, records, shapes))
     factors = _factors(form, form.decays)
     roots = [*form.roots, *factors.values()]
     _, before_reads = boundary(form.columns, roots, set())
@@ -364,7 +360,7 @@ def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
 
 def fold_scope(form: Form, records: Records, shapes: Shapes) -> FoldScope:
     loads = RecordLoads(records, shapes, "j", None)
-    record = Emission(form.graph, namer_for(form, records), loads, masks=shapes.masks)
+    record = token_emission(form, records, shapes, loads)
     factors = _factors(form, form.summed_decays)
     sides = [*form.keys, *(write.d for write in form.writes)]
     last: list[str] = []

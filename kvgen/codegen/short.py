@@ -23,8 +23,8 @@ from kvgen.codegen.kernels import (
     carried_address,
     indexed,
     local,
-    namer_for,
     records_of_head,
+    token_emission,
     unit_level,
 )
 from kvgen.codegen.operands import times_input
@@ -82,9 +82,8 @@ class _Scope:
         self.per_head, self.heads = per_head, "" if per_head else "G"
         self.scope = ShortScope(per_head)
         loads = TokenLoads(form, records, shapes, heads=self.heads, before="count % RING")
-        self.token = Emission(
-            form.graph, namer_for(form, records), loads, self.scope.helpers, masks=shapes.masks
-        )
+        self.token = token_emission(form, records, shapes, loads)
+        self.scope.helpers = self.token.helpers
         self.roots = [*form.roots, *(stored.node for stored in records.stored)]
         self.unit = unit_level(reachable(self.roots), per_head)
         # of the weights of places
@@ -108,10 +107,7 @@ class _Scope:
 
     def _held(self, spot: str, held: str, dims: str, suffix: str) -> Emission:
         loads = PagedLoads(self.records, self.shapes, "place", held, spot, self.heads, dims)
-        token = self.token
-        return Emission(
-            self.form.graph, token.namer, loads, token.helpers, suffix, self.shapes.masks
-        )
+        return self.token.beside(loads, suffix)
 
     def _addresses(self, spot: str, page: str, within: str, users: list[str]) -> list[str]:
         """Where records begin of which the lines look at something."""

@@ -21,8 +21,8 @@ from kvgen.codegen.kernels import (
     carried_address,
     loaded,
     local,
-    namer_for,
     newest_sum,
+    token_emission,
     unit_level,
 )
 from kvgen.codegen.operands import component, emit_number, filled, load_given, times_input
@@ -70,13 +70,10 @@ class Window:
         self.form, self.records, self.shapes = form, records, shapes
         self.per_head, self.prompt = per_head, prompt
         self.scope = WindowScope(per_head)
-        self.token = Emission(
-            form.graph,
-            namer_for(form, records),
-            WindowLoads(form, records, shapes, "position" if prompt else "token"),
-            self.scope.helpers,
-            masks=shapes.masks,
-        )
+        position = "position" if prompt else "token"
+        loads = WindowLoads(form, records, shapes, position)
+        self.token = token_emission(form, records, shapes, loads)
+        self.scope.helpers = self.token.helpers
         kept = tuple(stored.node for stored in records.stored) if self.recorded else ()
         if prompt and form.factored:
             kept = form.factored.keys
@@ -147,11 +144,13 @@ class Window:
             if found is None or node in self.late or form.decay(near) or near in back:
                 continue
             self.given[node] = found
-        for raw, _ in self.given.values():
-            if raw in self.given_at:
-                continue
-            level = self.scope.unit if raw in self.unit else self.scope.tile
-            self.given_at[raw] = load_given(self.token, raw, component(raw), level)
+        for node, (raw, scale) in self.given.items():
+            if raw not in self.given_at:
+                level = self.scope.unit if raw in self.unit else self.scope.tile
+                self.given_at[raw] = load_given(self.token, raw, component(raw), level)
+            self.token.call(scale, f"{component(raw)}_scale")
+            if node in self.unit:
+                self.unit.add(scale)
 
     # -- what needs no read
 
@@ -162,7 +161,8 @@ class Window:
         for node in reachable(self.roots):
             if node in late and node.op != "index":
                 found |= {arg: None for arg in node.args if arg not in late and not arg.is_const}
-        roots = (*self.roots, *self.form.columns, *self.form.keys)
+        scales = (scale for _, scale in self.given.values())
+        roots = (*self.roots, *self.form.columns, *self.form.keys, *scales)
         found |= {node: None for node in roots if node not in late and not node.is_const}
         # what once a program computes for the tiles
         for node in early:
@@ -418,7 +418,7 @@ class Window:
         elif needed:
             for node in unknown:
                 channel = self._side_channel(node)
-                name = token.namer.new(form.graph.names.get(node) or "write")
+                name = token.namer.new(token.name_of(node))
                 self.sides[node] = Text(name, ATOM, "T" + channel)
                 shape = f"[TOKENS, {self.shapes.extent(channel)}]"
                 scope.tile.append(f"{name} = tl.zeros({shape}, tl.float32)")
@@ -469,7 +469,7 @@ class Window:
         alone.emit([node])
         lines += alone.take()
         value = self._real(self._spread(alone.clean(node), "TV"))
-        wanted = self.form.graph.names.get(node) or "write"
+        wanted = self.token.name_of(node)
         name = self._name(f"_dot({inverse}, {value})", wanted, lines)
         self.sides[node] = token.known[node] = Text(name, ATOM, "TV")
 

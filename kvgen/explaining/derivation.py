@@ -8,9 +8,9 @@ from functools import cached_property
 
 from kvgen.algebra.form import Carry, Decay
 from kvgen.algebra.graph import Graph, Node, reachable
+from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import decode_needs
 from kvgen.analysis import Analysis
-from kvgen.codegen.printer import Namer
 from kvgen.explaining.notation import PRODUCT, Line, Notation, Term, number
 
 # of a sum over a token's writes; the lists of lines have them all
@@ -54,7 +54,7 @@ class Derivation:
         self.form = analysis.form
         self.records = analysis.records
         self.state = self.form.state.name
-        names = self._names()
+        names = value_names(self.form, self.records)
         self.notation = Notation(self.form.graph, f"{self.state}ₙ", names)
         stored = [each.node for each in self.records.stored]
         if self.form.factored:
@@ -71,24 +71,6 @@ class Derivation:
         self.token_lines = self.notation.take()
         # a stored value that the token's lines do not show gets its line in the table of records
         self.stored_texts = [self._stored_text(node) for node in stored]
-
-    def _names(self) -> dict[Node, str]:
-        """Names that must hold: records' where they stand for whole values, and columns'."""
-        form, names = self.form, {}
-        whole = {decay.log for decay in form.decays}
-        whole |= {node for write in form.writes for node in (write.w, write.d)}
-        for stored in self.records.stored:
-            if stored.node in whole or stored.node in form.graph.names:
-                names[stored.node] = stored.name
-        for write in form.writes:
-            for node, role in ((write.w, "write_key"), (write.d, "write_value")):
-                if not self._atomic(node):
-                    names.setdefault(node, form.graph.names.get(node, role))
-        namer = Namer(set(names.values()))
-        for place, node in enumerate(form.columns, 1):
-            if node not in names and not self._atomic(node):
-                names[node] = namer.new(form.graph.names.get(node) or f"x{place}")
-        return names
 
     def _constant_decays(self) -> list[Line]:
         """A decay that is a number has a name all the same."""
