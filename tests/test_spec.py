@@ -52,7 +52,7 @@ def test_every_code_has_a_bad_spec() -> None:
 
 
 # codes with several faces; others of the same beginning are the walk's
-FILES = [*CODES, "duplicate-name-plane"]
+FILES = [*CODES, "duplicate-name-plane", "missing-key-heads"]
 
 
 @pytest.mark.parametrize("name", FILES)

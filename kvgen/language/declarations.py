@@ -17,7 +17,7 @@ Kind: TypeAlias = Literal["input", "param", "state"]
 
 MAX_SIZE = 65536
 MAX_NAMES = 64
-STANDARD = ("H", "HV", "K", "V")
+STANDARD = {"H": "heads", "HV": "value heads", "K": "key channels", "V": "value channels"}
 HEADS = ("H", "HV")
 CHANNELS = ("K", "V")
 MATRIX = ("HV", "K", "V")
@@ -107,27 +107,34 @@ class Declarations:
             else:
                 self.broken.add(name)
         for name, other in (("H", "HV"), ("HV", "H")):
-            if name not in self.where and other in self.where:
-                self.where[name] = self.where[other]
-                if other in self.sizes:
-                    self.sizes[name] = self.sizes[other]
-                else:
-                    self.broken.add(name)
-        for name, what in (("H", "heads"), ("K", "key channels"), ("V", "value channels")):
+            if name in self.where or other not in self.where:
+                continue
+            if name.lower() in self.where:
+                self._missing(name)
+                continue
+            self.where[name] = self.where[other]
+            if other in self.sizes:
+                self.sizes[name] = self.sizes[other]
+            else:
+                self.broken.add(name)
+        for name in ("H", "K", "V"):
             if name not in self.where:
-                message, where = f"the size '{name}' ({what}) is missing", ("sizes",)
-                help, slip = None, name.lower()
-                if slip in self.where:
-                    help = f"did you mean '{name}'?"
-                    where = self.where[name] = self.where.pop(slip)
-                self.reader.report("missing-key", message, where, help, key=True)
-                self.broken.update({"H", "HV"} if name == "H" else {name})
+                self._missing(name)
         heads, values = self.sizes.get("H"), self.sizes.get("HV")
         if heads and values and values % heads:
             span = self.reader.span(("sizes", "H"))
             notes = ((f"H is {heads}", span),) if span else ()
             message = f"HV ({values}) is not a multiple of H ({heads})"
             self.reader.report("bad-size", message, ("sizes", "HV"), notes=notes)
+
+    def _missing(self, name: str) -> None:
+        message, where = f"the size '{name}' ({STANDARD[name]}) is missing", ("sizes",)
+        help, slip = None, name.lower()
+        if slip in self.where:
+            help = f"did you mean '{name}'?"
+            where = self.where[name] = self.where.pop(slip)
+        self.reader.report("missing-key", message, where, help, key=True)
+        self.broken.update({"H", "HV"} if name == "H" else {name})
 
     def _tensor(self, section: str, name: str) -> None:
         where: Where = (section, name)
