@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 BATCHES = "1,4,16,64,256"
+# the exit code of what Ctrl-C has ended, as shells have it; 1 is a failed check
+INTERRUPTED = 128 + signal.SIGINT
 
 
 # parsing -----------------------------------------------------------------------------------------
@@ -41,6 +43,13 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted", err=True)
+            raise SystemExit(INTERRUPTED) from None
 
 
 class SpecFile(click.ParamType):
@@ -771,7 +780,7 @@ def tuned(
     if as_json:
         print_json(found)
     if interrupted:
-        raise SystemExit(130)
+        raise SystemExit(INTERRUPTED)
     if failed:
         fail("\n".join(failed))
 

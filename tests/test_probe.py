@@ -150,19 +150,22 @@ def test_a_compiler_that_crashes_or_hangs_is_a_row(monkeypatch: pytest.MonkeyPat
     assert results["fine"] is None
 
 
-def test_whoever_is_asked_to_end_leaves_no_compiler(tmp_path: Path) -> None:
-    """SIGTERM, as `timeout` sends it, in the middle of compiling."""
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_whoever_is_asked_to_end_leaves_no_compiler(how: int, tmp_path: Path) -> None:
+    """SIGTERM, as `timeout` sends it, or Ctrl-C, in the middle of compiling."""
     command = ["compile", "gated_deltanet", "--target", "sm_90", "-o", str(tmp_path / "module.py")]
     process = subprocess.Popen(
         [sys.executable, "-m", "kvgen", *command],
         env=os.environ | {"TMPDIR": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path / "cache")},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        # a shell's background jobs ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         # the server of compilations, and one that it has started
         wait(lambda: len(mentioning(tmp_path, "crosscompile")) >= 2)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 128 + signal.SIGTERM
+        process.send_signal(how)
+        assert process.wait(20) == 128 + how
         wait(lambda: not mentioning(tmp_path, "crosscompile"))
         assert not list(tmp_path.glob("kvgen-*"))
     finally:
