@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -123,6 +124,20 @@ EXPLODING = written(
 def analysed(name: str, **storage: str) -> compiler.Analysis:
     overrides = {f"storage.{key}": value for key, value in storage.items()}
     return compiler.analyse(ODD.get(name) or shipped.resolve(name), overrides)
+
+
+@pytest.mark.parametrize("name", [each.name for each in shipped.shipped()])
+def test_kernels_have_the_names_of_the_form(name: str) -> None:
+    """What reads the state and what is written are called alike in the form and below it."""
+    text = compiler.emit(compiler.analyse(shipped.resolve(name)))
+    form = text[text.index("# Buffered:") : text.index('"""')]
+    kernel = text[text.index("def _recurrent_kernel") : text.index("def _fold_kernel")]
+    names = set(re.findall(r"^#   (\w+) = ", form, re.MULTILINE))
+    named = {
+        each for each in names if re.fullmatch(r"\w*(query|write_key|write_value)(_\d)?", each)
+    }
+    assert names and named <= set(re.findall(r"\w+", kernel))
+    assert not re.search(r"\bx_\d", kernel)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
