@@ -233,7 +233,7 @@ class Tree:
     ("which", "reason"),
     [
         ("decay", "log_decay depends on the carried state m, updated from what a token reads"),
-        ("column", "x1 depends on the carried state n, updated from what a token reads"),
+        ("column", "query depends on the carried state n, updated from what a token reads"),
         ("both", "log_decay depends on the carried state z, updated from what a token reads"),
     ],
 )
