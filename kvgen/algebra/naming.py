@@ -56,7 +56,7 @@ def described(node: Node, names: Names) -> str | None:
         return f"{first}_squares" if same else f"{first}_dot_{second}"
     if len(args) == 1 and args[0] in names:
         return f"{node.op}_{names[args[0]]}"
-    if node.op in ("mul", "div") and [bool(arg.axes.channels) for arg in args].count(True) == 1:
+    if node.op in ("mul", "div") and sum(bool(arg.axes.channels) for arg in args) == 1:
         vector = vector_of(node, names)
         return vector and f"{vector}_scaled"
     return None

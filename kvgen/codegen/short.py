@@ -80,10 +80,9 @@ class _Scope:
     def __init__(self, form: Form, records: Records, shapes: Shapes, per_head: bool) -> None:
         self.form, self.records, self.shapes = form, records, shapes
         self.per_head, self.heads = per_head, "" if per_head else "G"
-        self.scope = ShortScope(per_head)
         loads = TokenLoads(form, records, shapes, heads=self.heads, before="count % RING")
         self.token = token_emission(form, records, shapes, loads)
-        self.scope.helpers = self.token.helpers
+        self.scope = ShortScope(per_head, helpers=self.token.helpers)
         self.roots = [*form.roots, *(stored.node for stored in records.stored)]
         self.unit = unit_level(reachable(self.roots), per_head)
         # of the weights of places

@@ -69,11 +69,10 @@ class Window:
     ) -> None:
         self.form, self.records, self.shapes = form, records, shapes
         self.per_head, self.prompt = per_head, prompt
-        self.scope = WindowScope(per_head)
         position = "position" if prompt else "token"
         loads = WindowLoads(form, records, shapes, position)
         self.token = token_emission(form, records, shapes, loads)
-        self.scope.helpers = self.token.helpers
+        self.scope = WindowScope(per_head, helpers=self.token.helpers)
         kept = tuple(stored.node for stored in records.stored) if self.recorded else ()
         if prompt and form.factored:
             kept = form.factored.keys

@@ -82,9 +82,6 @@ class Derivation:
                 self.notation.known[decay.log] = Term(name)
         return lines
 
-    def _atomic(self, node: Node) -> bool:
-        return node.is_const or node.op in ("input", "param", "carried", "index")
-
     def _stored_text(self, node: Node) -> str:
         if self.form.factored and node in self.form.factored.keys:
             write = self.form.writes[self.form.factored.keys.index(node)]
