@@ -25,7 +25,7 @@ total state high low item items entry layer listed real_key real_value
 slot_count out_row out_head out_ptr dst_ptr src_ptr
 slots_ptr cursors_ptr skipped_ptr pending_ptr work_ptr
 PLACES SPAN TILE TILES PARTS PER_HEAD STAGES
-token tokens real_token parent ancestors depth turn ready position spot fits last later
+token tokens real_token parent ancestors depth turn ready real_log position spot fits last later
 path path_key path_value log log_key log_value weights rest rest_key rest_value
 lasting lasting_key lasting_value total_key total_value since_key since_value
 whole start length stays back index word within spot_page pages_held real_state next

@@ -32,6 +32,8 @@ CALLS = {
     "tanh": "_tanh",
 }
 OPERATORS = {"add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT)}
+# what takes a thread ten instructions or more
+SLOW = {"div", "pow", "sum", *CALLS} - {"abs", "minimum", "maximum"}
 HELPERS = {
     "softplus": ("log1p", "softplus"),
     "logaddexp": ("log1p", "logaddexp"),
@@ -77,7 +79,8 @@ class Emission:
     None for what is computed. helpers collects the module-level functions the text calls. suffix is
     appended to new names. masks: the name of the mask of each channel that is padded. shared: nodes
     that get a line although what is printed now uses them once. called: names for nodes that have
-    none in the spec, where they get a line.
+    none in the spec, where they get a line. once: the dimensions of values that Triton is kept from
+    computing again for every layout that it needs them in.
     """
 
     graph: Graph
@@ -91,6 +94,7 @@ class Emission:
     zero: dict[Node, bool] = field(default_factory=dict)
     shared: set[Node] = field(default_factory=set)
     called: dict[Node, str] = field(default_factory=dict)
+    once: str | None = None
 
     def beside(self, load: Callable[[Node], Text | None], suffix: str) -> Emission:
         """Where the same values are computed of other tokens: no name is taken twice."""
@@ -105,9 +109,17 @@ class Emission:
     def bind(self, node: Node, text: Text, wanted: str | None = None) -> Text:
         """Give the node's value a line of its own and a name."""
         name = self.namer.new((wanted or self.name_of(node)) + self.suffix)
-        self.lines.append(f"{name} = {text.text}")
+        value = f"_once({text.text})" if text.dims == self.once and self._slow(node) else text.text
+        self.lines.append(f"{name} = {value}")
         self.known[node] = Text(name, ATOM, text.dims)
         return self.known[node]
+
+    def _slow(self, node: Node) -> bool:
+        """Whether the text of a node computes more than a few products and sums."""
+        if self.load(node) is not None:
+            return False
+        inline = (arg for arg in node.args if not self.known[arg].text.isidentifier())
+        return node.op in SLOW or any(self._slow(arg) for arg in inline)
 
     def name_of(self, node: Node, otherwise: str = "term") -> str:
         names = ChainMap(self.graph.names, self.called)

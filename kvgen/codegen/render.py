@@ -234,14 +234,15 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
     chain = chain_scope(form, records, shapes, single) if chains(form) else None
     used = [*form.roots, *(s.node for s in records.stored)]
     sizes = dict(spec.sizes)
-    lines = [*verify.unit, *verify.tile, *extend.unit, *extend.tile, *extend.after]
-    prompt = "\n".join([*extend.unit, *extend.tile, *extend.after, extend.output])
+    prompt = "\n".join(
+        [*extend.before, *extend.unit, *extend.tile, *extend.after, extend.output]
+    )
     return {
         "verify": verify,
         "extend": extend,
         "chain": chain,
         "helpers": context["helpers"] | verify.helpers | extend.helpers,
-        "window_text": "\n".join(lines),
+        "window_text": "\n".join([*verify.unit, *verify.tile, prompt]),
         "extend_text": prompt,
         "window_arguments": window_arguments(form, used),
         "extend_arguments": window_arguments(form, form.roots),
@@ -302,7 +303,7 @@ def _paged(form: Form, records: Records, context: dict[str, Any]) -> dict[str, A
     verify = short_verify_scope(form, records, shapes, single)
     extend = short_extend_scope(form, records, shapes)
     used = [*form.roots, *(s.node for s in records.stored)]
-    prompt = [*extend.unit, *extend.tile, *extend.after, extend.output]
+    prompt = [*extend.before, *extend.unit, *extend.tile, *extend.after, extend.output]
     prompt += [store.line for store in extend.tile_stores]
     every = [*context["plane_tensors"], *record_tensors, *carried_tensors]
     decoded = [*read, *record_tensors, *carried_tensors]

@@ -29,11 +29,13 @@ class Spread:
 class WindowScope:
     """Lines by level: once a program, once a tile of values; stores; and the output [T, V].
 
+    before: what is the same for all blocks of a prompt.
     pages, of_state: in a paged cache, what of a tile comes before the state and what reads it.
     after: what follows the stores of a block of a prompt: the state and carried states after it.
     """
 
     per_head: bool
+    before: list[str] = field(default_factory=list)
     unit: list[str] = field(default_factory=list)
     tile: list[str] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)
@@ -145,6 +147,39 @@ def prune(levels: Iterable[list[str]], users: Iterable[str]) -> None:
             return
         for level in levels:
             level[:] = [line for line in level if line not in unused]
+
+
+def settled(levels: Iterable[list[str]], moving: Iterable[str]) -> list[str]:
+    """Take out the lines that are the same in every turn of the loop around them.
+
+    moving: names that change from turn to turn.
+    """
+    levels = list(levels)
+    lines = [(line, *_assigned(line)) for level in levels for line in level]
+    times = Counter(name for _, names, _ in lines for name in names)
+    changing = {*moving, *(name for name, count in times.items() if count > 1)}
+    changing.update(*(names for line, names, _ in lines if not _stands_alone(line)))
+    while True:
+        more = {name for _, names, used in lines if used & changing for name in names} - changing
+        if not more:
+            break
+        changing |= more
+    found = [line for line, names, _ in lines if _stands_alone(line) and not names & changing]
+    for level in levels:
+        level[:] = [line for line in level if line not in found]
+    return found
+
+
+def _stands_alone(line: str) -> bool:
+    return re.match(r"\w+ = ", line) is not None
+
+
+def _assigned(line: str) -> tuple[set[str], set[str]]:
+    """The names that a line gives a value, and the words that it uses."""
+    found = re.match(r"\s*(?:for )?(\w+(?:, \w+)*) (?:[+*]?=|in) ", line)
+    names = re.findall(r"\w+", found[1]) if found else []
+    used = re.findall(r"\b[A-Za-z_]\w*", line[found.end() :] if found else line)
+    return set(names), set(used)
 
 
 def loop(header: str, body: list[str]) -> list[str]:

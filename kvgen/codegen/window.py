@@ -26,7 +26,7 @@ from kvgen.codegen.kernels import (
     unit_level,
 )
 from kvgen.codegen.operands import component, emit_number, filled, load_given, times_input
-from kvgen.codegen.printer import ATOM, Emission, Text, aligned
+from kvgen.codegen.printer import ATOM, PRODUCT, Emission, Text, aligned
 from kvgen.codegen.scopes import Buffer, buffer_scope
 from kvgen.codegen.stores import guards, same_head
 from kvgen.codegen.tokens import (
@@ -38,6 +38,7 @@ from kvgen.codegen.tokens import (
     WindowScope,
     loop,
     prune,
+    settled,
     users_of,
 )
 
@@ -72,6 +73,7 @@ class Window:
         position = "position" if prompt else "token"
         loads = WindowLoads(form, records, shapes, position)
         self.token = token_emission(form, records, shapes, loads)
+        self.token.once = "T"
         self.scope = WindowScope(per_head, helpers=self.token.helpers)
         kept = tuple(stored.node for stored in records.stored) if self.recorded else ()
         if prompt and form.factored:
@@ -95,11 +97,15 @@ class Window:
         # both sides of every write, and stacked columns by what they hold
         self.sides: dict[Node, Text] = {}
         self.stacks: dict[tuple[str, ...], str] = {}
+        # products of every token's column and every token's key, by what they are products of
+        self.products: dict[tuple[str, str], str] = {}
 
     def built(self) -> WindowScope:
         scope, token = self.scope, self.token
         early = [node for node in reachable(self.roots) if node not in self.late]
         self._load_given()
+        if self.prompt:
+            self._own_products()
         if self.carries_at_unit:
             self._chain(scope.unit)
         self._paths(scope.unit, at_unit=True)
@@ -117,7 +123,14 @@ class Window:
         if self.prompt:
             self._update()
         self._prune()
+        if self.prompt:
+            scope.before += settled((scope.unit, scope.tile, scope.after), self._moving())
         return scope
+
+    def _moving(self) -> list[str]:
+        """What changes from block to block of a prompt beside what is computed there."""
+        contexts = (self._context(carry) for carry in self.form.carries)
+        return ["start", "position", "real_token", "last", "state", *contexts]
 
     def _prune(self) -> None:
         """Drop what was computed for a value that another way has been found to."""
@@ -150,6 +163,37 @@ class Window:
             self.token.call(scale, f"{component(raw)}_scale")
             if node in self.unit:
                 self.unit.add(scale)
+
+    def _own_products(self) -> None:
+        """What a token's own vectors give with each other, where a prompt's block multiplies those
+        of all its tokens anyway."""
+        form, token, level = self.form, self.token, self.scope.unit
+        asked = [self.given[column][0] for column in form.columns if column in self.given]
+        near = [self.given[key][0] for key in form.keys if key in self.given]
+        for node in reachable(self.roots):
+            if node.op != "sum" or node.args[0].op != "mul" or node not in self.unit:
+                continue
+            first, second = (times_input(form, side) for side in node.args[0].args)
+            if first is None or second is None:
+                continue
+            if first[0] not in asked or second[0] not in near:
+                first, second = second, first
+            if first[0] not in asked or second[0] not in near:
+                continue
+            scores = self._products(self.given_at[first[0]], self.given_at[second[0]], level)
+            text = f"_own({scores}, token)"
+            for _, scale in (first, second):
+                number = emit_number(token, scale, level)
+                text += f" * {number.inside(2)}" if number else ""
+            token.bind(node, Text(text, PRODUCT, "T"))
+            level += token.take()
+
+    def _products(self, asked: str, near: str, level: list[str]) -> str:
+        """Every token's column with every token's key."""
+        if (asked, near) not in self.products:
+            text = f"_dot({asked}, tl.trans({near}))"
+            self.products[asked, near] = self._name(text, "scores", level)
+        return self.products[asked, near]
 
     # -- what needs no read
 
@@ -250,7 +294,9 @@ class Window:
                     before = name
                 token.known[form.factored.before] = Text(before, ATOM, "TK")
             elif not channel:
-                lines.append("weights = tl.where(ancestors, tl.exp(_between(ancestors, log)), 0.0)")
+                tree = "False" if self.prompt else "TREE"
+                between = f"_between(ancestors, log, token, {tree})"
+                lines.append(f"weights = tl.where(ancestors, tl.exp({between}), 0.0)")
 
     def _buffer(self) -> Buffer:
         """What is read back from the buffer; a block of a prompt has the state alone before it."""
@@ -489,7 +535,6 @@ class Window:
 
     def _fixed_scores(self, reads: dict[Node, Read]) -> None:
         """Scores against writes whose near side needs no read."""
-        stacked: dict[tuple[str, str], str] = {}
         for read in reads.values():
             for index, (near_node, _) in enumerate(self._near_far(read)):
                 if near_node in self.late:
@@ -500,11 +545,8 @@ class Window:
                     text = self._score(read, near_node)
                 else:
                     near, number = self._near_side(near_node)
-                    key = (read.stack.asked, near)
-                    if key not in stacked:
-                        text = f"_dot({read.stack.asked}, tl.trans({near}))"
-                        stacked[key] = self._name(text, "scores", level)
-                    text = self._block(stacked[key], read.place, read.stack)
+                    products = self._products(read.stack.asked, near, level)
+                    text = self._block(products, read.place, read.stack)
                     if read.side.number:
                         text += f" * {read.side.number}[:, None]"
                     if number:
@@ -614,7 +656,8 @@ class Window:
             log, rest, lasting = LOG[channel], REST[channel], LASTING[channel]
             raised = form.factored and channel == "K"
             if not channel:
-                lines.append(f"{log} = tl.where(real_token, {log}, 0.0)")
+                lines.append(f"real_log = tl.where(real_token, {log}, 0.0)")
+                log = "real_log"
             lines.append(f"{lasting} = tl.exp(tl.sum({log}, 0))")
             if raised:
                 continue
