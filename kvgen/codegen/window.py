@@ -294,9 +294,9 @@ class Window:
                     before = name
                 token.known[form.factored.before] = Text(before, ATOM, "TK")
             elif not channel:
-                tree = "False" if self.prompt else "TREE"
-                between = f"_between(ancestors, log, token, {tree})"
-                lines.append(f"weights = tl.where(ancestors, tl.exp({between}), 0.0)")
+                between = "_between_in_prompt" if self.prompt else "_between"
+                weights = f"tl.where(ancestors, tl.exp({between}(ancestors, log)), 0.0)"
+                lines.append(f"weights = {weights}")
 
     def _buffer(self) -> Buffer:
         """What is read back from the buffer; a block of a prompt has the state alone before it."""
