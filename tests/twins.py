@@ -52,7 +52,8 @@ def within(pair: Twin, *outputs: float) -> None:
     output = max([output, *outputs])
     for quantity, error in pair.found.items():
         strays = quantity in ("padding", "other slots")
-        assert error <= (0 if strays else output if quantity == "output" else state), quantity
+        bound = 0 if strays else output if quantity == "output" else state
+        assert error <= bound, f"{quantity}: off by {error:.1e}, more than {bound:.1e}"
 
 
 def within_rounding(pair: Twin, *outputs: float) -> None:

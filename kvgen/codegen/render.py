@@ -234,9 +234,7 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
     chain = chain_scope(form, records, shapes, single) if chains(form) else None
     used = [*form.roots, *(s.node for s in records.stored)]
     sizes = dict(spec.sizes)
-    prompt = "\n".join(
-        [*extend.before, *extend.unit, *extend.tile, *extend.after, extend.output]
-    )
+    prompt = "\n".join([*extend.before, *extend.unit, *extend.tile, *extend.after, extend.output])
     return {
         "verify": verify,
         "extend": extend,
