@@ -18,6 +18,7 @@ from kvgen.checking.checker import SAME
 from kvgen.checking.samples import Sampler, packed, padded, plain
 from kvgen.checking.twin import Made, Tensors, Tokens, Twin, worst
 from kvgen.checking.windows import KINDS, Extend, Server, Verify, accepted, path_to, tree
+from kvgen.codegen.tokens import settled
 
 pytestmark = pytest.mark.usefixtures("rounded")
 
@@ -527,3 +528,26 @@ def test_wrong_values_are_clamped(
     assert torch.equal(wrong_out, out)
     assert torch.equal(wrong_cursors, cursors)
     assert all(torch.equal(wrong_states[each], states[each]) for each in states)
+
+
+# texts of prompts ---------------------------------------------------------------------------------
+
+
+def test_a_prompt_loads_what_is_the_same_for_all_blocks_once() -> None:
+    text = compiler.emit(made("gated_deltanet").analysis)
+    start = text.index("def _extend_kernel(")
+    before, _, block = text[start : text.index("@triton.jit", start)].partition("in tl.range(")
+    for name in ("A_log", "dt_bias"):
+        assert f"{name} = tl.load(" in before
+        assert f"{name} = tl.load(" not in block
+    # a decay goes into values of several layouts, and each would compute it again
+    assert "log_decay = _once(" in block
+
+
+def test_lines_that_change_stay_in_a_loop() -> None:
+    block = ["x = load(start)", "y = load(head)", "for turn in range(3):", "    z = y + turn"]
+    block += ["y_2 = y * 2", "w = y_2 + x", "twice = y", "twice = x"]
+    assert settled([block], ["start"]) == ["y = load(head)", "y_2 = y * 2"]
+    assert block[0] == "x = load(start)"
+    assert block[1:3] == ["for turn in range(3):", "    z = y + turn"]
+    assert block[3:] == ["w = y_2 + x", "twice = y", "twice = x"]

@@ -156,22 +156,21 @@ def settled(levels: Iterable[list[str]], moving: Iterable[str]) -> list[str]:
     """
     levels = list(levels)
     lines = [(line, *_assigned(line)) for level in levels for line in level]
+    alone = {line for line, _, _ in lines if re.match(r"\w+ = ", line)}
     times = Counter(name for _, names, _ in lines for name in names)
     changing = {*moving, *(name for name, count in times.items() if count > 1)}
-    changing.update(*(names for line, names, _ in lines if not _stands_alone(line)))
-    while True:
-        more = {name for _, names, used in lines if used & changing for name in names} - changing
-        if not more:
-            break
-        changing |= more
-    found = [line for line, names, _ in lines if _stands_alone(line) and not names & changing]
+    changing.update(*(names for line, names, _ in lines if line not in alone))
+    known = -1
+    while len(changing) > known:
+        known = len(changing)
+        for _, names, used in lines:
+            if not used.isdisjoint(changing):
+                changing |= names
+    found = {line for line, names, _ in lines if line in alone and not names & changing}
+    same = [line for level in levels for line in level if line in found]
     for level in levels:
         level[:] = [line for line in level if line not in found]
-    return found
-
-
-def _stands_alone(line: str) -> bool:
-    return re.match(r"\w+ = ", line) is not None
+    return same
 
 
 def _assigned(line: str) -> tuple[set[str], set[str]]:
