@@ -11,6 +11,9 @@ from kvgen.algebra.graph import Node, leaf_of
 from kvgen.codegen.kernels import Shapes, TokenLoads, power_of_two
 from kvgen.codegen.printer import ATOM, Text, aligned
 
+ASSIGNED = re.compile(r"\s*(?:for )?(\w+(?:, \w+)*) (?:[+*]?=|in) ")
+WORD = re.compile(r"\b[A-Za-z_]\w*")
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -156,7 +159,7 @@ def settled(levels: Iterable[list[str]], moving: Iterable[str]) -> list[str]:
     """
     levels = list(levels)
     lines = [(line, *_assigned(line)) for level in levels for line in level]
-    alone = {line for line, _, _ in lines if re.match(r"\w+ = ", line)}
+    alone = {line for line, names, _ in lines if names and line.startswith(f"{min(names)} = ")}
     times = Counter(name for _, names, _ in lines for name in names)
     changing = {*moving, *(name for name, count in times.items() if count > 1)}
     changing.update(*(names for line, names, _ in lines if line not in alone))
@@ -175,10 +178,9 @@ def settled(levels: Iterable[list[str]], moving: Iterable[str]) -> list[str]:
 
 def _assigned(line: str) -> tuple[set[str], set[str]]:
     """The names that a line gives a value, and the words that it uses."""
-    found = re.match(r"\s*(?:for )?(\w+(?:, \w+)*) (?:[+*]?=|in) ", line)
-    names = re.findall(r"\w+", found[1]) if found else []
-    used = re.findall(r"\b[A-Za-z_]\w*", line[found.end() :] if found else line)
-    return set(names), set(used)
+    found = ASSIGNED.match(line)
+    names = found[1].split(", ") if found else ()
+    return set(names), set(WORD.findall(line, found.end() if found else 0))
 
 
 def loop(header: str, body: list[str]) -> list[str]:
