@@ -115,7 +115,18 @@ def imported(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
     found.loader.exec_module(module)
+    _hash_functions(module)
     return module
+
+
+def _hash_functions(module: ModuleType) -> None:
+    """Have Triton hash every function, in the order of the file.
+
+    It leaves out of a caller's hash what callees use that were not hashed before: which kernel is
+    compiled first would decide under which keys all others are looked for in its cache.
+    """
+    for function in vars(module).values():
+        getattr(function, "cache_key", None)
 
 
 def _path(path_or_text: str | Path) -> str:

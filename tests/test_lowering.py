@@ -97,3 +97,33 @@ def test_rounded_dots_are_seen() -> None:
     """Of a state in 16 bits there are some."""
     modules = {"one": analysed("gated_deltanet", "state=float16", K=128, V=128)}
     assert any(answer["rounded"] for answer in lowered(modules, "verify", "extend"))
+
+
+KEYS = """
+import json, sys
+from pathlib import Path
+from triton.runtime.jit import JITFunction
+from kvgen.compiler import imported
+
+found = []
+for path, step in zip(sys.argv[1:], (1, -1)):
+    module = imported(Path(path))
+    names = [name for name, each in vars(module).items() if isinstance(each, JITFunction)]
+    found.append({name: getattr(module, name).cache_key for name in names[::step]})
+print(json.dumps(found))
+"""
+
+
+def test_keys_in_tritons_cache_do_not_depend_on_what_is_compiled_first(tmp_path: Path) -> None:
+    """Or what one process has compiled, another one compiles again."""
+    text = compiler.emit(compiler.analyse(resolve("lightning_attention")))
+    paths = [tmp_path / "one.py", tmp_path / "other.py"]
+    for path in paths:
+        path.write_text(text, encoding="utf-8")
+    environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
+    found = subprocess.run(
+        [sys.executable, "-c", KEYS, *map(str, paths)],
+        capture_output=True, text=True, check=True, env=environment, cwd=ROOT.parent,
+    )  # fmt: skip
+    forwards, backwards = json.loads(found.stdout)
+    assert "_extend_kernel" in forwards and forwards == backwards

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -212,6 +213,17 @@ def test_rows_that_memory_has_evicted(job: Job, store: Store) -> None:
     assert found.why == "everything was tried" and not found.refused
     wanted = tuned(job, store, Options((4, 16), "quick", 100.0, force=True))
     assert found.counts == wanted.counts
+
+
+def test_rows_of_drafts_do_not_push_each_other_out(job: Job, store: Store, tmp_path: Path) -> None:
+    """Those that only one kernel runs on are held until its study ends."""
+    log = tmp_path / "log"
+    tuned(job, store, Options((4, 16), "full", 100.0), log=str(log))
+    for batch in (4, 16):
+        kernels = [r["kernel"] for r in asked(log, "hold") if r["batch"] == batch]
+        own = [kernel for kernel in kernels if kernel not in plan.SINGLE]
+        assert set(own) == {"verify", "chain", "short"}
+        assert len([kernel for kernel, _ in itertools.groupby(own)]) == 3
 
 
 def test_a_gpu_that_is_broken(job: Job, store: Store) -> None:

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from kvgen.tuning.plan import SINGLE, Goal, Options, key, others
 from kvgen.tuning.progress import Progress
 from kvgen.tuning.report import summary
 from kvgen.tuning.space import Config
-from kvgen.tuning.study import Study
+from kvgen.tuning.study import WINDOW, Study
 from kvgen.tuning.trials import Outcome, Trials
 from kvgen.tuning.whole import Whole
 from kvgen.tuning.workers import Halted, Job, Refused, Worker
@@ -65,6 +66,7 @@ class Run:
         self.workers, self.job, self.options, self.store = workers, job, options, store
         self.gpu, self.analysis = gpu, job.analysis
         self.default_buffer = buffer_length(self.analysis.form, self.analysis.records)
+        self.likely_buffer = self._likely_buffer()
         self.report = Report(self.analysis, gpu, self.default_buffer)
         self.progress = Progress(note, options.budget)
         self.stop = threading.Event()
@@ -74,6 +76,7 @@ class Run:
         self.late = False
         # studies that had nothing to time their configurations on
         self.rowless: list[str] = []
+        self.turns: dict[tuple[int, int], threading.Lock] = {}
         self.studies: dict[tuple[str, int], Study] = {}
         self.whole = Whole(
             self.analysis, self.programs, options.batches, self.default_buffer, self._best_configs
@@ -237,13 +240,22 @@ class Run:
         def ready(config: Config) -> bool:
             return evaluator.ready(config) and not (shared and shared.taken(config))
 
+        self.programs.begin(kernel, study.opening[:WINDOW], buffer, later=True)
         try:
-            study.run(evaluate, evaluator.prepare, self._over, ready)
+            with self._turn(worker, kernel, batch):
+                study.run(evaluate, evaluator.prepare, self._over, ready)
         except RowsError as error:
             study.why = "stopped"
             self.rowless.append(name)
             self.progress.line(f"{name}: its rows cannot be made: {error}")
         self.progress.line(f"{name}: {summary(study, floor)}")
+
+    def _turn(self, worker: Worker, kernel: str, batch: int) -> AbstractContextManager[object]:
+        """Studies of single tokens share a batch's rows. Each of the others has rows of its own:
+        those of several large batches would again and again push each other out of the memory."""
+        if kernel in SINGLE:
+            return nullcontext()
+        return self.turns.setdefault((id(worker), batch), threading.Lock())
 
     def _ahead(self, kernel: str, batch: int) -> None:
         """Compile what the next stages will run, when nothing else is to be compiled."""
@@ -254,7 +266,13 @@ class Run:
                 if goal.batch == batch or goal.kernel == "extend":
                     configs = self._ordered(goal.kernel, goal.batch)
                     first = self._first(goal.kernel, goal.batch, configs)
-                    self.programs.begin(goal.kernel, first, self.default_buffer, later=True)
+                    self.programs.begin(goal.kernel, first, self.likely_buffer, later=True)
+
+    def _likely_buffer(self) -> int:
+        """What was best before, here or on another GPU; else what studies begin with."""
+        known = self.store.find(key(self.analysis, Goal("buffer", 0), self.gpu.name)).record
+        length = known.config["buffer"] if known is not None else self.default_buffer
+        return length if length in space.buffers(self.analysis) else self.default_buffer
 
     def _ordered(self, kernel: str, batch: int) -> list[Config]:
         """All that is legal, the most promising first."""

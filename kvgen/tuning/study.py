@@ -30,7 +30,7 @@ PATIENCE, GAIN, LEAST = 40, 0.01, 60
 class Study:
     """configs: all legal ones, the most promising first. first: where to begin, in order. budget:
     the most that are timed. known: outcomes of an earlier run, which are not asked for again.
-    hints: what others have found meanwhile."""
+    hints: what others have found meanwhile. opening: what is tried before anything is known."""
 
     configs: Sequence[Config]
     first: Sequence[Config]
@@ -46,6 +46,8 @@ class Study:
         for outcome in self.known:
             if key_of(outcome.config) in self.legal:
                 self.outcomes[key_of(outcome.config)] = outcome
+        self.draw = random.Random(self.seed)
+        self.opening = self._opening()
 
     @property
     def exhaustive(self) -> bool:
@@ -82,7 +84,7 @@ class Study:
         """
         run = _Run(self, evaluate, prepare, stopped, ready)
         if self.exhaustive:
-            run.all(self._ordered())
+            run.all(self.opening)
         else:
             self._search(run)
         if len(self.outcomes) >= len(self.legal):
@@ -99,16 +101,25 @@ class Study:
         keys = dict.fromkeys(key_of(config) for config in (*self.first, *self.configs))
         return [self.legal[key] for key in keys if key in self.legal]
 
-    def _search(self, run: _Run) -> None:
-        draw = random.Random(self.seed)
-        count = math.ceil(FIRST * self.budget)
+    def _opening(self) -> list[Config]:
+        """What is tried before anything is known: the first ones, then others that are drawn."""
+        if self.exhaustive:
+            return self._ordered()
+        count = self._first_timings()
         start = self._ordered()[: len(self.first)][:count]
         rest = [config for config in self.configs if config not in start]
-        run.all([*start, *draw.sample(rest, min(count - len(start), len(rest)))], count)
+        return [*start, *self.draw.sample(rest, min(count - len(start), len(rest)))]
+
+    def _first_timings(self) -> int:
+        return math.ceil(FIRST * self.budget)
+
+    def _search(self, run: _Run) -> None:
+        run.all(self.opening, self._first_timings())
         # where the best have no neighbours left, something new is looked for, and that has some
         self._neighbours(run)
         self._sampled(run)
-        draw.shuffle(rest)
+        rest = list(self.configs)
+        self.draw.shuffle(rest)
         run.all(rest)
 
     def _sampled(self, run: _Run) -> None:
