@@ -201,7 +201,9 @@ class Bench:
         found = self.rows.pop(key, None)
         if found is None:
             began = time.monotonic()
-            wanted = room(self.analysis, batch, max(buffer, window), self.l2)
+            tokens = TOKENS["extend"] if kernel == "extend" else window
+            what = batch, max(buffer, window), self.l2, tokens
+            wanted = room(self.analysis, alike, *what)
             torch.cuda.empty_cache()
             for old in [old for old, rows in self.rows.items() if id(rows) not in held]:
                 if FREE * torch.cuda.mem_get_info()[0] > wanted:

@@ -21,7 +21,10 @@ from kvgen.tuning.space import SHORT
 
 Tensors = dict[str, torch.Tensor]
 
-SLOTS, LAYERS, LAYER = 16, 2, 1
+# of the layers the last is looked at; those before it run as in a model, for what is launched first
+# is another program
+SLOTS, LAYERS = 16, 2
+LAYER = LAYERS - 1
 DTYPE = torch.bfloat16
 # of a prompt: a whole number of 16, as Triton makes another program for other numbers
 PROMPT = 80
@@ -99,13 +102,13 @@ class Oracle:
                 name: torch.stack([each[name] for each in self.next], 1) for name in self.next[0]
             }
             out = self._blank(self.rows + 1, self.tokens)
-            module.verify(cache, LAYER, slots, **inputs, **self.params, out=out)
+            self._layers(module.verify, slots, inputs, out=out)
             counts = torch.full_like(slots, self.tokens)
             module.accept(cache, slots, counts=counts)
         else:
             call = module.recurrent if kernel == "recurrent" else module.decode
             out = self._blank(self.rows + 1)
-            call(cache, LAYER, slots, **self.next[0], **self.params, out=out)
+            self._layers(call, slots, self.next[0], out=out)
             force = torch.ones_like(slots, dtype=torch.bool)
             module.advance(cache, slots, force if kernel == "fold" else None)
             out = out[:, None]
@@ -141,12 +144,17 @@ class Oracle:
             rows = torch.tensor(alive, device=self.device)
             inputs = self.sampler.inputs(len(alive), DTYPE)
             slots = self.slots[rows].clone()
-            self.module.decode(self.cache, LAYER, slots, **inputs, **self.params)
+            self._layers(self.module.decode, slots, inputs)
             self.module.advance(self.cache, slots)
             state = {name: value[rows] for name, value in self.states.items()}
             _, state = self._exact(state, inputs)
             for name, value in state.items():
                 self.states[name][rows] = value
+
+    def _layers(self, call: Any, slots: torch.Tensor, inputs: Tensors, **out: torch.Tensor) -> None:
+        """A model's step: the same in each layer, so that the last one's output is left."""
+        for layer in range(LAYERS):
+            call(self.cache, layer, slots, **inputs, **self.params, **out)
 
     def _token(self, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
         inputs = {name: value[: self.rows] for name, value in inputs.items()}
@@ -196,9 +204,10 @@ class Prompt:
         cache.reset(cache.every_slot)
         counts = torch.tensor(self.lengths, dtype=torch.int32, device=device)
         out = torch.full(self.right.shape, math.nan, dtype=DTYPE, device=device)
-        self.module.extend(
-            cache, LAYER, slots, **self.inputs, **self.params, lengths=counts, out=out
-        )
+        for layer in range(LAYERS):
+            self.module.extend(
+                cache, layer, slots, **self.inputs, **self.params, lengths=counts, out=out
+            )
         self.module.accept(cache, slots, counts=counts)
         got: Any = cache.read(LAYER, slots)
         output, state = 0.0, 0.0

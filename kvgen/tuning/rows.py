@@ -16,11 +16,13 @@ from kvgen.timing.short import paged_step
 from kvgen.timing.steps import Step, draw_cache, fitting_layers, make_step, with_tokens
 from kvgen.tuning.space import SHORT
 
+# layers of a model, and of a prompt
 LAYERS, PROMPT_LAYERS = 36, 3
 # slots are a multiple of this, so that Triton makes one program for all batches
 MULTIPLE = 16
-# how often the cache on the chip must not hold what is read
-TIMES_L2 = 3
+# how often the cache on the chip must not hold what is read, and how often is enough: more layers
+# of many rows only take longer
+TIMES_L2, ENOUGH_L2 = 3, 24
 
 
 @dataclass
@@ -109,21 +111,29 @@ class Rows:
         return run
 
 
-def room(analysis: Analysis, batch: int, buffer: int, l2: int) -> float:
-    """Bytes that all layers of a batch's rows take."""
+def room(analysis: Analysis, kernel: str, batch: int, buffer: int, l2: int, tokens: int) -> float:
+    """Bytes that a kernel's rows take. tokens: of a row in one call."""
     total = cost.cost(analysis.form, analysis.records)
-    _, slots = _counts(batch, total.read + total.record_read * buffer / 2, l2)
-    return slots * LAYERS * (total.state + buffer * (total.record + total.carried) + total.io)
+    row = total.state + buffer * (total.record + total.carried)
+    match kernel:
+        case "extend":
+            return PROMPT_LAYERS * (MULTIPLE * row + batch * tokens * total.io)
+        case "short":
+            _, slots, layers = _counts(batch, total.record_read * SHORT, l2)
+            return slots * layers * (2 * SHORT * (total.record + total.carried) + total.io)
+    _, slots, layers = _counts(batch, _read(total, buffer), l2, whole=not tokens)
+    return slots * layers * (row + max(1, tokens) * total.io)
 
 
 def make_rows(
     analysis: Analysis, module: ModuleType, batch: int, buffer: int, l2: int, window: int = 0
 ) -> Rows:
-    """Rows for a batch. l2: bytes of the cache on the chip."""
+    """Rows for a batch. l2: bytes of the cache on the chip. window: tokens of a kernel that takes
+    several; the others' rows take whole steps, through all layers of a model."""
     total = cost.cost(analysis.form, analysis.records)
-    sets, slots = _counts(batch, total.read + total.record_read * buffer / 2, l2)
-    layers = fitting_layers(analysis, slots, LAYERS, buffer, window + 2)
-    whole = make_step(analysis, module, slots, _odd(layers), window, buffer)
+    sets, slots, most = _counts(batch, _read(total, buffer), l2, whole=not window)
+    layers = fitting_layers(analysis, slots, most, buffer, window + 2)
+    whole = make_step(analysis, module, slots, _alike(layers), window, buffer)
     if window:
         whole = with_tokens(analysis, whole, window)
     return Rows(whole, [part(whole, at * batch, batch) for at in range(sets)], batch)
@@ -144,21 +154,29 @@ def make_short(
     """Rows without a state, with room for SHORT tokens and the one that comes; `context`: from
     where on a row would get a state."""
     total = cost.cost(analysis.form, analysis.records)
-    sets, slots = _counts(batch, total.record_read * SHORT, l2)
-    whole = paged_step(analysis, module, slots, LAYERS, buffer, context, SHORT)
+    sets, slots, layers = _counts(batch, total.record_read * SHORT, l2)
+    whole = paged_step(analysis, module, slots, layers, buffer, context, SHORT)
     return Rows(whole, [part(whole, at * batch, batch) for at in range(sets)], batch)
 
 
-def _counts(batch: int, read: float, l2: int) -> tuple[int, int]:
-    """Sets of rows of which each reads `read` bytes a layer, and the slots they take together."""
-    sets = max(1, math.ceil(TIMES_L2 * l2 / (LAYERS * batch * read)))
+def _read(total: cost.Cost, buffer: int) -> float:
+    """Bytes that a row of a layer reads."""
+    return total.read + total.record_read * buffer / 2
+
+
+def _counts(batch: int, read: float, l2: int, whole: bool = False) -> tuple[int, int, int]:
+    """Sets of rows of which each reads `read` bytes a layer, the slots they take together, and the
+    layers. whole: all that a model has."""
+    enough = math.ceil(ENOUGH_L2 * l2 / (batch * read))
+    layers = LAYERS if whole else _alike(min(LAYERS, enough + 7))
+    sets = max(1, math.ceil(TIMES_L2 * l2 / (layers * batch * read)))
     slots = math.ceil(batch * sets / MULTIPLE) * MULTIPLE
-    return min(slots // batch, sets), slots
+    return min(slots // batch, sets), slots, layers
 
 
-def _odd(layers: int) -> int:
-    """A multiple of 16, or 1, would make other programs of the kernels that go over all layers."""
-    return max(2, layers - (layers % MULTIPLE == 0))
+def _alike(layers: int) -> int:
+    """No more, and divisible as LAYERS is: Triton may make other programs of other strides."""
+    return layers - (layers - LAYERS) % 8 if layers >= LAYERS % 8 else layers
 
 
 def part(step: Step, start: int, count: int) -> Step:
