@@ -1,10 +1,11 @@
-"""Write docs/performance-family.md: shipped recurrences before and after tuning.
+"""Write the pages of recurrences before and after tuning, one for each GPU.
 
     kvgen tune --gpu --effort quick --json > run.json
     python benchmarks/family.py --add run.json --by "kvgen tune --gpu --effort quick"
     python benchmarks/family.py                 the page again, from the kept figures
+    python benchmarks/family.py --gpu h200      another GPU's
 
-Of a recurrence and a state the last run counts. Figures are drawn by figures.py.
+Of a recurrence, its heads and a state the last run counts. Figures are drawn by figures.py.
 """
 
 from __future__ import annotations
@@ -22,14 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import pages
 from benchmarks.pages import timed, wrapped
+from kvgen import compiler, shipped
 from kvgen.wisdom.record import EFFORTS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 UNTUNED = "untuned"
-FIGURES = DOCS / "data" / "h100-tuned.json"
-PAGE = DOCS / "performance-family.md"
 
-HEADER = """# Performance of the whole family
+H100 = """# Performance of the whole family
 
 Every shipped recurrence before and after tuning, single tokens: buffered and with its own plain
 kernel. Those that are served most stand beside other libraries in
@@ -38,7 +38,15 @@ kernel. Those that are served most stand beside other libraries in
 [drift.md](drift.md).
 
 ![gain of buffered over plain for every shipped recurrence](figures/gain.svg)
+"""
 
+H200 = """# Performance on an H200
+
+The recurrences that are served most before and after tuning, single tokens: buffered and with their
+own plain kernels. The whole family on an H100 is in [performance-family.md](performance-family.md).
+"""
+
+METHOD = """
 ## Method
 
 Measured on {gpu} ({versions}), each recurrence once, by
@@ -71,6 +79,26 @@ The geometric mean over all batches of what tuning gains, of how much faster buf
 
 
 @dataclass(frozen=True)
+class Page:
+    """A GPU's figures, and what is written of them. intro: what stands before the method."""
+
+    gpu: str
+    kept: Path
+    out: Path
+    intro: str
+
+
+PAGES = {
+    "h100": Page(
+        "NVIDIA H100 80GB HBM3", DOCS / "data/h100-tuned.json", DOCS / "performance-family.md", H100
+    ),
+    "h200": Page(
+        "NVIDIA H200", DOCS / "data/h200-tuned.json", DOCS / "performance-h200.md", H200
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Row:
     """Whole steps at a batch, microseconds of a layer, of the buffered decode and the plain kernel.
     before: untuned. error: of the tuned decode."""
@@ -92,7 +120,8 @@ class Row:
 @dataclass(frozen=True)
 class Tuned:
     """A recurrence with a state in one storage. by: the command that measured it; effort: the least
-    of its records, UNTUNED where it was measured as it comes; then `us` is `before`."""
+    of its records, UNTUNED where it was measured as it comes; then `us` is `before`. heads: where
+    they are not those of the shipped spec, but a GPU's share of them."""
 
     spec: str
     storage: str
@@ -104,10 +133,15 @@ class Tuned:
     by: str
     date: str
     rows: tuple[Row, ...]
+    heads: str = ""
 
     @property
-    def name(self) -> tuple[str, str]:
-        return self.spec, self.storage
+    def name(self) -> tuple[str, str, str]:
+        return self.spec, self.storage, self.heads
+
+    @property
+    def title(self) -> str:
+        return f"{self.spec}, {self.heads}" if self.heads else self.spec
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Tuned:
@@ -116,17 +150,22 @@ class Tuned:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kept", type=Path, default=FIGURES, help="all figures")
+    parser.add_argument("--gpu", choices=PAGES, default="h100", help="whose page")
+    parser.add_argument("--kept", type=Path, help="all figures, if not in docs/data")
     parser.add_argument(
         "--add", type=Path, action="append", default=[], metavar="FILE",
         help="what `kvgen tune --json` has printed",
     )  # fmt: skip
     parser.add_argument("--by", default="kvgen tune --gpu", help="the command that was")
-    parser.add_argument("--out", type=Path, default=PAGE)
+    parser.add_argument("--out", type=Path, help="the page, if not in docs")
     args = parser.parse_args()
-    found = {tuned.name: tuned for tuned in read(args.kept)} if args.kept.is_file() else {}
+    one = PAGES[args.gpu]
+    kept, out = args.kept or one.kept, args.out or one.out
+    found = {tuned.name: tuned for tuned in read(kept)} if kept.is_file() else {}
     for file in args.add:
         for report in json.loads(file.read_text(encoding="utf-8")):
+            if report["gpu"] != one.gpu:
+                parser.error(f"{file} is of {report['gpu']}, this page of {one.gpu} (--gpu)")
             tuned = tuned_of(report, args.by)
             if tuned is not None:
                 found[tuned.name] = tuned
@@ -136,8 +175,8 @@ def main() -> None:
     )
     if args.add:
         text = json.dumps([asdict(tuned) for tuned in all_of_them])
-        args.kept.write_text(text, encoding="utf-8")
-    args.out.write_text(page(level(all_of_them)), encoding="utf-8")
+        kept.write_text(text, encoding="utf-8")
+    out.write_text(page(level(all_of_them), one.intro), encoding="utf-8")
 
 
 def read(path: Path) -> list[Tuned]:
@@ -166,7 +205,19 @@ def tuned_of(report: dict[str, Any], by: str) -> Tuned | None:
         report["spec"], report["storage"], report["gpu"], ", ".join(versions), report["copy_gbs"],
         report["buffer"], min(efforts, key=EFFORTS.index), by, first["date"],
         tuple(row_of(*pair) for pair in pairs.values()),
+        heads_of(report["spec"], first["key"]["shape"]),
     )  # fmt: skip
+
+
+def heads_of(name: str, shape: dict[str, int]) -> str:
+    """A share of the heads, as tensor parallelism deals them; nothing where they are all."""
+    if shipped.argument(name) != name:
+        return ""
+    spec = compiler.analyse(shipped.resolve(name)).spec
+    heads = {axis: shape[axis] for axis in ("H", "HV")}
+    if all(spec.size(axis) == count for axis, count in heads.items()):
+        return ""
+    return ", ".join(f"{axis} {count}" for axis, count in heads.items())
 
 
 def row_of(decode: dict[str, Any], plain: dict[str, Any]) -> Row:
@@ -190,13 +241,13 @@ def level(found: Sequence[Tuned]) -> list[Tuned]:
 # the page ----------------------------------------------------------------------------------------
 
 
-def page(found: Sequence[Tuned]) -> str:
-    parts = [heading(found) + overview(found)]
+def page(found: Sequence[Tuned], intro: str) -> str:
+    parts = [intro + heading(found) + overview(found)]
     for tuned in found:
         how = f"Measured with {tuned.effort} effort on {tuned.date}."
         if tuned.effort == UNTUNED:
             how = f"Not tuned; measured on {tuned.date}."
-        title = f"## {tuned.spec}, {tuned.storage} state, buffer {tuned.buffer}"
+        title = f"## {tuned.title}, {tuned.storage} state, buffer {tuned.buffer}"
         parts.append(f"{title}\n\n{table(tuned)}\n{how}\n")
     return "\n".join(parts)
 
@@ -205,7 +256,7 @@ def heading(found: Sequence[Tuned]) -> str:
     first = found[0]
     layers = [row.layers for tuned in found for row in tuned.rows]
     commands = list(dict.fromkeys(tuned.by for tuned in found))
-    return HEADER.format(
+    return METHOD.format(
         gpu=first.gpu,
         versions="; ".join(dict.fromkeys(tuned.versions for tuned in found)),
         commands="\n    ".join(wrapped([command]) for command in commands),
@@ -220,7 +271,7 @@ def overview(found: Sequence[Tuned]) -> str:
     for tuned in found:
         gain = f"{mean(row.before / row.us for row in tuned.rows):.2f}"
         lines.append((
-            tuned.spec, tuned.storage, "–" if tuned.effort == UNTUNED else gain,
+            tuned.title, tuned.storage, "–" if tuned.effort == UNTUNED else gain,
             f"{mean(row.plain_us / row.best_us for row in tuned.rows):.2f}",
             f"{tuned.rows[-1].floor_us / tuned.rows[-1].us:.0%}",
         ))  # fmt: skip

@@ -57,7 +57,7 @@ def times(every: list[Tuned]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    found = {tuned.name: tuned for tuned in every}
+    found = {(tuned.spec, tuned.storage): tuned for tuned in every if not tuned.heads}
     figure = Figure(figsize=(8.6, 6.2), layout="constrained")
     panels = figure.subplots(2, -(-len(SERVED) // 2), sharex=True, sharey=True).flat
     for panel, name in zip(panels, SERVED, strict=False):
@@ -98,7 +98,8 @@ def gains(every: list[Tuned], batches: tuple[int, int] = (64, 256)) -> Figure:
     found: dict[str, list[float]] = {}
     for tuned in every:
         gain = {row.batch: row.plain_us / row.us for row in tuned.rows}
-        if tuned.storage == "float32" and set(batches) <= set(gain):
+        whole = tuned.storage == "float32" and not tuned.heads
+        if whole and set(batches) <= set(gain):
             found[tuned.spec] = [gain[batch] for batch in batches]
     names = sorted(found, key=lambda name: (found[name][1], name))
     figure = Figure(figsize=(7.4, 0.21 * len(names) + 1.1), layout="constrained")
@@ -158,7 +159,7 @@ def main() -> None:
     options = parser.parse_args()
     import matplotlib
 
-    every = family.level(family.read(family.FIGURES))
+    every = family.level(family.read(family.PAGES["h100"].kept))
     with matplotlib.rc_context(STYLE):
         figures = {"time": times(every), "gain": gains(every)}
         if DRAFTS.is_file():

@@ -15,7 +15,7 @@ from kvgen import compiler
 from kvgen.probing import launches
 from kvgen.probing.launches import Case, Launch
 from kvgen.shipped import resolve
-from kvgen.tuning import space
+from kvgen.tuning import oracle, rows, space
 from kvgen.tuning.tune import make_job
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -30,20 +30,22 @@ def programs(found: list[Launch]) -> set[str]:
 
 
 def main() -> None:
-    few = {"sizes.H": "8", "sizes.HV": "8"}
-    for name in ("mlstm", "gated_deltanet"):
+    # what results are checked on, and the rows of prompts, of many drafts and of whole steps
+    sizes = ((oracle.LAYERS, 16), (rows.PROMPT_LAYERS, 16), (12, 256), (rows.LAYERS, 48))
+    for name, heads in (("mlstm", 8), ("mlstm", 4), ("gated_deltanet", 8)):
+        few = {"sizes.H": f"{heads}", "sizes.HV": f"{heads}"}
         analysis = compiler.analyse(resolve(name), few)
         module: Any = compiler.imported(make_job(analysis, few).module)
-        for kernel in ("decode", "recurrent", "verify"):
+        for kernel in ("decode", "recurrent", "verify", "extend"):
             tokens = space.tokens_of(analysis, kernel)
             config = space.program_of(space.default(analysis, kernel, ROWS))
             case = Case(kernel, config, 16, 16, 36, BUFFER, tokens)
             compiled = programs(launches.launches_of(module, case, TARGET))
             configs = module.CONFIGS
             module.CONFIGS = {"default": configs["default"] | {kernel: {ROWS: config}}}
-            for layers, slots in ((2, 16), (4, 1024), (12, 256), (36, 48)):
+            for layers, slots in sizes:
                 ran = launched(analysis, module, kernel, layers, slots, tokens)
-                print(name, kernel, layers, len(ran - compiled), "missing")
+                print(name, heads, kernel, layers, len(ran - compiled), "missing")
             module.CONFIGS = configs
 
 
@@ -52,18 +54,19 @@ def launched(
 ) -> set[str]:
     """In all layers, one after the other."""
     spec = analysis.spec
-    window = tokens if tokens > 1 else 0
-    front = (ROWS, tokens) if window else (ROWS,)
+    window = tokens if kernel == "verify" else 0
+    front = (ROWS, tokens) if tokens > 1 else (ROWS,)
     with launches._recorded(TARGET) as recorder:
         cache = module.Cache.empty(slots, layers, device="meta", buffer=BUFFER, window=window)
         recorder.launches.clear()
-        rows = torch.empty(ROWS, dtype=torch.int32, device="meta")
+        used = torch.empty(ROWS, dtype=torch.int32, device="meta")
+        lengths = {"lengths": used.clone()} if kernel == "extend" else {}
         given = {
             **launches._empty(spec, spec.inputs, torch.bfloat16, *front),
             **launches._empty(spec, spec.params, torch.float32),
         }
         for layer in range(layers):
-            getattr(module, kernel)(cache, layer, rows, **given)
+            getattr(module, kernel)(cache, layer, used, **given, **lengths)
         return programs(recorder.labelled())
 
 

@@ -16,7 +16,8 @@ BY = "kvgen tune --gpu --effort quick"
 
 def record(kernel: str, batch: int, us: float, before: float | None) -> dict[str, Any]:
     return {
-        "key": {"kernel": kernel}, "us": [us - 0.1, us, us + 0.1], "floor_us": 0.7 * batch,
+        "key": {"kernel": kernel, "shape": {"H": 16, "HV": 32}}, "us": [us - 0.1, us, us + 0.1],
+        "floor_us": 0.7 * batch,
         "error": 1.7e-3, "effort": "quick", "at": {"batch": batch, "buffer": 16, "layers": 36},
         "env": {"torch": "2", "triton": "3"}, "date": "2026-11-23", "untuned_us": before,
     }  # fmt: skip
@@ -31,8 +32,8 @@ def report(
         records.append(record("decode", batch, us * slower, before * slower))
         records.append(record("recurrent", batch, plain, plain_before))
     return {
-        "spec": spec, "storage": storage, "gpu": "some GPU", "copy_gbs": copy, "buffer": 16,
-        "records": records,
+        "spec": spec, "storage": storage, "gpu": family.PAGES["h100"].gpu, "copy_gbs": copy,
+        "buffer": 16, "records": records,
     }  # fmt: skip
 
 
@@ -90,6 +91,31 @@ def test_what_was_cut_short_is_not_taken(tmp_path: Path, monkeypatch: pytest.Mon
     assert [row.batch for row in tuned.rows] == [64]
 
 
-def test_the_kept_page_is_current() -> None:
-    kept = family.level(family.read(family.FIGURES))
-    assert family.page(kept) == family.PAGE.read_text(encoding="utf-8")
+def test_a_share_of_the_heads_stands_beside_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = report("gated_deltanet", slower=0.5)
+    for each in share["records"]:
+        each["key"]["shape"] = {"H": 4, "HV": 8}
+    text = run(monkeypatch, tmp_path, report("gated_deltanet"), share)
+    assert "## gated_deltanet, float32 state" in text
+    assert "## gated_deltanet, H 4, HV 8, float32 state" in text
+
+
+def test_a_run_on_another_gpu_is_not_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {**report("mine"), "gpu": family.PAGES["h200"].gpu}
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path, other)
+    assert "is of NVIDIA H200, this page of NVIDIA H100" in capsys.readouterr().err
+    assert not (tmp_path / "kept.json").exists()
+
+
+@pytest.mark.parametrize(
+    "gpu", [name for name, page in family.PAGES.items() if page.kept.is_file()]
+)
+def test_the_kept_page_is_current(gpu: str) -> None:
+    one = family.PAGES[gpu]
+    kept = family.level(family.read(one.kept))
+    assert family.page(kept, one.intro) == one.out.read_text(encoding="utf-8")

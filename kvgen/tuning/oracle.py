@@ -22,8 +22,8 @@ from kvgen.tuning.space import SHORT
 Tensors = dict[str, torch.Tensor]
 
 # of the layers the last is looked at; those before it run as in a model, for what is launched first
-# is another program
-SLOTS, LAYERS = 16, 2
+# is another program, and they are as many as is needed for the strides of a model's
+SLOTS, LAYERS = 16, 4
 LAYER = LAYERS - 1
 DTYPE = torch.bfloat16
 # of a prompt: a whole number of 16, as Triton makes another program for other numbers

@@ -16,8 +16,8 @@ from kvgen.timing.short import paged_step
 from kvgen.timing.steps import Step, draw_cache, fitting_layers, make_step, with_tokens
 from kvgen.tuning.space import SHORT
 
-# layers of a model, and of a prompt
-LAYERS, PROMPT_LAYERS = 36, 3
+# layers of a model, and of a prompt: divisible alike, for Triton may make other programs of others
+LAYERS, PROMPT_LAYERS = 36, 4
 # slots are a multiple of this, so that Triton makes one program for all batches
 MULTIPLE = 16
 # how often the cache on the chip must not hold what is read, and how often is enough: more layers
@@ -175,7 +175,7 @@ def _counts(batch: int, read: float, l2: int, whole: bool = False) -> tuple[int,
 
 
 def _alike(layers: int) -> int:
-    """No more, and divisible as LAYERS is: Triton may make other programs of other strides."""
+    """No more, and divisible as LAYERS is."""
     return layers - (layers - LAYERS) % 8 if layers >= LAYERS % 8 else layers
 
 
