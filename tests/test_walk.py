@@ -247,16 +247,26 @@ def test_a_state_that_nothing_reads_is_a_module() -> None:
     assert emitted(step("S = S + outer(k, v)", "o = v"))
 
 
+def pace() -> float:
+    """Seconds of two million turns of a loop: machines, and what else runs on them, differ."""
+    start = time.process_time()
+    total = 0
+    for number in range(2_000_000):
+        total += number
+    return time.process_time() - start
+
+
 @pytest.mark.parametrize("name", LONG)
 def test_long_chains_compile_soon(name: str) -> None:
     # what other tests have left is not looked at again and again
     gc.collect()
     gc.freeze()
+    before = pace()
     start = time.process_time()
     module = written(step(*LONG[name]) + STORAGE)
     taken = time.process_time() - start
     gc.unfreeze()
-    assert taken < 3
+    assert taken < 100 * max(before, pace())
     assert (module is None) == (name == "other-matrices")
     if module is not None:
         compile(module, "module", "exec", dont_inherit=True)

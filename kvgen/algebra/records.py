@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kvgen.algebra.form import Form
-from kvgen.algebra.graph import LEAVES, Node
+from kvgen.algebra.graph import LEAVES, Node, reachable
 
 INPUT_BYTES = 2
 
@@ -116,18 +116,14 @@ def _needs(form: Form, replay: bool) -> list[Node]:
     return sorted(needed, key=lambda node: (node.reads, node not in logs, node.order))
 
 
-def _derivable(node: Node, stored: set[Node]) -> bool:
-    seen: set[Node] = set()
-    pending = [node]
-    while pending:
-        node = pending.pop()
-        if node in stored or node.is_const or node in seen:
-            continue
-        if node.op in (*LEAVES, "read", "index", "sum"):
-            return False
-        seen.add(node)
-        pending.extend(node.args)
-    return True
+def _derivable(root: Node, stored: Collection[Node]) -> set[Node]:
+    """What follows from the stored ones, of these and all that is above them below a root."""
+    found = set(stored)
+    for node in reachable([root], found):
+        alone = node.op in (*LEAVES, "read", "index", "sum")
+        if node.is_const or (not alone and all(arg in found for arg in node.args)):
+            found.add(node)
+    return found
 
 
 def _derived_from(nodes: list[Node], stored: set[Node]) -> set[Node]:
@@ -146,7 +142,7 @@ def _derived_from(nodes: list[Node], stored: set[Node]) -> set[Node]:
 
 
 def _store(stored: list[Stored], node: Node, form: Form, keep_inputs: bool, replay: bool) -> None:
-    if _derivable(node, {kept.node for kept in stored}):
+    if node in _derivable(node, {kept.node for kept in stored}):
         return
     exact = Stored("", node, "float32")
     if not keep_inputs:
@@ -169,20 +165,23 @@ def _store(stored: list[Stored], node: Node, form: Form, keep_inputs: bool, repl
 
 def _cover(node: Node, stored: list[Stored]) -> list[Stored] | None:
     """Inputs as they came plus float32 scalars from which the node follows, or None."""
-    kept = {known.node for known in stored}
+    root, kept = node, {known.node for known in stored}
     found: dict[Node, Stored] = {}
+    follows = _derivable(root, kept)
     seen: set[Node] = set()
-    pending = [node]
+    pending = [root]
     while pending:
         node = pending.pop()
-        if node in seen or _derivable(node, kept | set(found)):
+        if node in seen or node in follows:
             continue
         seen.add(node)
         raw = node.args[0] if node.op == "index" else node
         if raw.op == "input" and node.axes.channels:
             found[node] = Stored("", node, "input")
+            follows = _derivable(root, {*kept, *found})
         elif not node.axes.channels:
             found[node] = Stored("", node, "float32")
+            follows = _derivable(root, {*kept, *found})
         elif node.op in (*LEAVES, "index", "sum") or node.reads:
             return None
         else:

@@ -120,6 +120,7 @@ def room(analysis: Analysis, kernel: str, batch: int, buffer: int, l2: int, toke
             return PROMPT_LAYERS * (MULTIPLE * row + batch * tokens * total.io)
         case "short":
             _, slots, layers = _counts(batch, total.record_read * SHORT, l2)
+            # the last page of each row is not full
             return slots * layers * (2 * SHORT * (total.record + total.carried) + total.io)
     _, slots, layers = _counts(batch, _read(total, buffer), l2, whole=not tokens)
     return slots * layers * (row + max(1, tokens) * total.io)
@@ -168,6 +169,7 @@ def _counts(batch: int, read: float, l2: int, whole: bool = False) -> tuple[int,
     """Sets of rows of which each reads `read` bytes a layer, the slots they take together, and the
     layers. whole: all that a model has."""
     enough = math.ceil(ENOUGH_L2 * l2 / (batch * read))
+    # rounded up
     layers = LAYERS if whole else _alike(min(LAYERS, enough + 7))
     sets = max(1, math.ceil(TIMES_L2 * l2 / (layers * batch * read)))
     slots = math.ceil(batch * sets / MULTIPLE) * MULTIPLE
