@@ -163,11 +163,10 @@ def _store(stored: list[Stored], node: Node, form: Form, keep_inputs: bool, repl
         stored.extend(cover)
 
 
-def _cover(node: Node, stored: list[Stored]) -> list[Stored] | None:
+def _cover(root: Node, stored: list[Stored]) -> list[Stored] | None:
     """Inputs as they came plus float32 scalars from which the node follows, or None."""
-    root, kept = node, {known.node for known in stored}
-    found: dict[Node, Stored] = {}
-    follows = _derivable(root, kept)
+    cover: list[Stored] = []
+    follows = _derivable(root, {kept.node for kept in stored})
     seen: set[Node] = set()
     pending = [root]
     while pending:
@@ -176,17 +175,15 @@ def _cover(node: Node, stored: list[Stored]) -> list[Stored] | None:
             continue
         seen.add(node)
         raw = node.args[0] if node.op == "index" else node
-        if raw.op == "input" and node.axes.channels:
-            found[node] = Stored("", node, "input")
-            follows = _derivable(root, {*kept, *found})
-        elif not node.axes.channels:
-            found[node] = Stored("", node, "float32")
-            follows = _derivable(root, {*kept, *found})
+        as_it_came = raw.op == "input" and node.axes.channels
+        if as_it_came or not node.axes.channels:
+            cover.append(Stored("", node, "input" if as_it_came else "float32"))
+            follows = _derivable(root, {*follows, node})
         elif node.op in (*LEAVES, "index", "sum") or node.reads:
             return None
         else:
             pending.extend(node.args)
-    return list(found.values())
+    return cover
 
 
 def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:

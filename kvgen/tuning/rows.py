@@ -169,7 +169,7 @@ def _counts(batch: int, read: float, l2: int, whole: bool = False) -> tuple[int,
     """Sets of rows of which each reads `read` bytes a layer, the slots they take together, and the
     layers. whole: all that a model has."""
     enough = math.ceil(ENOUGH_L2 * l2 / (batch * read))
-    # rounded up
+    # so that what `_alike` leaves of them is enough
     layers = LAYERS if whole else _alike(min(LAYERS, enough + 7))
     sets = max(1, math.ceil(TIMES_L2 * l2 / (layers * batch * read)))
     slots = math.ceil(batch * sets / MULTIPLE) * MULTIPLE
