@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuners import SMALL, FakeCompilers, tuner
+from tuners import SMALL, FakeCompilers, fake_worker, tuner
 
 from kvgen import compiler
 from kvgen.codegen.cost import buffer_length
@@ -21,10 +21,11 @@ from kvgen.probing.launches import Case
 from kvgen.shipped import resolve
 from kvgen.tuning import plan, report, run, space, workers
 from kvgen.tuning.choices import Report
+from kvgen.tuning.gpu import Gpu
 from kvgen.tuning.plan import Goal, Options
 from kvgen.tuning.progress import Progress
-from kvgen.tuning.tune import make_job
-from kvgen.tuning.workers import Job
+from kvgen.tuning.tune import Tuner, make_job
+from kvgen.tuning.workers import Job, Worker, WorkerError
 from kvgen.wisdom.folder import Folder
 from kvgen.wisdom.store import Store
 
@@ -242,6 +243,40 @@ def test_out_of_time(job: Job, store: Store) -> None:
 
 
 # several GPUs ------------------------------------------------------------------------------------
+
+
+def test_gpus_start_side_by_side() -> None:
+    """Each takes seconds to import torch and to measure its GPU."""
+    others = threading.Barrier(2)
+
+    class Slow(Worker):
+        def gpu(self) -> Gpu:
+            if self.device is not None:
+                others.wait(timeout=60)
+            return super().gpu()
+
+    def start(device: str | None) -> Worker:
+        worker = fake_worker(device, hello={"count": 3})
+        return Slow(worker.device, worker._start)
+
+    with Tuner(lambda text: None, start, FakeCompilers) as found:
+        found.begin()
+        assert [worker.device for worker in found.workers] == [None, "1", "2"]
+
+
+def test_a_gpu_that_does_not_start() -> None:
+    """Nothing is tuned on the others, and no process is left."""
+    workers: list[Worker] = []
+
+    def start(device: str | None) -> Worker:
+        moods = {"crash": {"do": "hello"}} if device == "2" else {}
+        workers.append(fake_worker(device, hello={"count": 3}, **moods))
+        return workers[-1]
+
+    with pytest.raises(WorkerError, match="did not start"), Tuner(print, start, FakeCompilers) as t:
+        t.begin()
+    assert len(workers) == 3
+    assert all(worker._child is None for worker in workers)
 
 
 def test_several_gpus(job: Job, store: Store, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from kvgen import compiler
@@ -21,6 +22,8 @@ from kvgen.wisdom.store import Store
 
 # what it needs sooner or later
 NEEDED = ("torch", "triton", "optuna")
+# seconds between two looks at workers that are starting
+POLL = 0.2
 
 
 class Tuner:
@@ -63,10 +66,9 @@ class Tuner:
         self.workers.append(first)
         gpu = first.gpu()
         names = devices(int(first.hello.get("count", 1)))
-        for name in names[1:]:
-            worker = self._start(name)
-            self.workers.append(worker)
-            other = worker.gpu()
+        others = [self._start(name) for name in names[1:]]
+        self.workers += others
+        for worker, other in zip(others, side_by_side(others), strict=True):
             if other.name != gpu.name:
                 self._leave(worker, f"{other.name}, as the first GPU is {gpu.name}")
         if self._claimed():
@@ -121,6 +123,21 @@ class Tuner:
         finally:
             run.progress.end()
         return run.concluded()
+
+
+def side_by_side(workers: Sequence[Worker]) -> list[Gpu]:
+    """Start them all at once: each imports torch and measures its GPU. Raises WorkerError."""
+    with ThreadPoolExecutor(max(1, len(workers))) as pool:
+        starting = [pool.submit(worker.gpu) for worker in workers]
+        try:
+            # an interrupt is noticed between two looks
+            while wait(starting, POLL).not_done:
+                pass
+            return [each.result() for each in starting]
+        except BaseException:
+            for worker in workers:
+                worker.halt()
+            raise
 
 
 def require(*packages: str) -> None:
