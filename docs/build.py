@@ -198,8 +198,9 @@ def lengths(analysis: Analysis) -> list[str]:
 
 
 def configs(analysis: Analysis) -> list[str]:
-    from kvgen.codegen.config import configurations, constants
+    from kvgen.codegen.config import constants
     from kvgen.codegen.kernels import per_head
+    from kvgen.codegen.untuned import configurations
     from kvgen.explaining.layout import table
 
     chosen = configurations(

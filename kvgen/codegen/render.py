@@ -19,7 +19,7 @@ from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored, plan_records
 from kvgen.codegen import cost, scopes
 from kvgen.codegen.chained import chain_scope
-from kvgen.codegen.config import Measured, Tuned, configurations, constants
+from kvgen.codegen.config import Measured, Tuned, constants
 from kvgen.codegen.kernels import (
     Shapes,
     arguments,
@@ -35,6 +35,7 @@ from kvgen.codegen.kernels import (
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.short import short_decode_scope
+from kvgen.codegen.untuned import configurations
 from kvgen.codegen.window import extend_scope, verify_scope
 from kvgen.data import data_dir
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW

@@ -8,8 +8,8 @@ from typing import Any
 
 from kvgen.algebra.chain import TOKENS, chains
 from kvgen.algebra.solving import Solve, obstacles, solve
-from kvgen.codegen.config import configurations
 from kvgen.codegen.kernels import per_head
+from kvgen.codegen.untuned import configurations
 from kvgen.explaining.derivation import WINDOW, Derivation
 from kvgen.explaining.layout import equations, indented, wrapped
 from kvgen.explaining.notation import Line

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kvgen.codegen.config import KNOBS, configurations, is_safe
+from kvgen.codegen.config import KNOBS, is_safe
 from kvgen.codegen.cost import LENGTHS, buffer_length
 from kvgen.codegen.kernels import per_head, power_of_two
+from kvgen.codegen.untuned import configurations
 from kvgen.compiler import Analysis
 
 Config = dict[str, int]

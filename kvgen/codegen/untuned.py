@@ -1,0 +1,301 @@
+"""Rules of thumb: the configurations of a module on a GPU that nothing is known of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvgen.algebra.chain import chains
+from kvgen.algebra.form import Form
+from kvgen.algebra.records import Records
+from kvgen.codegen.columns import offered
+from kvgen.codegen.config import PAGE, Configs
+from kvgen.codegen.cost import buffer_length
+from kvgen.codegen.kernels import power_of_two
+
+BATCHES = (1, 4, 16, 64, 256)
+
+# prompts and folds take the same configuration for all batches
+ANY = 64
+# values a thread can hold or stream through its 255 registers before they spill
+MOST = 399
+# programs that keep a GPU busy with two tiles each
+ENOUGH = 1024
+
+Config = dict[str, int]
+
+
+def configurations(form: Form, records: Records, per_head: bool) -> Configs:
+    """For "default", any GPU: kernel → batch → its constants, as `config.KNOBS` explains them.
+
+    per_head: whether one program serves one value head, and not the group of a key head.
+    """
+    load = Load(form, records, 1 if per_head else form.spec.ratio)
+    kernels: dict[str, dict[int, Config]] = {
+        "decode": _of_batches(load, _decode),
+        "recurrent": _of_batches(load, _recurrent),
+        "fold": {ANY: _fold(load)},
+    }
+    if form.windows:
+        kernels["verify"] = _of_batches(load, _verify)
+        kernels["extend"] = {ANY: _extend(load)}
+        kernels["short"] = _of_batches(load, _short)
+    if chains(form):
+        kernels["chain"] = _of_batches(load, _chain)
+    return {"default": kernels}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a program of a form has to hold and to do. heads: value heads it may go over."""
+
+    form: Form
+    records: Records
+    heads: int
+
+    @property
+    def k(self) -> int:
+        return power_of_two(self.form.spec.size("K"))
+
+    @property
+    def v(self) -> int:
+        return power_of_two(self.form.spec.size("V"))
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the state is read in 16 bits."""
+        return self.form.spec.storage.state != "float32"
+
+    @property
+    def channels(self) -> bool:
+        """Whether every key channel has a decay of its own."""
+        return bool(self.form.decay("K"))
+
+    @property
+    def carried(self) -> bool:
+        """Whether vectors are carried from token to token beside the state."""
+        return any(carry.axes.channels for carry in self.form.carries)
+
+    @property
+    def columns(self) -> int:
+        """Vectors that are multiplied with the state."""
+        return len(self.form.columns)
+
+    def busy(self, batch: int) -> float:
+        """Value heads at once, as a multiple of 32: what a GPU is kept busy with."""
+        return batch * self.form.spec.size("HV") / 32
+
+    def tile(self, elements: int) -> int:
+        """Value channels of a tile of so many elements of a state."""
+        return self.v if self.form.whole_v else max(1, min(self.v, elements // self.k))
+
+    def count(self, width: int) -> int:
+        """Tiles of so many value channels that there are to go over."""
+        return -(-self.form.spec.size("V") // width) * self.heads
+
+
+def _warps(elements: int, each: int) -> int:
+    """Warps for tiles of so many elements together, about `each` of them in a thread."""
+    count = 1
+    while count < 8 and elements > 32 * each * count:
+        count *= 2
+    return count
+
+
+def _of_batches(load: Load, rule: Callable[[Load, int], Config]) -> dict[int, Config]:
+    return {batch: rule(load, batch) for batch in BATCHES}
+
+
+# single tokens -----------------------------------------------------------------------------------
+
+# few rows: many small programs hide latency; many rows: wide tiles use the bandwidth
+
+
+def _recurrent(load: Load, batch: int) -> Config:
+    width = load.tile(2048 if batch < 16 else 8192)
+    return {"TILE": width, "num_warps": _warps(load.k * width, 64)}
+
+
+def _fold(load: Load) -> Config:
+    width = load.tile(4096)
+    return {"TILE": width, "num_warps": _warps(load.k * width, 64), "STAGES": 3, "programs": 8}
+
+
+def _decode(load: Load, batch: int) -> Config:
+    form = load.form
+    # decays over K make columns that are no inputs, which tensor cores take in twice as many steps;
+    # and one column alone leaves them as empty as a sum leaves the other units
+    dots = offered(form) and load.columns > 1 and not form.whole_v and not load.channels
+    # many rows with keys of 32 bits in their buffers leave them no registers
+    if dots and (batch <= 16 or form.spec.storage.records == "input"):
+        return _decode_by_dots(load, batch)
+    k, few, channels = load.k, batch < 16, load.channels
+    replays = load.records.replay and not channels
+    width = load.tile(4096 if few or (batch == 16 and replays) else 8192)
+    each = 32 if few else 64 if form.whole_v else 256
+    count = load.count(width)
+    # a state read in 16 bits leaves registers to load the next tile ahead, unless keys are long
+    ahead = load.narrow and k <= 128
+    stages = 2 if batch >= (16 if channels else 256) and ahead else 1
+    tiles = 4 if batch > 16 or stages > 1 else 1
+    # what a program does once is worth sharing where enough programs are left
+    programs = batch * form.spec.size("HV") // load.heads * count
+    if batch == 16 and (channels or replays) and programs >= ENOUGH:
+        tiles = max(tiles, 2)
+    if batch == 16 and channels and tiles == 1:
+        each = 128
+    most = MOST if load.columns < 3 else MOST // 2
+    return {
+        "TILE": width,
+        "TILES": min(count, tiles),
+        "STAGES": stages,
+        "EARLY": int(few),
+        "DOT": 0,
+        "PDL": 1,
+        "num_warps": max(_warps(k * width, each), _warps(k * width + _beside(load), most)),
+    }
+
+
+def _decode_by_dots(load: Load, batch: int) -> Config:
+    width = load.tile(2048 if batch < 16 else 8192 if batch == 16 else 16384)
+    return {
+        "TILE": width,
+        "TILES": min(load.count(width), 2) if batch > 16 else 1,
+        "STAGES": 2 if batch > 16 and load.k <= 128 else 1,
+        "EARLY": int(batch <= 16),
+        "DOT": 1,
+        "PDL": 1,
+        "num_warps": _warps(load.k * width, 256),
+    }
+
+
+def _beside(load: Load) -> int:
+    """Values a decode holds beside the state's tile: the buffer's keys, decays of their channels,
+    and this token's vectors over K, all of them once for each vector that reads."""
+    form = load.form
+    span = power_of_two(buffer_length(form, load.records))
+    kept = len(form.writes) + sum(decay.channel == "K" for decay in form.summed_decays)
+    vectors = sum("K" in tensor.axes for tensor in form.spec.inputs)
+    return load.k * (span * kept + vectors) * load.columns // 2
+
+
+# several tokens ----------------------------------------------------------------------------------
+
+
+def _verify(load: Load, batch: int) -> Config:
+    if not load.narrow and not load.form.whole_v:
+        return _verify_wide(load, batch)
+    # one warp has no other to wait for; small batches need more programs than that
+    width = load.tile(4096 if batch < 16 else 16384 if batch == 16 else 8192)
+    # vectors over K that are computed, rather than given in 16 bits, take registers of their own
+    heavy = load.channels or load.form.whole_v or load.carried
+    return {
+        "TILE": width,
+        "TILES": min(load.count(width), 4) if batch > 16 else 1,
+        "STAGES": 2 if batch > 16 and load.narrow else 1,
+        "num_warps": _warps(load.k * width, 64 if heavy else 128 if batch < 16 else 256),
+    }
+
+
+def _verify_wide(load: Load, batch: int) -> Config:
+    """Of a state in 32 bits: few warps, which shuffle less, even where they spill some of it."""
+    width, busy = load.tile(8192), load.busy(batch)
+    # vectors over K that are computed take registers, and are worth sharing by more tiles
+    heavy = load.channels or load.carried
+    each = 128 if heavy or load.columns > 2 or busy < 8 else 256
+    # the scores of a single column are cheap, so that its heads are better off side by side
+    count = load.count(width) // (load.heads if load.columns == 1 else 1)
+    tiles = min(count, 4 if busy >= (4 if heavy else 32) else 1)
+    return {
+        "TILE": width,
+        "TILES": tiles,
+        "STAGES": 2 if load.channels and tiles > 1 else 1,
+        "num_warps": _warps(load.k * width, each),
+    }
+
+
+def _chain(load: Load, batch: int) -> Config:
+    if not load.narrow and load.columns < 3 and not load.form.whole_v:
+        return _chain_wide(load, batch)
+    few = batch < 16
+    width = load.tile(4096 if few else 16384 if batch == 16 else 8192)
+    # columns, and their products with the state in 32 bits, are what a chain's registers hold
+    if not load.narrow:
+        each = 32 if few else 64
+    else:
+        each = 256
+        if load.form.whole_v or load.k > 128 or load.carried or (batch == 16 and load.channels):
+            each = 128
+        if load.columns > 2 or few:
+            each = 64
+    return {
+        "TILE": width,
+        "TILES": min(load.count(width), 4) if batch > 16 else 1,
+        "STAGES": 1,
+        "EARLY": int(batch <= 16),
+        "PDL": 1,
+        "num_warps": _warps(load.k * width, each),
+    }
+
+
+def _chain_wide(load: Load, batch: int) -> Config:
+    """Of a state in 32 bits: wide threads, and one warp where rows are many."""
+    busy = load.busy(batch)
+    if load.k > 128:
+        width = load.tile(8192 if busy < 1 else 16384)
+        each = 64 if busy < 1 else 128
+        tiles = 1 if busy < 4 else 4 if busy < 16 else 8
+    else:
+        width = load.tile(8192 if busy < 64 else 4096)
+        each = 64 if busy < 8 else 128
+        # two of one head, as long as programs are few
+        tiles = 1 if busy < 12 else min(2, load.count(width) // load.heads) if busy < 64 else 8
+    tiles = min(load.count(width), tiles)
+    return {
+        "TILE": width,
+        "TILES": tiles,
+        "STAGES": 1,
+        "EARLY": int(tiles == 1 and load.k <= 128),
+        "PDL": 1,
+        "num_warps": _warps(load.k * width, each),
+    }
+
+
+def _extend(load: Load) -> Config:
+    width = load.tile(8192)
+    # factored keys have room for so many tokens
+    most = load.form.factored.most if load.form.factored else 16
+    tokens = min(16, 1 << (most.bit_length() - 1))
+    warps = _warps(load.k * width, 64)
+    return {
+        "TILE": width,
+        "TOKENS": tokens,
+        "STAGES": 3,
+        # larger tensor core instructions take four warps
+        "num_warps": max(4, warps) if load.k >= 64 else warps,
+    }
+
+
+def _short(load: Load, batch: int) -> Config:
+    channels, busy = load.channels, load.busy(batch)
+    # few rows, or long keys: warps that share two pages
+    long = load.k > 128
+    pages = 2 if long or busy < (8 if channels else 4) else 1
+    few = not (channels or long) and busy < 16
+    width = load.tile(32768 if long else 4096 if few else 16384)
+    # a page's scores serve the value heads of a group that stand side by side
+    most = 0 if few or long else (256 if busy < 64 else 512) // width
+    many = max(1, min(load.heads & -load.heads, most))
+    # of a page's elements in a thread: records in 32 bits take registers of their own, beside
+    # decays of their channels they are computed anyway
+    each = 128 if channels else 192 if load.form.spec.storage.records == "input" else 96
+    if load.columns > 2 or (few and pages > 1):
+        each = 64
+    return {
+        "TILE": width,
+        "TILES": many,
+        "PAGES": pages,
+        "STAGES": 2,
+        # warps wait for each other at every page: one is best, where its registers suffice
+        "num_warps": _warps(pages * PAGE * (load.k * (1 + channels) + width * many), each),
+    }
