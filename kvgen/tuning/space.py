@@ -34,6 +34,8 @@ LAUNCHED = ("programs",)
 # elements of a state's tile in each thread: beyond the one there is nothing to do, beyond the other
 # a thread's registers do not hold them
 FEWEST, MOST = 4, 256
+# the same of a kernel that has a block of tokens in its registers, too
+FEWEST_BESIDE, MOST_BESIDE = 16, 128
 # value channels of a tile, where there are as many: 32 bytes of a state in 16 bits
 NARROWEST = 16
 # tokens a row that a study of these kernels takes; `verify` has other tokens than a chain
@@ -61,9 +63,17 @@ class Sizes:
 Rule = Callable[[Config, Sizes], bool]
 
 
+def _each(config: Config, sizes: Sizes) -> float:
+    """Elements of a tile in each thread."""
+    return power_of_two(sizes.k) * config["TILE"] / (32 * config["num_warps"])
+
+
 def _fills_threads(config: Config, sizes: Sizes) -> bool:
-    each = power_of_two(sizes.k) * config["TILE"] / (32 * config["num_warps"])
-    return FEWEST <= each <= MOST
+    return FEWEST <= _each(config, sizes) <= MOST
+
+
+def _leaves_room(config: Config, sizes: Sizes) -> bool:
+    return FEWEST_BESIDE <= _each(config, sizes) <= MOST_BESIDE
 
 
 def _wide(config: Config, sizes: Sizes) -> bool:
@@ -98,6 +108,7 @@ def _shallow(config: Config, sizes: Sizes) -> bool:
 RULES: tuple[tuple[frozenset[str], Rule], ...] = (
     (frozenset({"TILE"}), _wide),
     (frozenset({"TILE", "num_warps"}), _fills_threads),
+    (frozenset({"TILE", "TOKENS", "num_warps"}), _leaves_room),
     (frozenset({"TILE", "TILES"}), _divides),
     (frozenset({"TILES", "PAGES"}), _beside),
     (frozenset({"TILES", "STAGES"}), _loops),
