@@ -6,6 +6,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -126,6 +127,24 @@ def test_peers_step_through_layers(
     if found.cycle.cursors is not None:
         # the call that compiles moves them too
         assert found.cycle.cursors.tolist() == [3] * 3
+
+
+def test_a_head_of_mamba2_has_one_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SGLang's kernel sees it by strides of 0, and reads a decay for every element else."""
+    seen: list[tuple[int, ...]] = []
+
+    def update(state: torch.Tensor, x: Any, dt: torch.Tensor, A: torch.Tensor, *rest: Any, **named):
+        seen.append((*A.stride()[1:], dt.stride(-1), named["dt_bias"].stride(-1)))
+
+    name = "sglang.kernels.ops.mamba.triton_ops.mamba_ssm"
+    module = ModuleType(name)
+    vars(module)["selective_state_update"] = update
+    monkeypatch.setitem(sys.modules, name, module)
+    spec = analysed("mamba2").spec
+    drawn = draw(spec, 2, dtype=torch.float32, device="cpu", seed=0)
+    slots = torch.arange(2, dtype=torch.int32)
+    sglang.mamba2(Problem(dict(spec.sizes), "float32", slots, [drawn], [drawn])).call(0)
+    assert seen == [(0, 0, 0, 0)]
 
 
 # which peers there are ---------------------------------------------------------------------------

@@ -122,9 +122,9 @@ def mamba2(problem: Problem) -> Started:
 
     sizes, states, out = problem.sizes, problem.states("vk"), problem.outputs()
     heads, channels = sizes["HV"], sizes["V"]
-    # computed when weights are loaded
+    # computed when weights are loaded; strides of 0 tell the kernel that a head has one decay
     A = [
-        -params["A_log"].exp()[:, None, None].expand(heads, channels, sizes["K"])
+        (-params["A_log"].exp())[:, None, None].expand(heads, channels, sizes["K"])
         for params in problem.params
     ]
 
