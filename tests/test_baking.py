@@ -18,6 +18,7 @@ from twins import analysed, made
 
 import kvgen
 from kvgen import compiler
+from kvgen.checking.samples import Sampler
 from kvgen.checking.twin import Made, Twin
 from kvgen.compiler import Analysis
 from kvgen.shipped import resolve
@@ -179,6 +180,43 @@ def test_the_nearest_batch_of_this_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     # what is not tuned for it, and all of a GPU that is not known
     assert module._config(H100, "verify", 4) is default["verify"][4]
     assert module._config(H200, "decode", 4) is default["decode"][4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_inputs_of_32_bits_take_what_fits_them(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt's kernel that was tuned with 16 bits needed more shared memory than there is."""
+    analysis = analysed("gated_deltanet")
+    module = on(compiler.built(analysis), H100, monkeypatch)
+    kernels = [kernel for kernel in module.CONFIGS["default"] if kernel != "fold"]
+    # whoever takes one of these notices
+    module.CONFIGS[H100] = {kernel: {1: {}} for kernel in kernels}
+    sampler = Sampler(analysis.spec, "cpu")
+    slots = torch.tensor([1, 0], dtype=torch.int32)
+
+    def call(kernel: str, tokens: int = 0, **options: Any) -> None:
+        shape = {"window": 8} if tokens else {}
+        cache = module.Cache.empty(
+            2, device="cpu", dtype=dtype, buffer=8, heads=2, **shape, **options
+        )
+        given = sampler.inputs(2 * max(1, tokens), dtype)
+        front = (2, tokens) if tokens else (2,)
+        given = {name: x.reshape(*front, *x.shape[1:]) for name, x in given.items()}
+        more = {"lengths": slots + 1} if kernel == "extend" else {}
+        if options:
+            cache.reserve([0, 1], 16)
+        getattr(module, kernel)(cache, 0, slots, **given, **sampler.params(), **more)
+
+    calls: list[tuple[Any, ...]] = [("decode",), ("recurrent",), ("verify", 4), ("verify", 8)]
+    calls.append(("extend", 8))
+    for kernel, *tokens in calls:
+        for options in ({}, {"short_context": 16}) if kernel != "recurrent" else ({},):
+            if dtype == torch.float32:
+                call(kernel, *tokens, **options)
+            else:
+                with pytest.raises(KeyError):
+                    call(kernel, *tokens, **options)
 
 
 def test_best(monkeypatch: pytest.MonkeyPatch) -> None:

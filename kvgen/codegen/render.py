@@ -193,6 +193,7 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
             for t in (*spec.inputs, *spec.params)
         ],
         "signature": ", ".join(t.name for t in (*spec.inputs, *spec.params)),
+        "vectors": ", ".join(t.name for t in spec.inputs if {"K", "V"} & set(t.axes)),
         "argument_docs": _argument_docs(form),
         "output_like": like.name if like else spec.inputs[0].name,
         "state_name": state,
