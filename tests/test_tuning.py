@@ -150,6 +150,29 @@ def test_programs_that_do_not_fit_are_not_launched(
     assert found.choices[Goal("decode", 4)].config["TILE"] == 64
 
 
+def test_of_several_tokens_the_fastest_may_spill(
+    job: Job, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "BUDGETS", {"full": (25, 25)})
+
+    def used(case: Case) -> Compiled | None:
+        spills = {1: 0, 2: 600}.get(case.config["num_warps"], 4000)
+        return Compiled(255, spills, 1024, 128, f"{case.kernel} {case.config}")
+
+    log = tmp_path / "log"
+    tuned(job, store, Options((4,), "full", 100.0), compilers=FakeCompilers(used), log=str(log))
+    # those that were timed after a program that spills nothing
+    warps: dict[str, list[int]] = {}
+    for request in asked(log):
+        count = request["config"]["num_warps"]
+        if request["kernel"] in warps or count == 1:
+            warps.setdefault(request["kernel"], []).append(count)
+    for kernel, counts in warps.items():
+        several = kernel in ("verify", "chain", "extend")
+        assert set(counts) == ({1, 2} if several else {1}), warps
+    assert len(warps) == len(space.kernels(job.analysis))
+
+
 def test_equal_programs_are_timed_once(job: Job, store: Store, tmp_path: Path) -> None:
     def used(case: Case) -> Compiled | None:
         config = {knob: value for knob, value in case.config.items() if knob != "STAGES"}

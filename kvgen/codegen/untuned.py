@@ -199,13 +199,17 @@ def _verify(load: Load, batch: int) -> Config:
 
 def _verify_wide(load: Load, batch: int) -> Config:
     """Of a state in 32 bits: few warps, which shuffle less, even where they spill some of it."""
-    width, busy = load.tile(8192), load.busy(batch)
-    # vectors over K that are computed take registers, and are worth sharing by more tiles
-    heavy = load.channels or load.carried
-    each = 128 if heavy or load.columns > 2 or busy < 8 else 256
-    # the scores of a single column are cheap, so that its heads are better off side by side
+    busy, long = load.busy(batch), load.k > 128
+    width = load.tile(16384 if long else 8192)
+    # decays over K take registers
+    few = busy < 8 and not long
+    each = 128 if load.channels or load.columns > 2 or few else 256
+    # vectors over K that are computed are worth sharing by more tiles; the scores of a single
+    # column are cheap, so that its heads are better off side by side
+    shared = load.channels or load.carried
     count = load.count(width) // (load.heads if load.columns == 1 else 1)
-    tiles = min(count, 4 if busy >= (4 if heavy else 32) else 1)
+    tiles = 1 if busy < (4 if shared else 32) else 8 if long and busy >= 16 else 4
+    tiles = min(count, tiles)
     return {
         "TILE": width,
         "TILES": tiles,
@@ -246,9 +250,11 @@ def _chain_wide(load: Load, batch: int) -> Config:
         each = 64 if busy < 1 else 128
         tiles = 1 if busy < 4 else 4 if busy < 16 else 8
     else:
-        width = load.tile(8192 if busy < 64 else 4096)
+        # two tiles of one head, as long as programs are few
+        width = min(load.tile(8192), 64) if busy < 64 else min(load.tile(4096), 32)
+        if load.channels and busy >= 12:
+            width = min(width, max(1, load.v // 2))
         each = 64 if busy < 8 else 128
-        # two of one head, as long as programs are few
         tiles = 1 if busy < 12 else min(2, load.count(width) // load.heads) if busy < 64 else 8
     tiles = min(load.count(width), tiles)
     return {

@@ -14,8 +14,10 @@ from kvgen.tuning.space import CONTEXT, GRID, WINDOWS, Config, program_of, token
 from kvgen.tuning.trials import Outcome, Trials
 from kvgen.tuning.workers import Halted, Job, Refused, Worker
 
-# bytes of local memory of a thread: a program that spills more is not timed if another does not
+# bytes of local memory of a thread: a program that spills as much is not timed if another does not
 SPILLS = 256
+# of several tokens even the fastest programs spill
+SPILLS_OF_TOKENS = {"verify": 1024, "chain": 1024, "extend": 1024}
 # characters that are kept of what was said about a failure: the last ones
 DETAIL = 500
 # seconds between two looks at whether an answer is still wanted
@@ -98,7 +100,8 @@ class Programs:
         if found.registers * found.threads > REGISTERS:
             text = f"{found.registers} registers of {found.threads} threads"
             return Outcome(config, "shared", detail=text, program=found.program, usage=usage)
-        if found.spills >= SPILLS and (kernel, buffer) in self.roomy:
+        most = SPILLS_OF_TOKENS.get(kernel, SPILLS)
+        if found.spills >= most and (kernel, buffer) in self.roomy:
             text = f"{found.spills} bytes spilled"
             return Outcome(config, "spills", detail=text, program=found.program, usage=usage)
         return None
