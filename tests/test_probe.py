@@ -35,6 +35,8 @@ def module(name: str, state: str = "float32") -> str:
 
 
 WINDOWS = ("verify", "chain", "extend", "short_verify", "short_extend")
+# bytes of a thread that a window of a few tokens may spill
+FEW = 512
 
 
 def check(usages: list[KernelUsage], target: str) -> None:
@@ -52,7 +54,9 @@ def check(usages: list[KernelUsage], target: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_shipped_specs_do_not_spill(name: str) -> None:
-    check(probe(module(name), "sm_90"), "sm_90")
+    usages = probe(module(name), "sm_90")
+    check(usages, "sm_90")
+    assert all(u.spills is not None and u.spills < FEW for u in usages if "verify" in u.kernel)
 
 
 @pytest.mark.slow

@@ -81,6 +81,18 @@ class Load:
         """Vectors that are multiplied with the state."""
         return len(self.form.columns)
 
+    @property
+    def wide(self) -> bool:
+        """Whether threads have registers for many elements of a state in 32 bits: beside long keys
+        those of a single column do."""
+        light = self.k <= 128 or (self.columns == 1 and not self.channels)
+        return light and not self.narrow and not self.form.whole_v
+
+    @property
+    def crowded(self) -> bool:
+        """Whether long keys and a state in 32 bits leave little room for anything else."""
+        return self.k > 128 and not (self.narrow or self.form.whole_v or self.wide)
+
     def busy(self, batch: int) -> float:
         """Value heads at once, as a multiple of 32: what a GPU is kept busy with."""
         return batch * self.form.spec.size("HV") / 32
@@ -183,12 +195,14 @@ def _beside(load: Load) -> int:
 
 
 def _verify(load: Load, batch: int) -> Config:
-    if not load.narrow and not load.form.whole_v:
+    if load.wide:
         return _verify_wide(load, batch)
     # one warp has no other to wait for; small batches need more programs than that
     width = load.tile(4096 if batch < 16 else 16384 if batch == 16 else 8192)
+    if load.crowded:
+        width = load.tile(8192)
     # vectors over K that are computed, rather than given in 16 bits, take registers of their own
-    heavy = load.channels or load.form.whole_v or load.carried
+    heavy = load.channels or load.form.whole_v or not load.narrow or load.carried
     return {
         "TILE": width,
         "TILES": min(load.count(width), 4) if batch > 16 else 1,
@@ -203,7 +217,7 @@ def _verify_wide(load: Load, batch: int) -> Config:
     width = load.tile(16384 if long else 8192)
     # decays over K take registers
     few = busy < 8 and not long
-    each = 128 if load.channels or load.columns > 2 or few else 256
+    each = 128 if load.channels or load.columns > 2 or few or load.k > 256 else 256
     # vectors over K that are computed are worth sharing by more tiles; the scores of a single
     # column are cheap, so that its heads are better off side by side
     shared = load.channels or load.carried
@@ -219,13 +233,15 @@ def _verify_wide(load: Load, batch: int) -> Config:
 
 
 def _chain(load: Load, batch: int) -> Config:
-    if not load.narrow and load.columns < 3 and not load.form.whole_v:
+    if load.wide and load.columns < 3:
         return _chain_wide(load, batch)
-    few = batch < 16
+    few, crowded = batch < 16, load.crowded
     width = load.tile(4096 if few else 16384 if batch == 16 else 8192)
+    if crowded:
+        width = load.tile(8192)
     # columns, and their products with the state in 32 bits, are what a chain's registers hold
     if not load.narrow:
-        each = 32 if few else 64
+        each = 32 if few and not crowded else 64
     else:
         each = 256
         if load.form.whole_v or load.k > 128 or load.carried or (batch == 16 and load.channels):
@@ -236,7 +252,7 @@ def _chain(load: Load, batch: int) -> Config:
         "TILE": width,
         "TILES": min(load.count(width), 4) if batch > 16 else 1,
         "STAGES": 1,
-        "EARLY": int(batch <= 16),
+        "EARLY": int(batch <= 16 and not crowded),
         "PDL": 1,
         "num_warps": _warps(load.k * width, each),
     }
@@ -245,7 +261,11 @@ def _chain(load: Load, batch: int) -> Config:
 def _chain_wide(load: Load, batch: int) -> Config:
     """Of a state in 32 bits: wide threads, and one warp where rows are many."""
     busy = load.busy(batch)
-    if load.k > 128:
+    if load.k > 256:
+        # a loop keeps the longest keys from filling the registers all at once
+        width, each = load.tile(16384), 128
+        tiles = 4 if busy < 16 else 8
+    elif load.k > 128:
         width = load.tile(8192 if busy < 1 else 16384)
         each = 64 if busy < 1 else 128
         tiles = 1 if busy < 4 else 4 if busy < 16 else 8
