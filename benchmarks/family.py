@@ -35,7 +35,8 @@ Every shipped recurrence before and after tuning, single tokens: buffered and wi
 kernel. Those that are served most stand beside other libraries in
 [performance.md](performance.md); drafts, prompts and short contexts are in
 [performance-drafts.md](performance-drafts.md), errors over thousands of tokens in
-[drift.md](drift.md).
+[drift.md](drift.md). The rules of thumb for untuned modules have been better since these figures
+were measured: what is left for tuning to gain is in [performance-h200.md](performance-h200.md).
 
 ![gain of buffered over plain for every shipped recurrence](figures/gain.svg)
 """
@@ -52,11 +53,11 @@ METHOD = """
 Measured on {gpu} ({versions}), each recurrence once, by
 
     {commands}
-
+{again}
 {timed}
 - **Folds are included**: cursors are staggered over the buffer's phases and move inside the graph.
-- *untuned* is the configuration that a module takes on a GPU that nothing is known of, *tuned* the
-  one that `kvgen tune` has chosen and `kvgen compile` bakes in; both were timed by turns in one
+- *untuned* is what a module {takes} on a GPU that nothing is known of, *tuned* the configuration
+  that `kvgen tune` has chosen and `kvgen compile` bakes in; both were timed by turns in one
   process, and so was *plain*, the module's own `recurrent`, which reads and writes the state for
   every token, untuned and tuned. Recurrences without tuned configurations are here, too, each as it
   comes, measured earlier. *gain* is untuned over tuned, *over plain* the tuned plain kernel
@@ -121,7 +122,8 @@ class Row:
 class Tuned:
     """A recurrence with a state in one storage. by: the command that measured it; effort: the least
     of its records, UNTUNED where it was measured as it comes; then `us` is `before`. heads: where
-    they are not those of the shipped spec, but a GPU's share of them."""
+    they are not those of the shipped spec, but a GPU's share of them. again: the command of a later
+    run that its times are of, if there was one."""
 
     spec: str
     storage: str
@@ -134,6 +136,7 @@ class Tuned:
     date: str
     rows: tuple[Row, ...]
     heads: str = ""
+    again: str = ""
 
     @property
     def name(self) -> tuple[str, str, str]:
@@ -256,8 +259,14 @@ def heading(found: Sequence[Tuned]) -> str:
     first = found[0]
     layers = [row.layers for tuned in found for row in tuned.rows]
     commands = list(dict.fromkeys(tuned.by for tuned in found))
+    again = "".join(
+        f"\nand timed once more, in one run, by\n\n    {command}\n"
+        for command in dict.fromkeys(tuned.again for tuned in found if tuned.again)
+    )
     return METHOD.format(
         gpu=first.gpu,
+        again=again,
+        takes="takes" if again else "took then",
         versions="; ".join(dict.fromkeys(tuned.versions for tuned in found)),
         commands="\n    ".join(wrapped([command]) for command in commands),
         timed=timed(max(layers), min(layers)),

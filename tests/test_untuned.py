@@ -1,5 +1,5 @@
-"""Rules of thumb beside what full searches have timed: trials of `kvgen tune SPEC --gpu`, float32
-states, the medians of all configurations in tests/data/untuned."""
+"""Rules of thumb beside what full searches have timed: trials of `kvgen tune SPEC --gpu`, the
+medians of all configurations in tests/data/untuned. Single tokens with states in 16 bits, too."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def untuned(study: dict[str, Any]) -> float | None:
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name.partition(".")[0])
-def test_untuned_kernels_of_several_tokens_are_close_to_the_best(path: Path) -> None:
+def test_untuned_kernels_are_close_to_the_best(path: Path) -> None:
     ratios: dict[str, list[float]] = defaultdict(list)
     missing: list[str] = []
     for study in studies(path):
@@ -53,7 +53,7 @@ def test_untuned_kernels_of_several_tokens_are_close_to_the_best(path: Path) -> 
         assert ratio < KNOWN.get((kernel, spec), WORST), f"{name}: {ratio:.2f} times the best"
         if (kernel, spec) not in KNOWN:
             ratios[kernel].append(ratio)
-    assert set(ratios) == {"verify", "chain", "extend", "short"}
+    assert {"verify", "chain", "extend", "short"} <= set(ratios)
     for kernel, found in ratios.items():
         mean = math.exp(sum(map(math.log, found)) / len(found))
         assert mean < MEAN, f"{kernel}: {mean:.2f} times the best"

@@ -19,8 +19,6 @@ BATCHES = (1, 4, 16, 64, 256)
 ANY = 64
 # values a thread can hold or stream through its 255 registers before they spill
 MOST = 399
-# programs that keep a GPU busy with two tiles each
-ENOUGH = 1024
 
 Config = dict[str, int]
 
@@ -93,9 +91,22 @@ class Load:
         """Whether long keys and a state in 32 bits leave little room for anything else."""
         return self.k > 128 and not (self.narrow or self.form.whole_v or self.wide)
 
+    @property
+    def early(self) -> float:
+        """From which share of a busy GPU on nothing is gained by loads before the wait."""
+        if self.form.whole_v:
+            return 64
+        if self.channels:
+            return 12
+        return 48 if self.narrow and self.columns == 1 else 16
+
     def busy(self, batch: int) -> float:
         """Value heads at once, as a multiple of 32: what a GPU is kept busy with."""
         return batch * self.form.spec.size("HV") / 32
+
+    def filled(self, batch: int) -> float:
+        """Elements of the states of all rows, as a multiple of 32 heads of 128 x 128."""
+        return self.busy(batch) * self.k * self.v / 128**2
 
     def tile(self, elements: int) -> int:
         """Value channels of a tile of so many elements of a state."""
@@ -120,12 +131,15 @@ def _of_batches(load: Load, rule: Callable[[Load, int], Config]) -> dict[int, Co
 
 # single tokens -----------------------------------------------------------------------------------
 
-# few rows: many small programs hide latency; many rows: wide tiles use the bandwidth
-
 
 def _recurrent(load: Load, batch: int) -> Config:
-    width = load.tile(2048 if batch < 16 else 8192)
-    return {"TILE": width, "num_warps": _warps(load.k * width, 64)}
+    filled = load.filled(batch)
+    # it reads and writes both planes of a split state: many rows of them are like 32 bits
+    thin = load.narrow and (filled < 8 or load.form.spec.storage.state != "split")
+    width = 16 if filled < 4 else 32 if filled < 8 or thin else 64
+    width = load.v if load.form.whole_v else min(width, load.tile(8192))
+    each = 128 if filled >= 4 and (thin or load.k < 128) else 64
+    return {"TILE": width, "num_warps": _warps(load.k * width, each)}
 
 
 def _fold(load: Load) -> Config:
@@ -134,50 +148,79 @@ def _fold(load: Load) -> Config:
 
 
 def _decode(load: Load, batch: int) -> Config:
-    form = load.form
+    form, filled = load.form, load.filled(batch)
     # decays over K make columns that are no inputs, which tensor cores take in twice as many steps;
     # and one column alone leaves them as empty as a sum leaves the other units
     dots = offered(form) and load.columns > 1 and not form.whole_v and not load.channels
     # many rows with keys of 32 bits in their buffers leave them no registers
-    if dots and (batch <= 16 or form.spec.storage.records == "input"):
-        return _decode_by_dots(load, batch)
-    k, few, channels = load.k, batch < 16, load.channels
-    replays = load.records.replay and not channels
-    width = load.tile(4096 if few or (batch == 16 and replays) else 8192)
-    each = 32 if few else 64 if form.whole_v else 256
-    count = load.count(width)
-    # a state read in 16 bits leaves registers to load the next tile ahead, unless keys are long
-    ahead = load.narrow and k <= 128
-    stages = 2 if batch >= (16 if channels else 256) and ahead else 1
-    tiles = 4 if batch > 16 or stages > 1 else 1
-    # what a program does once is worth sharing where enough programs are left
-    programs = batch * form.spec.size("HV") // load.heads * count
-    if batch == 16 and (channels or replays) and programs >= ENOUGH:
-        tiles = max(tiles, 2)
-    if batch == 16 and channels and tiles == 1:
-        each = 128
+    if dots and (filled <= 16 or form.spec.storage.records == "input"):
+        return _decode_by_dots(load, filled)
+    early = filled < load.early
+    if form.whole_v:
+        width, each, tiles, stages = load.v, 128, 1, 1
+    elif early:
+        width, each, tiles, stages = *_decode_few(load, filled), 1, 1
+    else:
+        width, each, tiles, stages = _decode_many(load, filled)
+    tiles = min(load.count(width), tiles)
     most = MOST if load.columns < 3 else MOST // 2
+    beside = _warps(load.k * width + _beside(load), most)
     return {
         "TILE": width,
-        "TILES": min(count, tiles),
-        "STAGES": stages,
-        "EARLY": int(few),
+        "TILES": tiles,
+        "STAGES": stages if tiles > 1 else 1,
+        "EARLY": int(early),
         "DOT": 0,
         "PDL": 1,
-        "num_warps": max(_warps(k * width, each), _warps(k * width + _beside(load), most)),
+        "num_warps": max(_warps(load.k * width, each), beside),
     }
 
 
-def _decode_by_dots(load: Load, batch: int) -> Config:
-    width = load.tile(2048 if batch < 16 else 8192 if batch == 16 else 16384)
+def _decode_few(load: Load, filled: float) -> tuple[int, int]:
+    """A tile's width and its elements in a thread: small programs hide latency best."""
+    if load.k > 128:
+        width, each = (64, 128) if filled >= 8 else (max(16, 8192 // load.k), 64)
+    elif load.narrow:
+        width, each = (64, 256 if filled >= 16 else 128) if filled >= 4 else (32, 64)
+    elif filled >= 8:
+        width, each = 32 if load.columns > 1 else 64, 128
+    else:
+        width, each = 32 if filled >= 4 else 16, 64
+    return min(load.v, width), each
+
+
+def _decode_many(load: Load, filled: float) -> tuple[int, int, int, int]:
+    """A tile's width, its elements in a thread, tiles and stages: wide tiles use the bandwidth."""
+    # what a program does once is worth sharing by tiles: decays of every channel, a single product
+    shared = load.channels or load.columns == 1
+    width = min(load.v, 64)
+    if load.k > 128:
+        return width, 256 if load.columns == 1 else 128, 2 if filled < 64 else 4, 1
+    # a state read in 16 bits leaves registers to load the next tile ahead
+    if load.narrow:
+        stages = 2 if filled >= (16 if load.channels else 64) else 1
+        lean = load.columns == 1 or (load.channels and filled < 64)
+        return width, 128 if lean else 256, 4, stages
+    if filled < 48:
+        return width, 128 if shared else 256, 2 if shared else 1, 1
+    if filled < 128:
+        return width, 256, 2 if shared else 4, 1
+    return width, 256, 2, 2
+
+
+def _decode_by_dots(load: Load, filled: float) -> Config:
+    many, long = filled >= 32, load.k > 128
+    few = 8192 if long else 2048
+    width = load.tile(few if filled < 16 else 16384 if many else 8192)
     return {
         "TILE": width,
-        "TILES": min(load.count(width), 2) if batch > 16 else 1,
-        "STAGES": 2 if batch > 16 and load.k <= 128 else 1,
-        "EARLY": int(batch <= 16),
+        "TILES": min(load.count(width), 2) if many else 1,
+        "STAGES": 2 if many and not long else 1,
+        "EARLY": int(not many),
         "DOT": 1,
         "PDL": 1,
-        "num_warps": _warps(load.k * width, 256),
+        # operands of long keys fill the registers of a single warp
+        "num_warps": _warps(load.k * width, 64 if long and not many else 256),
     }
 
 
