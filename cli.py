@@ -135,6 +135,22 @@ class Libraries(click.ParamType):
         return parts
 
 
+class Storage(click.ParamType):
+    """A storage of Optuna's: a database's URL, or journal:PATH."""
+
+    name = "storage"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        kind, separator, place = value.partition(":")
+        if kind == "journal":
+            if not place or Path(place).expanduser().is_dir():
+                self.fail(f"{value!r} names no file, as in journal:PATH", param, ctx)
+        elif not separator or not place.startswith("//") or kind == "redis":
+            text = "is neither a database's URL, as in postgresql+psycopg://user@host/db, nor"
+            self.fail(f"{value!r} {text} journal:PATH", param, ctx)
+        return value
+
+
 class Duration(click.ParamType):
     """A time: 90s, 5m, 1h, or a number of seconds."""
 
@@ -577,7 +593,10 @@ def bench(
             message = printable(f"'{html.parent}' is not a folder")
             raise click.BadParameter(message, param_hint="'--html'")
         if best_device() == "cpu":
-            fail("error: bench needs a GPU, and torch sees none")
+            fail(
+                "error: bench needs a GPU, and torch sees none: without one `kvgen tune` "
+                "estimates, and `kvgen check --device cpu` checks"
+            )
         from kvgen import bench as benches
         from kvgen import compiler
 
@@ -650,12 +669,15 @@ Examples:
 @set_option
 @click.option(
     "--storage",
+    type=Storage(),
     metavar="URL",
     help="Where tuners on several hosts share what they measure: a database's URL as Optuna has "
     "it, or journal:PATH for a file.",
 )
 @click.option("--force", is_flag=True, help="Measure again what is known.")
-@click.option("--dry-run", is_flag=True, help="Say what would be tried, and end.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what --target would try if nothing were known, and end."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn.")
 @click.option("--ship", is_flag=True, help="Keep it in kvgen's own tuned/ (in a checkout).")
 @click.option(
@@ -663,7 +685,7 @@ Examples:
     type=click.Choice(TARGETS),
     default="sm_90",
     show_default=True,
-    help="What an estimate is made for, without --gpu.",
+    help="What an estimate is made for, without --gpu, and a --dry-run.",
 )
 @json_option
 def tune(
@@ -787,14 +809,16 @@ def tuned(
 
 def keep(outcome: TuningReport, store: Store, force: bool) -> str:
     """Put a report's records into the store; where, why it ended, and what to do next."""
+    from kvgen import shipped
+
     ended = f"{outcome.why}, after {outcome.seconds:.0f} s"
     if not outcome.records:
         return f"{ended}; nothing to keep"
     # one that was cut short takes nothing's place
     keys = {record.key for record in outcome.records if not record.at.get("cut")}
     added = store.add(outcome.records, anew=keys if force else ())
-    name = outcome.analysis.spec.name
-    return f"{ended}; kept in {added.folder} ({added.change}); next: kvgen compile {name}"
+    following = shipped.command("compile", outcome.analysis.spec)
+    return f"{ended}; kept in {added.folder} ({added.change}); next: {following}"
 
 
 def planned(analyses: list[Analysis], options: Options, target: str, as_json: bool) -> None:
@@ -869,6 +893,7 @@ def wisdom_show(spec: str | None, gpu: str | None, as_json: bool) -> None:
     The times are microseconds for a layer and a model step; `floor` is what the fewest bytes would
     take, as a share of that. Two rows with one key come from two folders: the first is used.
     """
+    from kvgen import shipped
     from kvgen.wisdom import account
     from kvgen.wisdom.store import Store
 
@@ -879,7 +904,8 @@ def wisdom_show(spec: str | None, gpu: str | None, as_json: bool) -> None:
         return
     print_table([each.row() for each in found], account.HEAD)
     if not found:
-        note(f"no records{f' of {spec}' if spec else ''}: kvgen tune {spec or 'SPEC'} --gpu")
+        name = shipped.argument(spec) if spec else "SPEC"
+        note(f"no records{f' of {spec}' if spec else ''}: kvgen tune {name} --gpu")
     for folder in store.folders:
         note(f"{folder.name}: {folder.root}")
 
@@ -923,8 +949,8 @@ def wisdom_why(
         print_json([each.data() for each in found])
         return
     if not found:
-        name = shipped.argument(analysis.spec.name)
-        note(f"no GPU is known: kvgen tune {name} --gpu, or name one with --gpu")
+        hint = shipped.command("tune", analysis.spec, "--gpu")
+        note(f"no GPU is known: {hint}, or name one with --gpu")
     head = ("GPU", "kernel", "batch", "answer", "configuration")
     print_table(account.rows(found), head)
     if near := account.nearest(found):
@@ -944,7 +970,7 @@ def wisdom_why(
     help="Where the result goes.",
 )
 def wisdom_merge(sources: tuple[Path, ...], out: Path) -> None:
-    """Merge exports, or folders of the store, into a file.
+    """Merge exports, or folders of the store, and write the result to a file, which is replaced.
 
     Of each key the better record stays: more effort, then a newer Triton, then a lower median. The
     order of the sources does not matter.

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kvgen.diagnostics import did_you_mean
+
+if TYPE_CHECKING:
+    from kvgen.language.spec import Spec
 
 SPECS = Path(__file__).resolve().parent / "specs"
 
@@ -38,6 +43,20 @@ def shipped() -> list[Shipped]:
 def argument(name: str) -> str:
     """What commands take for the spec of that name: of one that does not ship, its file."""
     return name if (SPECS / f"{name}.yaml").is_file() else f"{name}.yaml"
+
+
+def command(verb: str, spec: Spec, *options: str, here: bool = True) -> str:
+    """A command for this recurrence as it was read, overrides included, to be copied into a shell.
+
+    here: with the path it was read from; else with its file's name, for a reader in another place.
+    """
+    path = Path(spec.path)
+    if path.parent == SPECS:
+        named = path.stem
+    else:
+        named = spec.path if here and path.is_file() else argument(spec.name)
+    sets = (word for key, value in spec.overrides for word in ("--set", f"{key}={value}"))
+    return shlex.join(["kvgen", verb, named, *options, *sets])
 
 
 def resolve(spec: str) -> Path:

@@ -276,12 +276,36 @@ def test_what_does_not_ship_is_tuned_by_its_file(monkeypatch: pytest.MonkeyPatch
         baking.required(analysis, {})
 
 
+def test_hints_are_for_the_recurrence_as_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what was overridden, and nothing that only repeats the file; where the spec lies."""
+    monkeypatch.chdir(tmp_path)
+    given = {"sizes.K": "128", "storage.state": "split", "storage.layout": "kv", "sizes.HV": "16"}
+    split = compiler.analyse(resolve("gated_deltanet"), given)
+    command = "kvgen tune gated_deltanet --gpu --set storage.state=split --set sizes.HV=16"
+    assert f"`{command}`" in compiler.emit(split, {})
+    assert f"({command})" in baking.said(split, {})
+    same = compiler.analyse(resolve("gated_deltanet"), {"sizes.K": "128", "storage.layout": "kv"})
+    assert compiler.emit(same, {}) == compiler.emit(compiler.analyse(same.spec.path), {})
+    text = resolve("gated_deltanet").read_text(encoding="utf-8").replace("gated_deltanet", "mine")
+    Path("my specs").mkdir()
+    Path("my specs/first.yaml").write_text(text, encoding="utf-8")
+    mine = compiler.analyse(Path("my specs/first.yaml"), {"buffer": "4"})
+    assert "(kvgen tune 'my specs/first.yaml' --gpu --set buffer=4)" in baking.said(mine, {})
+    # a module is read elsewhere
+    assert "`kvgen tune mine.yaml --gpu --set buffer=4`" in compiler.emit(mine, {})
+    Path("mine.yaml").write_text(text, encoding="utf-8")
+    hint = run("wisdom", "show", "mine.yaml").stderr
+    assert "no records of mine: kvgen tune mine.yaml --gpu" in hint
+
+
 def test_an_unknown_gpu_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     module = on(made("gated_deltanet").module, H200, monkeypatch)
     monkeypatch.setattr(module, "_WARNED", [])
     text = (
         "gated_deltanet is not tuned for NVIDIA H200 and runs there on estimates: "
-        "`kvgen tune gated_deltanet --gpu`, then compile it again"
+        f"`kvgen tune gated_deltanet --gpu {' '.join(SET)}`, then compile it again"
     )
     with pytest.warns(UserWarning) as said:
         first = module.Cache.empty(2, device="cpu")
@@ -348,10 +372,8 @@ print(module._gpu("cuda:1"), module._gpu(torch.device("cuda")), module._gpu("met
 def test_compile_says_for_which_gpus() -> None:
     analysis = analysed("gated_deltanet")
     result = run("compile", "gated_deltanet", *SET)
-    assert (
-        "tuned for        no GPU: it runs on estimates (kvgen tune gated_deltanet --gpu)"
-        in result.stdout
-    )
+    hint = f"kvgen tune gated_deltanet --gpu {' '.join(SET)}"
+    assert f"tuned for        no GPU: it runs on estimates ({hint})" in result.stdout
     assert "buffer           4 places; L* = " in result.stdout
     quick = {"effort": "quick", "env": {"triton": "3.5.0"}}
     Store.default().add(several(analysis))
@@ -372,7 +394,22 @@ def test_compile_says_for_which_gpus() -> None:
         "batches": [1, 4, 64],
         "buffer": 2,
         "aged": [],
+        "cut": False,
     }
+
+
+def test_a_search_that_was_cut_short_is_named_and_its_times_are_not_compared() -> None:
+    analysis = analysed("gated_deltanet")
+    cut = {"at": {"batch": 4, "cut": 1}}
+    Store.default().add([
+        measured(analysis, "decode", 4, 11, **cut), measured(analysis, "recurrent", 4, 10)
+    ])  # fmt: skip
+    module = compiler.built(analysis)
+    assert "us" not in module.CONFIGS[H100]["decode"][4]
+    assert module.CONFIGS[H100]["recurrent"][4]["us"] == 10.0
+    assert f"{H100} (full, 1 batch, cut short)" in run("compile", "gated_deltanet", *SET).stdout
+    why = run("wisdom", "why", "gated_deltanet", "--batch", "4", *SET).stdout
+    assert why.count("exact: full effort, cut short") == 1
 
 
 def test_compile_where_tuning_is_required(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,10 @@ def test_titles(line: tuple[str, str], folder: Path, monkeypatch: pytest.MonkeyP
         ("new", "math"),
         ("new", "torch"),
         ("new", "a\x1b[31m"),
+        ("tune", "mine.yaml", "--gpu", "--storage", "shared"),
+        ("tune", "mine.yaml", "--gpu", "--storage", "journal:"),
+        ("tune", "mine.yaml", "--gpu", "--storage", "journal:."),
+        ("tune", "mine.yaml", "--gpu", "--storage", "redis://localhost"),
         ("no-such-command",),
     ],
 )

@@ -241,7 +241,7 @@ def test_plain_text_where_stderr_is_no_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in err + out and "\r" not in err + out
     assert re.search(r"^\[\d\d:\d\d\] decode, batch 4: .* of the floor\)", err, re.MULTILINE)
     assert f"kept in {tmp_path / 'wisdom'}" in err
-    assert "next: kvgen compile gated_deltanet" in err
+    assert f"next: kvgen compile gated_deltanet {' '.join(SETS)}" in err
     head = out.splitlines()[0].split()
     assert head == ["kernel", "batch", "us", "untuned", "gain", "floor", "share", "configuration"]
 

@@ -12,6 +12,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 from tuned_records import H100, H200, key, record
 
+from kvgen.codegen.config import KNOBS
 from kvgen.compiler import analyse
 from kvgen.shipped import resolve, shipped
 from kvgen.wisdom.document import parsed, text_of
@@ -49,6 +50,15 @@ several = st.lists(records(), max_size=6)
 
 
 # merging -----------------------------------------------------------------------------------------
+
+
+def test_the_order_of_a_files_constants_makes_no_difference() -> None:
+    whole = record(runner_up=(record().config, 13.0))
+    data = {"spec": "mine", **whole.data()}
+    backwards = json.loads(json.dumps(data, sort_keys=True))
+    for read in (from_data(data, "mine"), from_data(backwards, "mine")):
+        assert read.runner_up is not None
+        assert list(read.config) == list(read.runner_up[0]) == list(KNOBS["decode"])
 
 
 @given(several, several)

@@ -82,7 +82,7 @@ def test_estimate(other: dict[str, Any], says: str, tmp_path: Path) -> None:
     store(tmp_path).add([record(key(**other))])
     answer = store(tmp_path).find(key())
     assert (answer.tier, answer.record) == ("estimate", None)
-    assert answer.reason == f"estimate: nothing tuned on {H100}"
+    assert answer.reason == f"estimate: nothing tuned on {H100} for this form"
     assert store(tmp_path).near(key()) == [(record(key(**other)), [says])]
 
 
@@ -115,6 +115,18 @@ def test_the_first_folder_answers_within_a_tier(tmp_path: Path) -> None:
     aged = record(us=20.0, env={"triton": "3.5.0"})
     store(tmp_path / "third").add([aged])
     assert store(tmp_path / "third", second).find(key()).record == record()
+
+
+def test_a_search_that_was_cut_short_takes_no_other_folders_place(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    cut = record(us=900.0, at={"batch": 4, "cut": 1})
+    store(first).add([cut])
+    answer = store(first, second).find(key())
+    assert answer.record == cut and "full effort, cut short" in answer.reason
+    store(second).add([record(effort="quick")])
+    assert store(first, second).find(key()).record == record(effort="quick")
+    table = store(first, second).table(key().form, key().shape)
+    assert table[H100]["decode"][4].record == record(effort="quick")
 
 
 def test_the_table_for_a_module(tmp_path: Path) -> None:
@@ -207,6 +219,34 @@ def test_one_bad_record_does_not_take_the_others_along(tmp_path: Path) -> None:
         assert store(tmp_path).find(key()).record == record()
     assert (tmp_path / f"{NAME}.bad").read_text() != text
     assert [each.key.shape.B for each in Folder(tmp_path, "").records()] == [4]
+
+
+def test_a_number_that_is_too_large_for_anything(tmp_path: Path) -> None:
+    text = text_of([record(key(batch=batch)) for batch in (1, 4)], "mine")
+    broken(tmp_path, text.replace('"floor_us": 6.0', f'"floor_us": {10**400}', 1).encode())
+    with pytest.warns(WisdomWarning, match="record 1: floor_us is 1000+, expected a number >= 0"):
+        assert store(tmp_path).find(key()).record == record()
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(tmp_path).add([record()])
+    listed = Path.iterdir
+    for secret in (tmp_path, (tmp_path / NAME).parent):
+
+        def iterdir(path: Path, secret: Path = secret) -> Any:
+            if path == secret:
+                raise PermissionError(13, "Permission denied", str(path))
+            return listed(path)
+
+        monkeypatch.setattr(Path, "iterdir", iterdir)
+        with pytest.warns(WisdomWarning, match=f"wisdom in {secret} cannot be read: Permission"):
+            assert store(tmp_path).find(key()).tier == "estimate"
+    monkeypatch.setattr(Path, "iterdir", listed)
+    with pytest.warns(WisdomWarning, match="cannot be read: Not a directory"):
+        assert store(tmp_path / NAME).find(key()).tier == "estimate"
+    # one that is not there, or below a file, holds nothing yet
+    for nowhere in (tmp_path / "nowhere", tmp_path / NAME / "below"):
+        assert store(nowhere).find(key()).tier == "estimate"
 
 
 def test_writing_to_a_broken_file_keeps_it(tmp_path: Path) -> None:

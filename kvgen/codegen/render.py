@@ -39,7 +39,7 @@ from kvgen.codegen.untuned import configurations
 from kvgen.codegen.window import extend_scope, verify_scope
 from kvgen.data import data_dir
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
-from kvgen.shipped import argument
+from kvgen.shipped import command
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,6 @@ def environment() -> jinja2.Environment:
         autoescape=False,
     )
     env.filters["tuple_text"] = _tuple_text
-    env.filters["argument"] = argument
     return env
 
 
@@ -214,6 +213,7 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "states": spec.states,
         "literal": _literal,
         "literal_text": _quoted,
+        "tune": command("tune", spec, "--gpu", here=False),
         "docstring": _docstring(form),
         "spec_literal": _text_literal(spec.text),
         "form_literal": _text_literal(form_text),

@@ -26,6 +26,28 @@ SHAPE: dict[str, list[str] | str | None] = {
 }
 TEXTS = ("name", "title", "source")
 TENSOR_KEYS = ("axes", "init", "range")
+# what makes another recurrence of it, or another layout, and what a file that is silent means
+TELLING = ("sizes", "inputs", "params", "state", "storage", "buffer")
+SILENT = {
+    ("storage", "state"): "float32",
+    ("storage", "records"): "float32",
+    ("storage", "layout"): "kv",
+    ("buffer",): "auto",
+}
+
+
+def telling(document: Document, overrides: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Those that say of the recurrence what the document, as it is, does not."""
+    found = []
+    for path, text in overrides.items():
+        where = tuple(path.split("."))
+        said: Any = document.values
+        for part in where:
+            said = said.get(part) if isinstance(said, dict) else None
+        said = SILENT.get(where) if said is None else said
+        if where[0] in TELLING and _value(str(text))[0] != said:
+            found.append((path, str(text)))
+    return tuple(found)
 
 
 def apply(document: Document, overrides: Mapping[str, str]) -> dict[Where, str]:

@@ -75,6 +75,8 @@ class Spec:
     text: str
     path: str
     original: str = field(default="", repr=False)
+    # what was put over the file's own values and says something else
+    overrides: tuple[tuple[str, str], ...] = ()
 
     @property
     def ratio(self) -> int:
@@ -96,8 +98,11 @@ def read(
     document = source.parse(text)
     if not document.values:
         return None, list(tidy(document.diagnostics))
+    telling = options.telling(document, overrides or {})
     changed = options.apply(document, overrides or {})
     spec, more = _Builder(Reader(document, changed), path).build()
+    if spec is not None:
+        spec = replace(spec, overrides=telling)
     # what is no plain value has been reported, and its type is no second mistake
     known = {each.span for each in document.diagnostics if each.span}
     more = [each for each in more if each.span not in known]

@@ -90,8 +90,10 @@ def failures() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = f"{type(error).__name__}: {error}".strip()
-        raise WorkerError(f"the storage failed: {text[:500]}") from error
+        text = f"{type(error).__name__}: {error}".strip()[:500]
+        if isinstance(error, ImportError):
+            text += " (that of postgresql+psycopg: pip install 'psycopg[binary]')"
+        raise WorkerError(f"the storage failed: {text}") from error
 
 
 class Shared:

@@ -101,12 +101,12 @@ class Tuner:
     def tune(self, job: Job, options: Options, store: Store) -> Report:
         """One spec. What was measured is in the report however it ends, a full disk included; see
         its `why` and `failed`. Raises WorkerError where it cannot begin."""
+        gpu = self.begin()
         storage = None
         if options.storage is not None:
             from kvgen.tuning import shared
 
             storage = shared.opened(options.storage)
-        gpu = self.begin()
         for worker in self.workers:
             worker.begin()
         run = Run(self.workers, self.compilers, self.note, job, options, store, gpu, storage)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kvgen.analysis import Analysis
 from kvgen.codegen.config import Tuned, is_safe
 from kvgen.codegen.cost import buffer_length
-from kvgen.shipped import argument
+from kvgen.shipped import command
 from kvgen.wisdom.folder import warn
 from kvgen.wisdom.identity import form_hash, shape_of
 from kvgen.wisdom.places import requires_tuned
@@ -73,6 +73,8 @@ def _constants(kernel: str, answer: Answer, buffer: int) -> dict[str, float]:
     assert record is not None
     # a decode with another buffer takes another time
     same = kernel == "recurrent" or record.at.get("buffer", buffer) == buffer
+    # and of a search that was cut short it may be the kernel's alone
+    same = same and not record.at.get("cut")
     us = {"us": round(record.median, 2)} if kernel in COMPARED and same else {}
     return dict(record.config) | us
 
@@ -82,7 +84,8 @@ class Standing:
     """What stands behind a module's configurations on a GPU.
 
     effort: the least behind its decode. batches: those of its decode. buffer: the length tuned for
-    it, or None. aged: versions of Triton, not the one here, that records were tuned with.
+    it, or None. aged: versions of Triton, not the one here, that records were tuned with. cut:
+    whether a search for its decode was cut short.
     """
 
     gpu: str
@@ -90,9 +93,12 @@ class Standing:
     batches: tuple[int, ...]
     buffer: int | None
     aged: tuple[str, ...]
+    cut: bool = False
 
     def __str__(self) -> str:
         text = f"{self.effort}, {len(self.batches)} batch{'es' if len(self.batches) > 1 else ''}"
+        if self.cut:
+            text += ", cut short"
         if self.buffer is not None:
             text += f", buffer {self.buffer}"
         if self.aged:
@@ -109,14 +115,15 @@ def standings(analysis: Analysis, table: Table) -> list[Standing]:
         aged = {each.record.env["triton"] for each in every if each.record and each.tier == "aged"}
         effort = min((record.effort for record in records), key=EFFORTS.index)
         batches = tuple(sorted(table[gpu]["decode"]))
-        found.append(Standing(gpu, effort, batches, buffers.get(gpu), tuple(sorted(aged))))
+        cut = any(record.at.get("cut") for record in records)
+        found.append(Standing(gpu, effort, batches, buffers.get(gpu), tuple(sorted(aged)), cut))
     return found
 
 
 def said(analysis: Analysis, table: Table) -> str:
     """In one line what stands behind a module's configurations."""
     if not table:
-        return f"no GPU: it runs on estimates (kvgen tune {argument(analysis.spec.name)} --gpu)"
+        return f"no GPU: it runs on estimates ({command('tune', analysis.spec, '--gpu')})"
     return f"{', '.join(map(str, standings(analysis, table)))}; others run on estimates"
 
 
@@ -126,5 +133,5 @@ def required(analysis: Analysis, table: Table) -> None:
         name = analysis.spec.name
         raise NotTuned(
             f"nothing is tuned for {name} in this form, and KVGEN_REQUIRE_TUNED is 1: "
-            f"kvgen tune {argument(name)} --gpu, or kvgen wisdom import FILE"
+            f"{command('tune', analysis.spec, '--gpu')}, or kvgen wisdom import FILE"
         )

@@ -59,11 +59,13 @@ class Folder:
     ours: bool = True
 
     def paths(self) -> list[Path]:
-        try:
-            return sorted(p for p in self.root.glob("*/*.json") if not p.name.startswith("."))
-        except OSError as error:
-            warn(f"wisdom in {self.root} cannot be read: {error.strerror}")
-            return []
+        return [
+            path
+            for folder in _listed(self.root)
+            if folder.is_dir()
+            for path in _listed(folder)
+            if path.suffix == ".json" and not path.name.startswith(".")
+        ]
 
     def records(self) -> list[Record]:
         """All records, of each key the best."""
@@ -182,6 +184,20 @@ class Folder:
 
 def warn(text: str) -> None:
     warnings.warn(text, WisdomWarning, stacklevel=3)
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder that need not exist, in order; why it cannot be read is said aloud."""
+    try:
+        found = sorted(folder.iterdir())
+        # in a folder that can only be listed nothing can be looked at
+        for path in found[:1]:
+            path.lstat()
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError) or folder.is_file():
+            warn(f"wisdom in {folder} cannot be read: {error.strerror}")
+        return []
+    return found
 
 
 # path -> what stood in the file when it was last like that

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kvgen.codegen.config import KNOBS
+
 KERNELS = ("decode", "recurrent", "fold", "verify", "chain", "extend", "short", "buffer")
 EFFORTS = ("estimate", "probe", "quick", "full")
 DTYPES = ("bfloat16", "float16", "float32")
@@ -167,7 +169,7 @@ def from_data(data: Any, spec: str | None = None) -> Record:
     runner_up = None
     if second is not None:
         second = _table(second, "runner_up")
-        runner_up = _config(second.get("config")), _number(second.get("us"), "runner_up us")
+        runner_up = _config(second.get("config"), kernel), _number(second.get("us"), "runner_up us")
     at, env = _table(table.get("at", {}), "at"), _table(table.get("env", {}), "env")
     return Record(
         spec=spec,
@@ -178,7 +180,7 @@ def from_data(data: Any, spec: str | None = None) -> Record:
             _choice(key.get("dtype"), DTYPES, "dtype"),
             Shape(**sizes),
         ),
-        config=_config(table.get("config")),
+        config=_config(table.get("config"), kernel),
         us=(low, median, high),
         floor_us=_number(table.get("floor_us"), "floor_us"),
         error=_number(table.get("error"), "error"),
@@ -192,7 +194,8 @@ def from_data(data: Any, spec: str | None = None) -> Record:
     )
 
 
-def _config(data: Any) -> dict[str, int]:
+def _config(data: Any, kernel: str) -> dict[str, int]:
+    """In the order of the kernel's knobs, however the file has them: equal records are alike."""
     table = _table(data, "config")
     if not table:
         raise RecordError("config is empty")
@@ -202,7 +205,8 @@ def _config(data: Any) -> dict[str, int]:
             raise RecordError(f"config {name} is {value}, expected at most {1 << 20}")
         if name in POWERS and (not value or bucket(value) != value):
             raise RecordError(f"config {name} is {value}, expected a power of two")
-    return dict(table)
+    order = {knob: place for place, knob in enumerate(KNOBS[kernel])}
+    return {name: table[name] for name in sorted(table, key=lambda n: (order.get(n, 99), n))}
 
 
 def _table(data: Any, what: str) -> Mapping[str, Any]:
@@ -238,9 +242,13 @@ def _count(data: Any, what: str) -> int:
 def _number(data: Any, what: str) -> float:
     if not isinstance(data, int | float) or isinstance(data, bool):
         raise RecordError(f"{what} is {_shown(data)}, expected a number")
-    if not math.isfinite(data) or data < 0:
-        raise RecordError(f"{what} is {data}, expected a number >= 0")
-    return float(data)
+    try:
+        number = float(data)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or number < 0:
+        raise RecordError(f"{what} is {_shown(data)}, expected a number >= 0")
+    return number
 
 
 def _shown(data: Any) -> str:

@@ -117,6 +117,8 @@ class Store:
 
     def _answer(self, key: Key, found: list[list[Record]]) -> Answer:
         same = [record for records in found for record in records if record.key == key]
+        # a search that was cut short takes the place of none that was not, wherever that lies
+        same.sort(key=lambda record: bool(record.at.get("cut")))
         usable = [record for record in same if _unusable(record) is None]
         for record in usable:
             if not self._is_aged(record):
@@ -135,7 +137,7 @@ class Store:
             seed = min(seeds, key=lambda record: _distance(key.shape, record.key.shape))
             reason = f"seed: tuned for {', '.join(_unlike(key.shape, seed.key.shape))}"
             return Answer("seed", seed, f"{reason}, {_how(seed)}")
-        why = _unusable(same[0]) if same else f"nothing tuned on {key.gpu}"
+        why = _unusable(same[0]) if same else f"nothing tuned on {key.gpu} for this form"
         return Answer("estimate", None, f"estimate: {why}")
 
     def _is_aged(self, record: Record) -> bool:
@@ -244,4 +246,6 @@ def _apart(a: int, b: int) -> float:
 
 def _how(record: Record) -> str:
     how = f"{record.effort} effort"
+    if record.at.get("cut"):
+        how += ", cut short"
     return f"{how}, {record.date}" if record.date else how
