@@ -45,16 +45,14 @@ def argument(name: str) -> str:
     return name if (SPECS / f"{name}.yaml").is_file() else f"{name}.yaml"
 
 
-def command(verb: str, spec: Spec, *options: str, here: bool = True) -> str:
-    """A command for this recurrence as it was read, overrides included, to be copied into a shell.
-
-    here: with the path it was read from; else with its file's name, for a reader in another place.
-    """
+def command(verb: str, spec: Spec, *options: str) -> str:
+    """A command for this recurrence as it was read, by its file and with what was overridden,
+    to be copied into a shell."""
     path = Path(spec.path)
     if path.parent == SPECS:
         named = path.stem
     else:
-        named = spec.path if here and path.is_file() else argument(spec.name)
+        named = spec.path if path.is_file() else argument(spec.name)
     sets = (word for key, value in spec.overrides for word in ("--set", f"{key}={value}"))
     return shlex.join(["kvgen", verb, named, *options, *sets])
 

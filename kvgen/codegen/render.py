@@ -20,6 +20,7 @@ from kvgen.algebra.records import Records, Stored, plan_records
 from kvgen.codegen import cost, scopes
 from kvgen.codegen.chained import chain_scope
 from kvgen.codegen.config import Measured, Tuned, constants
+from kvgen.codegen.hint import tune
 from kvgen.codegen.kernels import (
     Shapes,
     arguments,
@@ -39,7 +40,6 @@ from kvgen.codegen.untuned import configurations
 from kvgen.codegen.window import extend_scope, verify_scope
 from kvgen.data import data_dir
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
-from kvgen.shipped import command
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "states": spec.states,
         "literal": _literal,
         "literal_text": _quoted,
-        "tune": command("tune", spec, "--gpu", here=False),
+        "tune": tune(spec),
         "docstring": _docstring(form),
         "spec_literal": _text_literal(spec.text),
         "form_literal": _text_literal(form_text),
