@@ -754,7 +754,7 @@ def tuned(
             left.append(analysis)
             continue
         more = "--force measures again"
-        if any(record.at.get("cut") for record in known.values()):
+        if any(record.is_cut for record in known.values()):
             more += ", a larger --budget goes on where the time was up"
         note(f"{analysis.spec.name} on {name}: known already ({more})")
         if as_json:
@@ -815,7 +815,7 @@ def keep(outcome: TuningReport, store: Store, force: bool) -> str:
     if not outcome.records:
         return f"{ended}; nothing to keep"
     # one that was cut short takes nothing's place
-    keys = {record.key for record in outcome.records if not record.at.get("cut")}
+    keys = {record.key for record in outcome.records if not record.is_cut}
     added = store.add(outcome.records, anew=keys if force else ())
     following = shipped.command("compile", outcome.analysis.spec)
     return f"{ended}; kept in {added.folder} ({added.change}); next: {following}"
@@ -891,7 +891,8 @@ def wisdom_show(spec: str | None, gpu: str | None, as_json: bool) -> None:
     """List the records of a spec, or all.
 
     The times are microseconds for a layer and a model step; `floor` is what the fewest bytes would
-    take, as a share of that. Two rows with one key come from two folders: the first is used.
+    take, as a share of that. Two rows with one key come from two folders: the first that was not
+    cut short is used.
     """
     from kvgen import shipped
     from kvgen.wisdom import account
@@ -904,8 +905,8 @@ def wisdom_show(spec: str | None, gpu: str | None, as_json: bool) -> None:
         return
     print_table([each.row() for each in found], account.HEAD)
     if not found:
-        name = shipped.argument(spec) if spec else "SPEC"
-        note(f"no records{f' of {spec}' if spec else ''}: kvgen tune {name} --gpu")
+        whose, name = (f" of {spec}", shipped.argument(spec)) if spec else ("", "SPEC")
+        note(f"no records{whose}: kvgen tune {name} --gpu")
     for folder in store.folders:
         note(f"{folder.name}: {folder.root}")
 

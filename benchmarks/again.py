@@ -10,17 +10,17 @@ and the buffer's length are those that `kvgen compile` bakes in; nothing is sear
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.family import PAGES, UNTUNED, Row, Tuned, read
+from benchmarks.family import PAGES, UNTUNED, Row, Tuned, read, write
 from kvgen import compiler
+from kvgen.codegen.cost import buffer_length
 from kvgen.shipped import resolve
 from kvgen.tuning import space
 from kvgen.tuning.evaluate import Programs
@@ -54,18 +54,15 @@ def main() -> None:
         if gpu.name != page.gpu:
             parser.error(f"this is {gpu.name}, the page is of {page.gpu} (--gpu)")
         tasks = [task_of(tuned) for tuned in kept if tuned.effort != UNTUNED]
+        programs = [Programs(task.job, gpu, tuner.compilers) for task in tasks]
         # those that come first are compiled first, and the next ones while they are timed
-        for task in tasks:
-            programs = Programs(task.job, gpu, tuner.compilers)
-            for entry in all_entries(task):
-                programs.begin(entry["kernel"], [entry["config"]], entry["buffer"])
-                programs.begin("fold", [entry["fold"]], entry["buffer"])
+        for task, theirs in zip(tasks, programs, strict=True):
+            for kernel, config, buffer in launches(task):
+                theirs.begin(kernel, [config], buffer)
         found = {tuned.name: tuned for tuned in kept}
-        for task in tasks:
-            programs = Programs(task.job, gpu, tuner.compilers)
-            for entry in all_entries(task):
-                programs.compiled(entry["kernel"], entry["config"], entry["buffer"])
-                programs.compiled("fold", entry["fold"], entry["buffer"])
+        for task, theirs in zip(tasks, programs, strict=True):
+            for launch in launches(task):
+                theirs.compiled(*launch)
             rows = [timed(tuner, task, row) for row in task.tuned.rows]
             found[task.tuned.name] = replace(task.tuned, rows=tuple(rows), again=command)
             print(task.tuned.title, task.tuned.storage)
@@ -75,7 +72,8 @@ def main() -> None:
                     f"plain {row.plain_before:7.2f} tuned {row.plain_us:7.2f}",
                     flush=True,
                 )
-            args.out.write_text(json.dumps([asdict(each) for each in found.values()]))
+            # whatever ends the run, what was timed is there
+            write(args.out, found.values())
 
 
 def task_of(tuned: Tuned) -> Task:
@@ -84,7 +82,7 @@ def task_of(tuned: Tuned) -> Task:
     overrides["storage.state"] = tuned.storage
     analysis = compiler.analyse(resolve(tuned.spec), overrides)
     store = Store.shipped()
-    untuned_buffer = space.buffer_length(analysis.form, analysis.records)
+    untuned_buffer = buffer_length(analysis.form, analysis.records)
 
     def best(kernel: str, batch: int) -> dict[str, int]:
         record = store.find(key(analysis, Goal(kernel, batch), tuned.gpu)).record
@@ -109,9 +107,12 @@ def task_of(tuned: Tuned) -> Task:
     return Task(tuned, make_job(analysis, overrides), batches)
 
 
-def all_entries(task: Task) -> Iterator[Entry]:
+def launches(task: Task) -> Iterator[tuple[str, space.Config, int]]:
+    """Kernels, their configurations and the buffer's length."""
     for entries in task.entries.values():
-        yield from entries
+        for entry in entries:
+            yield entry["kernel"], entry["config"], entry["buffer"]
+            yield "fold", entry["fold"], entry["buffer"]
 
 
 def timed(tuner: Tuner, task: Task, row: Row) -> Row:

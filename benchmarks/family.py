@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,13 +177,16 @@ def main() -> None:
         key=lambda tuned: (tuned.storage != "float32", tuned.effort == UNTUNED, tuned.name),
     )
     if args.add:
-        text = json.dumps([asdict(tuned) for tuned in all_of_them])
-        kept.write_text(text, encoding="utf-8")
+        write(kept, all_of_them)
     out.write_text(page(level(all_of_them), one.intro), encoding="utf-8")
 
 
 def read(path: Path) -> list[Tuned]:
     return [Tuned.of(data) for data in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def write(path: Path, found: Iterable[Tuned]) -> None:
+    path.write_text(json.dumps([asdict(tuned) for tuned in found]), encoding="utf-8")
 
 
 def tuned_of(report: dict[str, Any], by: str) -> Tuned | None:

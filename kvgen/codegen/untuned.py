@@ -93,7 +93,7 @@ class Load:
 
     @property
     def early(self) -> float:
-        """From which share of a busy GPU on nothing is gained by loads before the wait."""
+        """What `filled` reaches where loads in front of a decode's wait gain nothing any more."""
         if self.form.whole_v:
             return 64
         if self.channels:
@@ -237,13 +237,17 @@ def _beside(load: Load) -> int:
 # several tokens ----------------------------------------------------------------------------------
 
 
+def _window_tile(load: Load, batch: int) -> int:
+    # one warp has no other to wait for; small batches need more programs than that
+    if load.crowded:
+        return load.tile(8192)
+    return load.tile(4096 if batch < 16 else 16384 if batch == 16 else 8192)
+
+
 def _verify(load: Load, batch: int) -> Config:
     if load.wide:
         return _verify_wide(load, batch)
-    # one warp has no other to wait for; small batches need more programs than that
-    width = load.tile(4096 if batch < 16 else 16384 if batch == 16 else 8192)
-    if load.crowded:
-        width = load.tile(8192)
+    width = _window_tile(load, batch)
     # vectors over K that are computed, rather than given in 16 bits, take registers of their own
     heavy = load.channels or load.form.whole_v or not load.narrow or load.carried
     return {
@@ -279,9 +283,7 @@ def _chain(load: Load, batch: int) -> Config:
     if load.wide and load.columns < 3:
         return _chain_wide(load, batch)
     few, crowded = batch < 16, load.crowded
-    width = load.tile(4096 if few else 16384 if batch == 16 else 8192)
-    if crowded:
-        width = load.tile(8192)
+    width = _window_tile(load, batch)
     # columns, and their products with the state in 32 bits, are what a chain's registers hold
     if not load.narrow:
         each = 32 if few and not crowded else 64

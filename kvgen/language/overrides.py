@@ -26,33 +26,18 @@ SHAPE: dict[str, list[str] | str | None] = {
 }
 TEXTS = ("name", "title", "source")
 TENSOR_KEYS = ("axes", "init", "range")
-# what makes another recurrence of it, or another layout, and what a file that is silent means
+# what makes another recurrence of it, or another layout
 TELLING = ("sizes", "inputs", "params", "state", "storage", "buffer")
-SILENT = {
-    ("storage", "state"): "float32",
-    ("storage", "records"): "float32",
-    ("storage", "layout"): "kv",
-    ("buffer",): "auto",
-}
 
 
-def telling(document: Document, overrides: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Those that say of the recurrence what the document, as it is, does not."""
-    found = []
-    for path, text in overrides.items():
-        where = tuple(path.split("."))
-        said: Any = document.values
-        for part in where:
-            said = said.get(part) if isinstance(said, dict) else None
-        said = SILENT.get(where) if said is None else said
-        if where[0] in TELLING and _value(str(text))[0] != said:
-            found.append((path, str(text)))
-    return tuple(found)
-
-
-def apply(document: Document, overrides: Mapping[str, str]) -> dict[Where, str]:
-    """Change the document's values; which paths were changed, and by which option."""
+def apply(
+    document: Document, overrides: Mapping[str, str], silent: Mapping[Where, Value]
+) -> tuple[dict[Where, str], tuple[tuple[str, str], ...]]:
+    """Change the document's values; which paths were changed, and by which option; and the
+    overrides that say of the recurrence what the document did not. silent: what it means by a
+    value that is not there."""
     changed: dict[Where, str] = {}
+    telling: list[tuple[str, str]] = []
     for path, text in overrides.items():
         option = f"--set {path}={text}"
         where = tuple(path.split("."))
@@ -66,9 +51,17 @@ def apply(document: Document, overrides: Mapping[str, str]) -> dict[Where, str]:
             code = "bad-override"
             document.diagnostics.append(Diagnostic(code, f"{message}, in {option}", None, help))
             continue
+        if where[0] in TELLING and value != _said(document.values, where, silent):
+            telling.append((path, str(text)))
         _put(document, where, value)
         changed[where] = option
-    return changed
+    return changed, tuple(telling)
+
+
+def _said(values: Any, where: Where, silent: Mapping[Where, Value]) -> Value:
+    for part in where:
+        values = values.get(part) if isinstance(values, dict) else None
+    return silent.get(where) if values is None else values
 
 
 def _refusal(values: Mapping[str, Any], where: tuple[str, ...]) -> tuple[str, str | None] | None:

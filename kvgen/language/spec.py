@@ -56,6 +56,13 @@ class Storage:
     layout: Literal["kv", "vk"] = "kv"
 
 
+# what a file means that does not say it
+SILENT: dict[source.Where, source.Value] = {
+    ("buffer",): "auto",
+    **{("storage", key): value for key, value in vars(Storage()).items()},
+}
+
+
 @dataclass(frozen=True)
 class Spec:
     """One recurrence; `text` is the completed YAML, `original` the file that spans point into."""
@@ -98,8 +105,7 @@ def read(
     document = source.parse(text)
     if not document.values:
         return None, list(tidy(document.diagnostics))
-    telling = options.telling(document, overrides or {})
-    changed = options.apply(document, overrides or {})
+    changed, telling = options.apply(document, overrides or {}, SILENT)
     spec, more = _Builder(Reader(document, changed), path).build()
     if spec is not None:
         spec = replace(spec, overrides=telling)

@@ -41,7 +41,7 @@ def rows(report: Report) -> list[tuple[Any, ...]]:
 def stored_rows(records: dict[Goal, Record]) -> list[tuple[Any, ...]]:
     """The same of what the store has."""
     return [
-        (*_times(goal, record, None, None), _chosen(record.config, bool(record.at.get("cut"))))
+        (*_times(goal, record, None, None), _chosen(record.config, record.is_cut))
         for goal, record in records.items()
     ]
 

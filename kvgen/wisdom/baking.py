@@ -73,9 +73,9 @@ def _constants(kernel: str, answer: Answer, buffer: int) -> dict[str, float]:
     assert record is not None
     # a decode with another buffer takes another time
     same = kernel == "recurrent" or record.at.get("buffer", buffer) == buffer
-    # and of a search that was cut short it may be the kernel's alone
-    same = same and not record.at.get("cut")
-    us = {"us": round(record.median, 2)} if kernel in COMPARED and same else {}
+    # of a search that was cut short it may be the kernel's alone
+    comparable = kernel in COMPARED and same and not record.is_cut
+    us = {"us": round(record.median, 2)} if comparable else {}
     return dict(record.config) | us
 
 
@@ -115,7 +115,7 @@ def standings(analysis: Analysis, table: Table) -> list[Standing]:
         aged = {each.record.env["triton"] for each in every if each.record and each.tier == "aged"}
         effort = min((record.effort for record in records), key=EFFORTS.index)
         batches = tuple(sorted(table[gpu]["decode"]))
-        cut = any(record.at.get("cut") for record in records)
+        cut = any(record.is_cut for record in records)
         found.append(Standing(gpu, effort, batches, buffers.get(gpu), tuple(sorted(aged)), cut))
     return found
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kvgen.codegen.config import KNOBS
 
-KERNELS = ("decode", "recurrent", "fold", "verify", "chain", "extend", "short", "buffer")
+KERNELS = tuple(KNOBS)
 EFFORTS = ("estimate", "probe", "quick", "full")
 DTYPES = ("bfloat16", "float16", "float32")
 AXES = ("B", "T", "H", "HV", "K", "V")
@@ -94,6 +94,11 @@ class Record:
     def is_measured(self) -> bool:
         return EFFORTS.index(self.effort) >= MEASURED
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the search was cut short."""
+        return bool(self.at.get("cut"))
+
     def data(self) -> dict[str, Any]:
         """As JSON has it, without the spec."""
         data = asdict(self)
@@ -131,11 +136,11 @@ def merge(a: Iterable[Record], b: Iterable[Record]) -> list[Record]:
 
 def _rank(record: Record) -> tuple[Any, ...]:
     """Less is better."""
-    effort, cut = EFFORTS.index(record.effort), bool(record.at.get("cut"))
+    effort = EFFORTS.index(record.effort)
     newest = tuple(-part for part in version(record.env.get("triton")))
     batch = record.at.get("batch", 0)
     texts = (_text(record.config), _text({"spec": record.spec, **record.data()}))
-    return (-effort, cut, newest, -batch, record.median, *texts)
+    return (-effort, record.is_cut, newest, -batch, record.median, *texts)
 
 
 def _text(data: Any) -> str:
@@ -242,13 +247,10 @@ def _count(data: Any, what: str) -> int:
 def _number(data: Any, what: str) -> float:
     if not isinstance(data, int | float) or isinstance(data, bool):
         raise RecordError(f"{what} is {_shown(data)}, expected a number")
-    try:
-        number = float(data)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number) or number < 0:
+    # an integer may be larger than any float
+    if not 0 <= data <= sys.float_info.max:
         raise RecordError(f"{what} is {_shown(data)}, expected a number >= 0")
-    return number
+    return float(data)
 
 
 def _shown(data: Any) -> str:

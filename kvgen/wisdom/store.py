@@ -118,7 +118,7 @@ class Store:
     def _answer(self, key: Key, found: list[list[Record]]) -> Answer:
         same = [record for records in found for record in records if record.key == key]
         # a search that was cut short takes the place of none that was not, wherever that lies
-        same.sort(key=lambda record: bool(record.at.get("cut")))
+        same.sort(key=lambda record: record.is_cut)
         usable = [record for record in same if _unusable(record) is None]
         for record in usable:
             if not self._is_aged(record):
@@ -246,6 +246,6 @@ def _apart(a: int, b: int) -> float:
 
 def _how(record: Record) -> str:
     how = f"{record.effort} effort"
-    if record.at.get("cut"):
+    if record.is_cut:
         how += ", cut short"
     return f"{how}, {record.date}" if record.date else how
