@@ -7,7 +7,7 @@ its worst row and token.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -197,11 +197,76 @@ def _extreme(checker: Checker, case: str, kinds: tuple[str, ...], seed: int) -> 
         if token % 3 == 0:
             twin.compare()
     twin.compare()
-    # an exponent that is carried, such as a running log-sum-exp, is off by its last bits
-    nodes = reachable([decay.log for decay in made.analysis.form.decays])
+    checker.report(case, twin, least=_carried_rounding(twin))
+
+
+def _carried_rounding(twin: Twin) -> float:
+    """What an exponent that is carried, such as a running log-sum-exp, is off by in its last bits
+    is the relative error of what it is the exponent of."""
+    nodes = reachable([decay.log for decay in twin.form.decays])
     carried = [twin.states[0][str(node.value)] for node in nodes if node.op == "carried"]
     sizes = [x[x.isfinite()].abs().max().item() for x in carried if x.isfinite().any()]
-    checker.report(case, twin, least=max(sizes, default=0.0) * 2.0**-22)
+    return max(sizes, default=0.0) * 2.0**-22
+
+
+def one_key(checker: Checker, case: str) -> None:
+    """Text that repeats itself: every token has the same key, nothing decays, and every write
+    erases as much as it can."""
+    _repeating(checker, case, noise=0.0, decays=False)
+
+
+def alike_keys(checker: Checker, case: str) -> None:
+    """Keys that are nearly the same, with decays as they are drawn."""
+    _repeating(checker, case, noise=0.1, decays=True)
+
+
+def _repeating(checker: Checker, case: str, noise: float, decays: bool) -> None:
+    if not _windows(checker):
+        return
+    form = checker.made(checker.one_group()).analysis.form
+    drawing = Sampler(form.spec, checker.device, seed=16)
+    sample = {**drawing.inputs(64, torch.float32), **drawing.params()}
+    held = [] if decays else [extremes.find(form, sample, "one")]
+    for still in held:
+        if still is not None:
+            sample[still.driver] = torch.full_like(sample[still.driver], still.value)
+    strongest = extremes.strongest(form, sample)
+    if form.writes_read:
+        checker.notes["strong write"] = "not reached by any one input: left out"
+        if strongest is not None:
+            checker.notes["strong write"] = f"{strongest.driver} = {strongest.value:g}"
+    change = Repeating(noise, [each for each in (*held, strongest) if each is not None])
+    sizes, longest = checker.one_group(), 48 if checker.quick else 200
+    twin = checker.twin(sizes, seed=17, buffer=16, layers=1, window=16, change=change)
+    twin.reset([5])
+    twin.together(Extend(twin, [5], [longest], longest))
+    twin.compare()
+    for tokens in (16, 8):
+        twin.together(Verify(twin, [5], tokens, counts=[tokens]))
+    twin.step([5])
+    twin.compare()
+    checker.report(case, twin, least=_carried_rounding(twin))
+
+
+class Repeating:
+    """A change to inputs: those over K are the same for all tokens, but for some noise; others
+    take the values that are given."""
+
+    def __init__(self, noise: float, held: Sequence[extremes.Extreme]) -> None:
+        self.noise, self.held = noise, held
+        self.first: Tensors = {}
+
+    def __call__(self, sampler: Sampler, tensors: Tensors, token: int | None) -> Tensors:
+        changed = dict(tensors)
+        for each in self.held:
+            if each.is_input == (token is not None):
+                changed[each.driver] = torch.full_like(tensors[each.driver], each.value)
+        keys = [t.name for t in sampler.spec.inputs if "K" in t.axes] if token is not None else []
+        for name in keys:
+            if changed[name] is tensors[name]:
+                first = self.first.setdefault(name, tensors[name][:1].clone())
+                changed[name] = first + self.noise * tensors[name]
+        return changed
 
 
 def chains(checker: Checker, case: str) -> None:
@@ -288,6 +353,8 @@ CASES: dict[str, Callable[[Checker, str], None]] = {
     "packed and padded inputs": packed_inputs,
     "decay of 0 and 1": zero_and_one,
     "strong decay": strong,
+    "one key again and again": one_key,
+    "keys that are alike": alike_keys,
     "drafts, chains": chains,
     "drafts, trees": trees,
     "prompts": prompts,

@@ -1,24 +1,30 @@
-"""Values of a decay's inputs at which it vanishes, stands still, or forgets within a few tokens.
+"""Values of inputs at which a decay vanishes, stands still, or forgets within a few tokens, and at
+which a token erases as much as it can of what its key reads.
 
 They are found by trying: constants are put in place of one input or parameter that the decay's
-logarithm depends on, and the logarithm is evaluated, so no recurrence is known by name.
+result depends on, and it is evaluated, so no recurrence is known by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, reachable
+from kvgen.algebra.solving import factors
 
 TRIED = tuple(
     sign * size for size in (0, 1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 1e5) for sign in (1, -1)
 )
 # the log of one token's decay: (lowest, highest)
+CHANNELS = {"K": 3, "V": 4}
 WANTED = {"zero": (-1e7, -120.0), "one": (-1e-10, 1e-10), "strong": (-1e7, -400.0)}
+# an erasure of twice what is read, but for rounding
+TWICE = 2 + 1e-5
 
 FUNCTIONS = {
     "neg": torch.neg, "exp": torch.exp, "log": torch.log, "sigmoid": torch.sigmoid,
@@ -62,6 +68,61 @@ def find(form: Form, drawn: Mapping[str, torch.Tensor], kind: str) -> Extreme | 
     return None
 
 
+def strongest(form: Form, drawn: Mapping[str, torch.Tensor]) -> Extreme | None:
+    """The value of an input at which every token erases most of what its own key reads, up to
+    twice that: beyond it a state that one key reads again and again grows without bound.
+
+    drawn: as for `find`. None where nothing is erased, or no single input decides how much.
+    """
+    erasures = list(_erasures(form))
+    roots = [node for erasure in erasures for node in erasure]
+    tensors = {tensor.name: tensor for tensor in form.spec.inputs}
+    names = dict.fromkeys(str(node.value) for node in reachable(roots) if node.op == "input")
+    found: Extreme | None = None
+    most = 0.0
+    for name in names:
+        low, high = tensors[name].range or (-math.inf, math.inf)
+        for value in TRIED:
+            if not low <= value <= high:
+                continue
+            changed = {**drawn, name: torch.full_like(drawn[name], value)}
+            shares = _shares(form, erasures, changed)
+            least, greatest = shares.min().item(), shares.max().item()
+            # what only turns a vector gains nothing
+            if greatest <= TWICE and least > 1.01 * most:
+                found, most = Extreme("write", name, True, value), least
+    return found
+
+
+def _erasures(form: Form) -> Iterator[tuple[Node, Node, Node]]:
+    """For every read that a write follows from by a number: the number, the vector that reads and
+    the one that is written along."""
+    for write in form.writes:
+        for near, far in ((write.w, write.d), (write.d, write.w)):
+            if near in form.late or far not in form.late:
+                continue
+            found = {read.args[0]: factor for read, factor in (factors(form, far) or {}).items()}
+            # beside its own read it may follow from those of the token's other writes
+            if near in found:
+                found = {near: found[near]}
+            for column, factor in found.items():
+                if column.axes.channels == near.axes.channels and column not in form.late:
+                    yield factor, column, near
+
+
+def _shares(
+    form: Form, erasures: list[tuple[Node, Node, Node]], drawn: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """How much of what its key reads each token takes away: 1 is all of it."""
+    values = evaluate(form, [node for erasure in erasures for node in erasure], drawn)
+    shares: list[torch.Tensor] = []
+    for erasure in erasures:
+        factor, column, near = (_of_value_heads(values[node], node, form) for node in erasure)
+        dim = CHANNELS[erasure[1].axes.channels]
+        shares.append(-(factor * (column * near).sum(dim, keepdim=True)).flatten())
+    return torch.cat(shares)
+
+
 def _total(form: Form, logs: list[Node], drawn: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     """The log of the whole decay, or None where something on the way to it is not finite."""
     values = evaluate(form, logs, drawn)
@@ -102,7 +163,8 @@ def evaluate(
             assert isinstance(node.value, int)
             values[node] = values[node.args[0]][:, node.value : node.value + 1]
         elif node.op == "sum":
-            values[node] = values[node.args[0]].sum(3 if node.value == "K" else 4, keepdim=True)
+            assert isinstance(node.value, str)
+            values[node] = values[node.args[0]].sum(CHANNELS[node.value], keepdim=True)
         else:
             args = [values[arg] for arg in node.args]
             if node.axes.head == "HV":

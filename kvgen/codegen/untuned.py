@@ -65,6 +65,12 @@ class Load:
         return self.form.spec.storage.state != "float32"
 
     @property
+    def turned(self) -> bool:
+        """Whether a thread's elements of the state lie along K, so that it sums what it reads: wide
+        tiles leave it no registers for that."""
+        return self.form.spec.storage.layout == "vk"
+
+    @property
     def channels(self) -> bool:
         """Whether every key channel has a decay of its own."""
         return bool(self.form.decay("K"))
@@ -144,7 +150,13 @@ def _recurrent(load: Load, batch: int) -> Config:
 
 def _fold(load: Load) -> Config:
     width = load.tile(4096)
-    return {"TILE": width, "num_warps": _warps(load.k * width, 64), "STAGES": 3, "programs": 8}
+    each, stages = (128, 4) if load.turned else (64, 3)
+    return {
+        "TILE": width,
+        "num_warps": _warps(load.k * width, each),
+        "STAGES": stages,
+        "programs": 8,
+    }
 
 
 def _decode(load: Load, batch: int) -> Config:
@@ -193,6 +205,9 @@ def _decode_many(load: Load, filled: float) -> tuple[int, int, int, int]:
     """A tile's width, its elements in a thread, tiles and stages: wide tiles use the bandwidth."""
     # what a program does once is worth sharing by tiles: decays of every channel, a single product
     shared = load.channels or load.columns == 1
+    if load.turned:
+        few = filled < 48
+        return load.tile(4096), 64 if few and load.channels else 128, 2 if few else 8, 1
     width = min(load.v, 64)
     if load.k > 128:
         return width, 256 if load.columns == 1 else 128, 2 if filled < 64 else 4, 1
