@@ -2,92 +2,23 @@
 
 from __future__ import annotations
 
+import alike
 import pytest
-import torch
 from twins import analysed, made
 
-from kvgen.algebra.graph import reachable
-from kvgen.algebra.solving import solve
-from kvgen.checking import extremes
-from kvgen.checking.cases import Repeating
 from kvgen.checking.check import check
 from kvgen.checking.checker import EXACT
-from kvgen.checking.samples import Sampler
-from kvgen.checking.twin import Tensors, Twin, worst
-from kvgen.checking.windows import Extend, Verify
-from kvgen.shipped import shipped
 
-TRIANGLES = [
-    spec.name
-    for spec in shipped()
-    if (form := analysed(spec.name).form).windows and solve(form).method == "triangle"
-]
-# a write that erases all that its key reads, of sizes and decays of all kinds
+TRIANGLES = alike.triangles()
+# a write that erases all that its key reads, decays of every key channel, a write of twice that
 QUICK = ["gated_deltanet", "kimi_delta_attention", "olmo_hybrid"]
 CASES = ("one key again and again", "keys that are alike")
 
 
-def gates_at_rest(sampler: Sampler, tensors: Tensors) -> Tensors:
-    """Parameters of gates at 0, so that one value of an input gives all heads the same decay."""
-    kinds = sampler.kinds
-    return {
-        name: x * 0 if kinds.get(name) in ("log_uniform", "gate") else x
-        for name, x in tensors.items()
-    }
-
-
-class Stream(Repeating):
-    def __call__(self, sampler: Sampler, tensors: Tensors, token: int | None) -> Tensors:
-        if token is None:
-            return super().__call__(sampler, gates_at_rest(sampler, tensors), None)
-        return super().__call__(sampler, tensors, token)
-
-
-def held(name: str, decay: float) -> list[extremes.Extreme]:
-    """The inputs' values for decays close to this one and for the strongest writes."""
-    form = analysed(name).form
-    sampler = Sampler(form.spec, "cpu", seed=3)
-    drawn = sampler.inputs(64, torch.float32)
-    drawn |= gates_at_rest(sampler, sampler.params())
-    found = []
-    logs = [each.log for each in form.decays]
-    names = [str(node.value) for node in reachable(logs) if node.op == "input"]
-    wanted = torch.tensor(decay).log()
-    for driver in names[:1]:
-
-        def off(value: float, driver: str = driver) -> float:
-            given = {**drawn, driver: torch.full_like(drawn[driver], value)}
-            values = extremes.evaluate(form, logs, given)
-            return max((values[log] - wanted).abs().max().item() for log in logs)
-
-        value = min((*range(-30, 31), *(x / 4 for x in range(-12, 13))), key=off)
-        found.append(extremes.Extreme("decay", driver, True, float(value)))
-        drawn[driver] = torch.full_like(drawn[driver], value)
-    strongest = extremes.strongest(form, drawn)
-    return found if strongest is None else [*found, strongest]
-
-
-def state_error(name: str, tokens: int, noise: float, decay: float, *windows: int) -> float:
-    """Of the state after so many tokens: of a prompt (0), of windows of some tokens, one by one."""
-    change = Stream(noise, held(name, decay))
-    twin = Twin(made(name, K=32), "cpu", buffer=16, layers=1, window=16, change=change, seed=11)
-    twin.reset([3])
-    for window in windows:
-        for _ in range(tokens // max(window, 1) if window else 1):
-            if window == 0:
-                twin.together(Extend(twin, [3], [tokens], tokens))
-            elif window == 1:
-                twin.step([3])
-            else:
-                twin.together(Verify(twin, [3], window, counts=[window]))
-    states = twin.read(0, [3])
-    return max(worst(got, twin.states[0][each][[3]]) for each, got in states.items())
-
-
 def as_exact(name: str, tokens: int, noise: float, decay: float) -> None:
-    alone = state_error(name, tokens, noise, decay, 1)
+    alone = alike.run(made(name, K=32), tokens, noise, decay, 1)["S"]
     for window in (0, 8, 16):
-        error = state_error(name, tokens, noise, decay, window)
+        error = alike.run(made(name, K=32), tokens, noise, decay, window)["S"]
         # where nothing decays, the last bit of a key's norm adds up, which may happen to be right
         most = 10 * max(alone, 1e-6)
         assert error <= (min(most, EXACT) if alone <= EXACT else most), (window, error, alone)
