@@ -128,6 +128,29 @@ def test_records_of_another_form_or_share_are_not(other: dict[str, Any]) -> None
     assert list(compiler.built(analysis).CONFIGS) == ["default"]
 
 
+def test_no_gpu_takes_the_place_of_the_rules_of_thumb(own: Path) -> None:
+    """One that is called as they are in a module is none; the rest of its file stays in use."""
+    analysis = analysed("gated_deltanet")
+    untuned = compiler.built(analysis).CONFIGS["default"]
+    Store.default().add([measured(analysis, "decode", 4, gpu=gpu) for gpu in ("default", "Default")])
+    with pytest.warns(WisdomWarning, match="gpu is 'default', expected the name of a GPU"):
+        module = compiler.built(analysis)
+    assert module.CONFIGS["default"] == untuned and set(module.CONFIGS) == {"default", "Default"}
+    assert run("wisdom", "import", str(next(own.rglob("*.bad")))).exit_code == 1
+
+
+def test_a_record_for_no_rows_is_none(own: Path) -> None:
+    analysis = analysed("gated_deltanet")
+    Store.default().add(several(analysis))
+    (path,) = own.glob("*/*.json")
+    whole = path.read_text()
+    path.write_text(whole.replace('"B": 4,', '"B": 0,', 1))
+    with pytest.warns(WisdomWarning, match="shape B is 0, expected an integer from 1"):
+        module = compiler.built(analysis)
+    assert all(min(batches) > 0 for batches in module.CONFIGS[H100].values())
+    assert module._config(H100, "decode", 4)["TILE"] == 8
+
+
 def test_a_gpu_counts_as_known_by_its_decode() -> None:
     analysis = analysed("gated_deltanet")
     Store.default().add([measured(analysis, "recurrent", 4), measured(analysis, "fold", 4)])
@@ -149,17 +172,16 @@ def test_a_buffer_that_the_spec_names_is_kept() -> None:
     "wrong",
     [
         ("decode", {"TILE": 16}),
-        ("fold", {"STAGES": 0}),
-        ("recurrent", {"num_warps": 64}),
-        ("buffer", {"buffer": 65}),
+        ("decode", {"DOT": 1}),
+        ("fold", {"TILE": 16}),
+        ("recurrent", {"TILE": 64}),
     ],
 )
 def test_what_a_module_cannot_run_is_left_out(wrong: tuple[str, dict[str, int]]) -> None:
     kernel, config = wrong
     analysis = analysed("gated_deltanet")
     known = [each for each in several(analysis) if each.key.kernel != kernel]
-    batch = 0 if kernel == "buffer" else 16
-    Store.default().add([*known, measured(analysis, kernel, batch, config=config)])
+    Store.default().add([*known, measured(analysis, kernel, 16, config=config)])
     with pytest.warns(WisdomWarning, match=f"{kernel} at batch .* is not safe for it"):
         module = compiler.built(analysis)
     assert kernel not in module.CONFIGS.get(H100, {})

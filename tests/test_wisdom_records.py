@@ -17,7 +17,8 @@ from kvgen.compiler import analyse
 from kvgen.shipped import resolve, shipped
 from kvgen.wisdom.document import parsed, text_of
 from kvgen.wisdom.identity import form_hash
-from kvgen.wisdom.record import EFFORTS, Record, RecordError, bucket, from_data, merge, version
+from kvgen.wisdom.reading import RecordError, from_data
+from kvgen.wisdom.record import EFFORTS, Record, bucket, merge, version
 
 
 def given(*strategies: st.SearchStrategy[Any]) -> Any:
@@ -61,9 +62,34 @@ def test_the_order_of_a_files_constants_makes_no_difference() -> None:
         assert list(read.config) == list(read.runner_up[0]) == list(KNOBS["decode"])
 
 
+def backwards(data: Any) -> Any:
+    """The same JSON with all tables the other way round."""
+    if isinstance(data, dict):
+        return {name: backwards(data[name]) for name in reversed(data)}
+    return [backwards(each) for each in data] if isinstance(data, list) else data
+
+
+def test_equal_records_are_alike_to_the_last_byte() -> None:
+    """Whichever comes first, and whatever the order of keys and the spelling of numbers."""
+    env = {"cuda": "13.0", "torch": "2.11", "rocm": "7", "triton": "3.6.0"}
+    at = {"layers": 36, "cut": 1, "batch": 4}
+    whole = record(at=at, env=env, error=0.0, runner_up=(record().config, 13.0))
+    text = json.dumps(backwards({"spec": "mine", **whole.data()}))
+    text = text.replace('"error": 0.0', '"error": -0.0').replace("[11.0, 12.0,", "[11, 1.2e1,")
+    text = text.replace('"mine"', r'"\u006dine"')
+    other = from_data(json.loads(text))
+    made = Record(**{**vars(whole), "us": (11, 12, 13), "env": backwards(env), "error": -0.0})
+    for one, two in ((whole, other), (other, made), (whole, made)):
+        assert one == two
+        assert text_of(merge([one], [two])) == text_of(merge([two], [one])) == text_of([whole])
+    assert list(other.env) == ["triton", "torch", "cuda", "rocm"]
+    assert list(other.at) == ["batch", "layers", "cut"]
+
+
 @given(several, several)
 def test_merge_is_commutative(a: list[Record], b: list[Record]) -> None:
     assert merge(a, b) == merge(b, a)
+    assert text_of(merge(a, b)) == text_of(merge(b, a))
 
 
 @given(several, several, several)
@@ -187,6 +213,51 @@ def test_a_damaged_record_is_refused_or_whole(path: tuple[Any, ...], value: Any)
         (("us",), [1.0], "expected three times"),
         (("error",), float("nan"), "error is nan"),
         (("effort",), "exhaustive", "effort is 'exhaustive'"),
+        (("key", "gpu"), "default", "gpu is 'default', expected the name of a GPU"),
+        (("key", "gpu"), "", "gpu is '', expected 1 to 200 printable characters"),
+        (("key", "gpu"), "  ", "gpu is '  ', expected more than spaces"),
+        (("key", "gpu"), "x" * 201, "expected 1 to 200 printable"),
+        (("key", "shape", "B"), 0, "shape B is 0, expected an integer from 1 to 16777216"),
+        (("key", "shape", "B"), -4, "shape B is -4, expected an integer from 1"),
+        (("key", "shape", "B"), 1 << 25, "shape B is 33554432, expected an integer from 1"),
+        (("key", "shape", "B"), 4.0, "shape B is 4.0, expected an integer"),
+        (("key", "shape", "B"), True, "shape B is True, expected an integer"),
+        (("key", "shape", "T"), 2, "shape T is 2, expected 1"),
+        (("key", "shape", "T"), 0, "shape T is 0, expected 1"),
+        (("key", "shape", "H"), 0, "shape H is 0, expected an integer from 1 to 65536"),
+        (("key", "shape", "HV"), 3, "shape HV is 3, expected a multiple of H, which is 2"),
+        (("key", "shape", "K"), 1 << 17, "shape K is 131072, expected"),
+        (("key", "shape", "W"), 1, "shape has 'W', expected of B, T, H, HV, K, V alone"),
+        (("key", "layout"), "kv", "key has 'layout', expected of kernel,"),
+        (("more",), 1, "a record has 'more', expected of spec, key,"),
+        (("config", "TILE"), 0, "config TILE is 0, expected a power of two from 1 to 65536"),
+        (("config", "num_warps"), 3, "num_warps is 3, expected a power of two from 1 to 32"),
+        (("config", "num_warps"), 64, "config num_warps is 64"),
+        (("config", "STAGES"), 0, "config STAGES is 0, expected an integer from 1 to 16"),
+        (("config", "TILES"), 0, "config TILES is 0"),
+        (("config", "PDL"), 2, "config PDL is 2, expected an integer from 0 to 1"),
+        (("config", "DOT"), -1, "config DOT is -1"),
+        (("config", "TILE"), 8.0, "config TILE is 8.0, expected an integer"),
+        (("config", "TILE"), None, "config TILE is missing"),
+        (("us",), [-1.0, 2.0, 3.0], "us is -1.0, expected a number >= 0"),
+        (("us",), [0.0, 0.0, 0.0], "expected positive times in order"),
+        (("us",), [1.0, 2.0, float("inf")], "us is inf, expected a number >= 0 and <= 1e+12"),
+        (("us",), [1.0, float("nan"), 3.0], "us is nan"),
+        (("us",), [True, 2.0, 3.0], "us is True, expected a number"),
+        (("us",), [5e-324, 1.0, 2.0], "expected positive times in order"),
+        (("floor_us",), float("inf"), "floor_us is inf"),
+        (("floor_us",), -1.0, "floor_us is -1.0"),
+        (("error",), -1e-3, "error is -0.001"),
+        (("measured",), -1, "measured is -1"),
+        (("of",), "all", "of is 'all'"),
+        (("runner_up",), {"config": {"TILE": 3}, "us": 1.0}, "runner_up config TILE is 3"),
+        (("runner_up",), {"config": {"TILE": 4}, "us": 0}, "runner_up us is 0, expected"),
+        (("at", "batch"), -1, "at batch is -1"),
+        (("at", "rows"), 1, "at has 'rows', expected of batch, buffer, layers, cut alone"),
+        (("env", "triton"), "", "env triton is ''"),
+        (("env",), {str(i): "1" for i in range(40)}, "env has 40 entries"),
+        (("date",), "\x1b[2J", "date is '\\x1b[2J', expected a date"),
+        (("storage",), {"state": "\n"}, "storage state is '\\n'"),
     ],
 )
 def test_what_is_wrong_with_a_record(path: tuple[Any, ...], value: Any, says: str) -> None:
@@ -198,6 +269,38 @@ def test_what_is_wrong_with_a_record(path: tuple[Any, ...], value: Any, says: st
     with pytest.raises(RecordError) as error:
         from_data(data)
     assert says in str(error.value)
+
+
+def test_other_kernels_have_other_shapes() -> None:
+    for of in (key("verify", tokens=16), key("chain", tokens=4), key("extend", 8, tokens=1024)):
+        assert from_data(json.loads(json.dumps({"spec": "mine", **record(of).data()}))).key == of
+    for of, says in (
+        (key("buffer", 4), "shape B is 4, expected 0"),
+        (key("verify", tokens=32), "shape T is 32, expected an integer from 1 to 16"),
+        (key("extend", 8, tokens=1 << 21), "shape T is 2097152"),
+    ):
+        with pytest.raises(RecordError, match=says):
+            from_data({"spec": "mine", **json.loads(json.dumps(record(of).data()))})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"kvgen_wisdom": true, "records": []}', "it is no kvgen wisdom"),
+        ('{"kvgen_wisdom": 1, "records": [], "records": []}', "'records' stands twice"),
+        ('{"kvgen_wisdom": 1}', "no list of records"),
+    ],
+)
+def test_what_is_wrong_with_a_document(text: str, says: str) -> None:
+    problem = parsed(text.encode()).problem
+    assert problem is not None and says in problem
+
+
+def test_a_name_that_stands_twice_in_a_record() -> None:
+    text = text_of([record(), record(key(batch=16))], "mine")
+    document = parsed(text.replace('"error": 0.001', '"error": 0.1, "error": 0.001', 1).encode())
+    assert document.problem == "'error' stands twice in a table"
+    assert [each.key.shape.B for each in document.records] == [16]
 
 
 # forms -------------------------------------------------------------------------------------------

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from kvgen.algebra.chain import TOKENS as CHAIN
+from kvgen.algebra.chain import chains
 from kvgen.algebra.form import Form
 from kvgen.codegen.columns import offered
 from kvgen.codegen.kernels import power_of_two
+from kvgen.language.declarations import MAX_SIZE
 from kvgen.language.spec import MAX_BUFFER
 
 # kernel -> the constants that its configuration has, all of them; "buffer" is a cache's.
@@ -29,6 +33,9 @@ KNOBS: dict[str, tuple[str, ...]] = {
     "buffer": ("buffer",),
 }
 
+# what stands in a module for any GPU that is not tuned; no GPU may be called so
+ANY_GPU = "default"
+
 # GPU name -> kernel -> batch -> constants
 Configs = dict[str, dict[str, dict[int, dict[str, int]]]]
 # the same with microseconds, "us", where they were measured
@@ -49,6 +56,65 @@ PAGE = 16
 PAGES = 4
 
 
+class Limit(NamedTuple):
+    """What a constant may be, whatever the form. power: whether only a power of two."""
+
+    least: int
+    most: int
+    power: bool = False
+
+    def admits(self, value: float) -> bool:
+        whole = self.least <= value <= self.most and value == int(value)
+        return whole and (not self.power or power_of_two(int(value)) == value)
+
+    def __str__(self) -> str:
+        what = "a power of two" if self.power else "an integer"
+        return f"{what} from {self.least} to {self.most}"
+
+
+SWITCH = Limit(0, 1)
+LIMITS = {
+    "TILE": Limit(1, MAX_SIZE, power=True),
+    "TILES": Limit(1, MAX_SIZE),
+    "PAGES": Limit(1, PAGES, power=True),
+    "STAGES": Limit(1, 16),
+    "EARLY": SWITCH,
+    "TOKENS": Limit(1, 16, power=True),
+    "DOT": SWITCH,
+    "PDL": SWITCH,
+    "programs": Limit(1, 1024),
+    "num_warps": Limit(1, 32, power=True),
+    "buffer": Limit(1, MAX_BUFFER),
+}
+
+# tokens a row that a kernel is tuned with, where that is not one
+TOKENS = {"verify": 8, "chain": CHAIN, "extend": 1024}
+# rows of a prompt: the one batch at which `extend` is tuned
+PROMPT_ROWS = 8
+# the kernels that see a window of drafts
+DRAFTS = ("verify", "chain")
+
+
+def kernels(form: Form) -> tuple[str, ...]:
+    """Those that a recurrence has, in the order of `KNOBS`, and the length of its buffer."""
+    several = ("verify", "extend", "short") if form.windows else ()
+    single = ("decode", "recurrent", "fold", "buffer")
+    found = {*single, *several, *(("chain",) if chains(form) else ())}
+    return tuple(kernel for kernel in KNOBS if kernel in found)
+
+
+def tokens_of(form: Form, kernel: str) -> int:
+    """Tokens a row that a kernel is tuned with: `verify` with those of a chain where there is no
+    kernel for chains, else with what none is made for."""
+    tokens = TOKENS.get(kernel, 1)
+    if kernel == "verify" and not chains(form):
+        tokens = TOKENS["chain"]
+    if kernel in DRAFTS and form.factored:
+        # factored keys have room for so many
+        tokens = min(tokens, 1 << (form.factored.most.bit_length() - 1))
+    return tokens
+
+
 def constants(form: Form, config: Mapping[str, float]) -> dict[str, float]:
     """Those of a configuration that the form's kernel has."""
     return {name: x for name, x in config.items() if name != "DOT" or offered(form)}
@@ -61,14 +127,13 @@ def is_safe(form: Form, kernel: str, config: Mapping[str, float]) -> bool:
     """
     v = power_of_two(form.spec.size("V"))
     most = form.factored.most if form.factored else MAX_BUFFER
-    upper = {"TILE": v, "TOKENS": min(16, most), "STAGES": 16, "num_warps": 32, "buffer": most}
-    upper |= {"EARLY": 1, "DOT": int(offered(form)), "PDL": 1, "PAGES": PAGES}
-    lower = dict.fromkeys(("TILE", "TILES", "PAGES", "TOKENS", "STAGES", "programs", "buffer"), 1)
-    lower |= {"num_warps": 1, "TILE": v if form.whole_v else 1}
+    upper = {"TILE": v, "TOKENS": most, "DOT": int(offered(form)), "buffer": most}
+    lower = {"TILE": v if form.whole_v else 1}
     # extents of what a short context's program holds
-    powers = ("TILES", "PAGES") if kernel == "short" else ()
+    powers = ("TILES",) if kernel == "short" else ()
     return set(config) == set(KNOBS[kernel]) and all(
-        lower.get(knob, 0) <= value <= upper.get(knob, value)
+        LIMITS[knob].admits(value)
+        and lower.get(knob, value) <= value <= upper.get(knob, value)
         and (knob not in powers or power_of_two(int(value)) == value)
         for knob, value in config.items()
     )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kvgen.algebra.chain import chains
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
 from kvgen.codegen.columns import offered
-from kvgen.codegen.config import PAGE, Configs
+from kvgen.codegen.config import ANY_GPU, PAGE, Configs, kernels
 from kvgen.codegen.cost import buffer_length
 from kvgen.codegen.kernels import power_of_two
 
@@ -24,23 +23,22 @@ Config = dict[str, int]
 
 
 def configurations(form: Form, records: Records, per_head: bool) -> Configs:
-    """For "default", any GPU: kernel → batch → its constants, as `config.KNOBS` explains them.
+    """For ANY_GPU: kernel → batch → its constants, as `config.KNOBS` explains them.
 
     per_head: whether one program serves one value head, and not the group of a key head.
     """
     load = Load(form, records, 1 if per_head else form.spec.ratio)
-    kernels: dict[str, dict[int, Config]] = {
-        "decode": _of_batches(load, _decode),
-        "recurrent": _of_batches(load, _recurrent),
-        "fold": {ANY: _fold(load)},
+    makers: dict[str, Callable[[], dict[int, Config]]] = {
+        "decode": lambda: _of_batches(load, _decode),
+        "recurrent": lambda: _of_batches(load, _recurrent),
+        "fold": lambda: {ANY: _fold(load)},
+        "verify": lambda: _of_batches(load, _verify),
+        "extend": lambda: {ANY: _extend(load)},
+        "short": lambda: _of_batches(load, _short),
+        "chain": lambda: _of_batches(load, _chain),
     }
-    if form.windows:
-        kernels["verify"] = _of_batches(load, _verify)
-        kernels["extend"] = {ANY: _extend(load)}
-        kernels["short"] = _of_batches(load, _short)
-    if chains(form):
-        kernels["chain"] = _of_batches(load, _chain)
-    return {"default": kernels}
+    has = kernels(form)
+    return {ANY_GPU: {kernel: make() for kernel, make in makers.items() if kernel in has}}
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from kvgen.codegen.config import DRAFTS
 from kvgen.conversation import ChildError
 from kvgen.probing.compilers import Compiled, Compilers
 from kvgen.probing.launches import Case
 from kvgen.tuning.gpu import REGISTERS, Gpu
-from kvgen.tuning.space import CONTEXT, GRID, WINDOWS, Config, program_of, tokens_of
+from kvgen.tuning.space import CONTEXT, GRID, Config, program_of, tokens_of
 from kvgen.tuning.trials import Outcome, Trials
 from kvgen.tuning.workers import Halted, Job, Refused, Worker
 
@@ -46,7 +47,7 @@ class Programs:
 
     def case(self, kernel: str, config: Config, buffer: int) -> Case:
         tokens = tokens_of(self.job.analysis, kernel)
-        length = max(buffer, tokens) if kernel in WINDOWS else buffer
+        length = max(buffer, tokens) if kernel in DRAFTS else buffer
         context = CONTEXT if kernel == "short" else 0
         return Case(kernel, program_of(config), ROWS, ROWS, LAYERS, length, tokens, context)
 

@@ -6,11 +6,9 @@ import math
 from collections.abc import Sequence
 
 from kvgen.codegen import cost
+from kvgen.codegen.config import PROMPT_ROWS, TOKENS
 from kvgen.compiler import Analysis
-from kvgen.tuning.space import SHORT, TOKENS, tokens_of
-
-# rows of the prompt that `extend` is timed with
-PROMPT_ROWS = 8
+from kvgen.tuning.space import SHORT, tokens_of
 
 
 def floor_us(analysis: Analysis, kernel: str, batch: int, buffer: int, bandwidth: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from kvgen.codegen.config import DRAFTS, TOKENS
 from kvgen.compiler import Analysis
 from kvgen.timing.steps import Step, time_of
 from kvgen.tuning.oracle import Errors, Oracle, Prompt
@@ -25,7 +26,7 @@ from kvgen.tuning.replay import (
     sampled,
 )
 from kvgen.tuning.rows import Rows, make_prompts, make_rows, make_short, room
-from kvgen.tuning.space import CONTEXT, SHORT, TOKENS, WINDOWS, Config, tokens_of
+from kvgen.tuning.space import CONTEXT, SHORT, Config, tokens_of
 
 # of the free memory, what rows may take
 FREE = 0.7
@@ -91,7 +92,7 @@ class Bench:
         launched(lambda: self._oracle(kernel, buffer))
 
     def _oracle(self, kernel: str, buffer: int) -> Any:
-        key = (kernel if kernel in ("extend", "short", *WINDOWS) else "decode", buffer)
+        key = (kernel if kernel in ("extend", "short", *DRAFTS) else "decode", buffer)
         if key not in self.oracles:
             # it is made by the untuned kernels
             self.configure(1)
@@ -195,7 +196,7 @@ class Bench:
     def _rows(self, batch: int, buffer: int, kernel: str, held: Sequence[int] = ()) -> Rows:
         """The rows of a batch; those that were not used for longest make room. held: identities of
         rows that stay."""
-        window = tokens_of(self.analysis, kernel) if kernel in WINDOWS else 0
+        window = tokens_of(self.analysis, kernel) if kernel in DRAFTS else 0
         alike = kernel if kernel in ("extend", "short") else "decode"
         key = (alike, batch, max(buffer, window), window)
         found = self.rows.pop(key, None)

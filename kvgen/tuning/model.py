@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 
 from kvgen.codegen import cost
+from kvgen.codegen.config import TOKENS
 from kvgen.compiler import Analysis
 from kvgen.tuning.gpu import BLOCKS, REGISTERS, THREADS, Gpu
-from kvgen.tuning.space import TOKENS, Config, sizes_of, tokens_of
+from kvgen.tuning.space import Config, sizes_of, tokens_of
 
 # seconds: a load from memory, what a program does once, and a launch that finds the GPU warm
 LATENCY, ONCE, LAUNCH = 0.8e-6, 1.2e-6, 1.0e-6

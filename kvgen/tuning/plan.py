@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kvgen.codegen.config import PROMPT_ROWS
 from kvgen.compiler import Analysis
 from kvgen.tuning import driver, space
-from kvgen.tuning.floors import PROMPT_ROWS
 from kvgen.wisdom.identity import key_of
 from kvgen.wisdom.record import EFFORTS, Key, Record, bucket
 from kvgen.wisdom.store import Store

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kvgen.codegen.config import KNOBS, is_safe
+from kvgen.codegen import config as codegen
+from kvgen.codegen.config import ANY_GPU, KNOBS, is_safe
 from kvgen.codegen.cost import LENGTHS, buffer_length
 from kvgen.codegen.kernels import per_head, power_of_two
 from kvgen.codegen.untuned import configurations
@@ -38,11 +39,6 @@ FEWEST, MOST = 4, 256
 FEWEST_BESIDE, MOST_BESIDE = 16, 128
 # value channels of a tile, where there are as many: 32 bytes of a state in 16 bits
 NARROWEST = 16
-# tokens a row that a study of these kernels takes; `verify` has other tokens than a chain
-TOKENS = {"verify": 4, "chain": 4, "extend": 1024}
-LONGER = 8
-# the kernels that see a window of drafts
-WINDOWS = ("verify", "chain")
 # tokens that a row without a state holds, and from how many on it would have one
 SHORT, CONTEXT = 32, 128
 
@@ -140,7 +136,7 @@ def legal(analysis: Analysis, kernel: str, target: str) -> list[Config]:
 def defaults(analysis: Analysis, kernel: str) -> dict[int, Config]:
     """The untuned configurations by batch, as distinct as the kernel is: one stands for many."""
     form, records = analysis.form, analysis.records
-    table = configurations(form, records, per_head(form, records))["default"][kernel]
+    table = configurations(form, records, per_head(form, records))[ANY_GPU][kernel]
     sizes = sizes_of(analysis)
     return {batch: _reduced(dict(config), sizes) for batch, config in table.items()}
 
@@ -169,21 +165,12 @@ def buffers(analysis: Analysis) -> list[int]:
 
 def kernels(analysis: Analysis) -> tuple[str, ...]:
     """Those that this recurrence has, without the buffer."""
-    form, records = analysis.form, analysis.records
-    table = configurations(form, records, per_head(form, records))["default"]
-    return tuple(kernel for kernel in KNOBS if kernel in table)
+    return tuple(each for each in codegen.kernels(analysis.form) if each != "buffer")
 
 
 def tokens_of(analysis: Analysis, kernel: str) -> int:
-    """Tokens a row that a kernel is timed with: `verify` with what no chain is made for."""
-    form = analysis.form
-    tokens = TOKENS.get(kernel, 1)
-    if kernel == "verify" and "chain" in kernels(analysis):
-        tokens = LONGER
-    if kernel in WINDOWS and form.factored:
-        # factored keys have room for so many
-        tokens = min(tokens, 1 << (form.factored.most.bit_length() - 1))
-    return tokens
+    """Tokens a row that a kernel is timed with."""
+    return codegen.tokens_of(analysis.form, kernel)
 
 
 def sizes_of(analysis: Analysis) -> Sizes:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from kvgen.wisdom.record import Record, RecordError, from_data, merge
+from kvgen.wisdom.reading import RecordError, from_data
+from kvgen.wisdom.record import Record, merge
 
 VERSION = 1
 # the first line of a document, which a torn file still has
@@ -44,11 +45,11 @@ def parsed(data: bytes) -> Document:
     """Read a document. Of a damaged one every record is kept that is whole and legal."""
     try:
         text = data.decode()
-        tree = json.loads(text)
+        tree = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         return _lines(data.decode(errors="replace"), _why(error))
     version = tree.get("kvgen_wisdom") if isinstance(tree, dict) else None
-    if not isinstance(version, int) or version < 1:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         return Document((), problem="it is no kvgen wisdom")
     if version > VERSION:
         return Document((), version)
@@ -78,11 +79,21 @@ def _lines(text: str, problem: str) -> Document:
     items = []
     for number, line in enumerate(text.splitlines()[1:], 1):
         try:
-            items.append((number, json.loads(line.strip().rstrip(","))))
+            items.append((number, json.loads(line.strip().rstrip(","), object_pairs_hook=_once)))
         except (ValueError, RecursionError):
             continue
     spec = json.loads(head[2]) if head[2] else None
     return Document(_records(items, spec).records, problem=problem)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table, of which no name stands there twice: either value might be meant."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands twice in a table"[:100])
+    return table
 
 
 def _why(error: Exception) -> str:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from kvgen.codegen.config import KNOBS
 
 KERNELS = tuple(KNOBS)
 EFFORTS = ("estimate", "probe", "quick", "full")
 DTYPES = ("bfloat16", "float16", "float32")
-AXES = ("B", "T", "H", "HV", "K", "V")
 # from here on a record has been measured on its GPU
 MEASURED = EFFORTS.index("quick")
-# no count of anything is larger
-MOST = 1 << 40
-# knobs that Triton takes powers of two for
-POWERS = ("TILE", "TOKENS", "num_warps")
+# the order in which a record has what it was measured at, with and for
+AT = ("batch", "buffer", "layers", "cut")
+ENV = ("triton", "torch", "cuda", "driver")
+STORAGE = ("state", "records", "layout")
 
-
-class RecordError(ValueError):
-    """What should be a record is none; the message says why."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, order=True)
@@ -70,6 +66,10 @@ class Record:
     that were timed, and that are legal. runner_up: the next best configuration and its median.
     at: the exact batch, buffer and layers; `cut` where the search was cut short: the seconds of a
     full effort whose time was up, else 1. env: versions of triton, torch, cuda and the driver.
+    storage: how the form keeps its state and records, for people; what counts is in the key.
+
+    Equal records are alike to the last byte of their text: their tables have one order, and their
+    times one type, whoever made them.
     """
 
     spec: str
@@ -85,6 +85,25 @@ class Record:
     at: dict[str, int] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     date: str = ""
+    storage: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        knobs = KNOBS[self.key.kernel]
+        tables = ("config", knobs), ("at", AT), ("env", ENV), ("storage", STORAGE)
+        alike: dict[str, Any] = {name: _sorted(getattr(self, name), order) for name, order in tables}
+        alike["us"] = tuple(map(_float, self.us))
+        alike |= {name: _float(getattr(self, name)) for name in ("floor_us", "error")}
+        if self.runner_up is not None:
+            config, us = self.runner_up
+            alike["runner_up"] = _sorted(config, knobs), _float(us)
+        for name, value in alike.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def batch(self) -> int:
+        """The batch that was timed, of all that its key stands for; 0 for all batches."""
+        batch, rows = self.at.get("batch", 0), self.key.shape.B
+        return batch if rows and batch and bucket(batch) == rows else rows
 
     @property
     def median(self) -> float:
@@ -103,6 +122,8 @@ class Record:
         """As JSON has it, without the spec."""
         data = asdict(self)
         del data["spec"]
+        if not self.storage:
+            del data["storage"]
         if self.runner_up is not None:
             data["runner_up"] = {"config": self.runner_up[0], "us": self.runner_up[1]}
         return data | {"us": list(self.us)}
@@ -147,111 +168,13 @@ def _text(data: Any) -> str:
     return json.dumps(data, sort_keys=True)
 
 
-# reading -----------------------------------------------------------------------------------------
+def _sorted(table: Mapping[str, T], order: Sequence[str]) -> dict[str, T]:
+    """Known names in their order, then all others in theirs."""
+    places = {name: place for place, name in enumerate(order)}
+    names = sorted(table, key=lambda name: (places.get(name, len(places)), name))
+    return {name: table[name] for name in names}
 
 
-def from_data(data: Any, spec: str | None = None) -> Record:
-    """A record from JSON that may come from anyone. spec: where `data` names none.
-
-    Raises RecordError for whatever is not as `Record.data` writes it.
-    """
-    table = _table(data, "a record")
-    spec = _matched(table.get("spec", spec), r"[A-Za-z]\w{0,63}", "spec")
-    key = _table(table.get("key"), "key")
-    shape = _table(key.get("shape"), "shape")
-    sizes = {name: _count(shape.get(name), f"shape {name}") for name in AXES}
-    for name in ("B", "T"):
-        if sizes[name] and bucket(sizes[name]) != sizes[name]:
-            raise RecordError(f"shape {name} is {sizes[name]}, expected a power of two")
-    kernel = _choice(key.get("kernel"), KERNELS, "kernel")
-    times = table.get("us")
-    if not isinstance(times, list) or len(times) != 3:
-        raise RecordError(f"us is {_shown(times)}, expected three times")
-    low, median, high = (_number(each, "us") for each in times)
-    if not 0 < low <= median <= high:
-        raise RecordError(f"us is {_shown(times)}, expected positive times in order")
-    second = table.get("runner_up")
-    runner_up = None
-    if second is not None:
-        second = _table(second, "runner_up")
-        runner_up = _config(second.get("config"), kernel), _number(second.get("us"), "runner_up us")
-    at, env = _table(table.get("at", {}), "at"), _table(table.get("env", {}), "env")
-    return Record(
-        spec=spec,
-        key=Key(
-            kernel,
-            _matched(key.get("form"), "[0-9a-f]{12}", "form"),
-            _name(key.get("gpu"), "gpu"),
-            _choice(key.get("dtype"), DTYPES, "dtype"),
-            Shape(**sizes),
-        ),
-        config=_config(table.get("config"), kernel),
-        us=(low, median, high),
-        floor_us=_number(table.get("floor_us"), "floor_us"),
-        error=_number(table.get("error"), "error"),
-        effort=_choice(table.get("effort"), EFFORTS, "effort"),
-        measured=_count(table.get("measured"), "measured"),
-        of=_count(table.get("of"), "of"),
-        runner_up=runner_up,
-        at={_name(name, "at"): _count(value, name) for name, value in at.items()},
-        env={_name(name, "env"): _name(value, name) for name, value in env.items()},
-        date=_matched(table.get("date", ""), r"[\w:.+ -]{0,40}", "date"),
-    )
-
-
-def _config(data: Any, kernel: str) -> dict[str, int]:
-    """In the order of the kernel's knobs, however the file has them: equal records are alike."""
-    table = _table(data, "config")
-    if not table:
-        raise RecordError("config is empty")
-    for name, value in table.items():
-        _matched(name, r"[A-Za-z]\w{0,31}", "a knob of config")
-        if _count(value, f"config {name}") > 1 << 20:
-            raise RecordError(f"config {name} is {value}, expected at most {1 << 20}")
-        if name in POWERS and (not value or bucket(value) != value):
-            raise RecordError(f"config {name} is {value}, expected a power of two")
-    order = {knob: place for place, knob in enumerate(KNOBS[kernel])}
-    return {name: table[name] for name in sorted(table, key=lambda n: (order.get(n, 99), n))}
-
-
-def _table(data: Any, what: str) -> Mapping[str, Any]:
-    if not isinstance(data, dict):
-        raise RecordError(f"{what} is {_shown(data)}, expected a table")
-    return data
-
-
-def _choice(data: Any, choices: tuple[str, ...], what: str) -> str:
-    if data not in choices:
-        raise RecordError(f"{what} is {_shown(data)}, expected one of {', '.join(choices)}")
-    return data
-
-
-def _matched(data: Any, pattern: str, what: str) -> str:
-    if not isinstance(data, str) or not re.fullmatch(pattern, data, re.ASCII):
-        raise RecordError(f"{what} is {_shown(data)}, which is none")
-    return data
-
-
-def _name(data: Any, what: str) -> str:
-    if not isinstance(data, str) or not 0 < len(data) <= 200 or not data.isprintable():
-        raise RecordError(f"{what} is {_shown(data)}, expected a name")
-    return data
-
-
-def _count(data: Any, what: str) -> int:
-    if not isinstance(data, int) or isinstance(data, bool) or not 0 <= data <= MOST:
-        raise RecordError(f"{what} is {_shown(data)}, expected an integer from 0 to {MOST}")
-    return data
-
-
-def _number(data: Any, what: str) -> float:
-    if not isinstance(data, int | float) or isinstance(data, bool):
-        raise RecordError(f"{what} is {_shown(data)}, expected a number")
-    # an integer may be larger than any float
-    if not 0 <= data <= sys.float_info.max:
-        raise RecordError(f"{what} is {_shown(data)}, expected a number >= 0")
-    return float(data)
-
-
-def _shown(data: Any) -> str:
-    return "missing" if data is None else repr(data)[:60]
+def _float(number: float) -> float:
+    """Of both zeros the positive one."""
+    return float(number) + 0.0
