@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kvgen import __version__
+from kvgen import __version__, streams
 from kvgen.benching.peers import LIBRARIES
 from kvgen.terminal import fail, note, print_json, print_table, printable, say, working
+from kvgen.wisdom.places import PlaceError
 
 # what a command needs is imported when it runs: `kvgen list` and `--help` answer at once
 if TYPE_CHECKING:
@@ -48,8 +49,11 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("\ninterrupted", err=True)
+            note("\ninterrupted")
             raise SystemExit(INTERRUPTED) from None
+        except PlaceError as error:
+            note(f"error: {error}")
+            raise SystemExit(2) from None
 
 
 class SpecFile(click.ParamType):
@@ -326,13 +330,12 @@ def show(spec: Path, overrides: tuple[tuple[str, str], ...]) -> None:
     """
     with errors_printed():
         from kvgen.diagnostics import SpecError
+        from kvgen.language import source
         from kvgen.language import spec as specs
 
         read, diagnostics = specs.read(spec, dict(overrides))
         if read is None or diagnostics:
-            raise SpecError(
-                diagnostics, str(spec), spec.read_text(encoding="utf-8", errors="replace")
-            )
+            raise SpecError(diagnostics, str(spec), source.shown(spec))
         say(specs.show(read))
 
 
@@ -773,7 +776,8 @@ def tuned(
         from kvgen.tuning.workers import WorkerError
 
         # being asked to end is an interrupt: what was measured is kept
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         with Tuner(note) as tuner:
             for analysis in left:
                 try:
@@ -1062,7 +1066,13 @@ def wisdom_forget(spec: str | None, gpu: str | None, every: bool, yes: bool) -> 
 
 def main() -> None:
     with warnings_noted():
-        cli(prog_name="kvgen")
+        try:
+            cli(prog_name="kvgen")
+        except OSError as error:
+            if isinstance(error.__context__, click.ClickException):
+                # it could not be said what is wrong
+                raise SystemExit(error.__context__.exit_code) from None
+            fail(f"error: {streams.problem(error)}")
 
 
 if __name__ == "__main__":

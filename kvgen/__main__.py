@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
+from collections.abc import Callable
 
-# of a process that a signal has ended, as shells have it
-ASKED_TO_END = 128 + signal.SIGTERM
+from kvgen import ending
 
 
 def main() -> None:
-    # whatever was started ends with this process, and temporary files go
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ASKED_TO_END))
+    # before anything that takes time: whatever was started ends with this process, whenever that is
+    ending.prepare()
+    from kvgen import streams
+
+    streams.open_missing()
+    ending.run(_command_line())
+
+
+def _command_line() -> Callable[[], None]:
+    import sys
+    from importlib.util import module_from_spec, spec_from_file_location
+    from pathlib import Path
+
     # a wheel has cli.py inside the package, a checkout has it beside the package
     package = Path(__file__).resolve().parent
     path = next(p for p in (package / "cli.py", package.parent / "cli.py") if p.is_file())
@@ -22,7 +29,7 @@ def main() -> None:
     cli = module_from_spec(spec)
     sys.modules["kvgen.cli"] = cli
     spec.loader.exec_module(cli)
-    cli.main()
+    return cli.main
 
 
 if __name__ == "__main__":

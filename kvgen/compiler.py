@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import importlib.util
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from kvgen import files, shipped
+from kvgen import ending, files, shipped
 from kvgen.algebra.factored import factored
 from kvgen.algebra.form import derive
 from kvgen.algebra.records import plan_records
 from kvgen.analysis import Analysis
 from kvgen.diagnostics import SpecError
-from kvgen.language import spec
+from kvgen.language import source, spec
 from kvgen.wisdom import baking
 from kvgen.wisdom.store import Table
 
@@ -63,7 +63,8 @@ def write(analysis: Analysis, out: Path | None = None, known: Table | None = Non
     table = baking.known(analysis) if known is None else known
     baking.required(analysis, table)
     data = emit(analysis, table).encode()
-    if not (path.is_file() and path.read_bytes() == data):
+    is_alike = path.is_file() and path.stat().st_size == len(data)
+    if not (is_alike and path.read_bytes() == data):
         files.write(path, data)
     return path
 
@@ -98,7 +99,7 @@ def built(analysis: Analysis, known: Table | None = None) -> ModuleType:
 def temporary_module(name: str, text: str) -> Path:
     """A module's text as a file that is removed when this process ends: Triton reads its source."""
     folder = Path(tempfile.mkdtemp(prefix="kvgen-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    ending.at_end(partial(shutil.rmtree, folder, ignore_errors=True))
     path = folder / f"{name}.py"
     path.write_text(text, encoding="utf-8")
     return path
@@ -138,6 +139,6 @@ def _text(path_or_text: str | Path) -> str:
     if isinstance(path_or_text, str) and "\n" in path_or_text:
         return path_or_text
     try:
-        return Path(path_or_text).read_text(encoding="utf-8", errors="replace")
+        return source.shown(path_or_text)
     except OSError:
         return ""

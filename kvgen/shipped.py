@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -63,10 +64,13 @@ def resolve(spec: str) -> Path:
     if spec in names:
         return SPECS / f"{spec}.yaml"
     path = Path(spec)
-    if path.is_file():
+    # a name that is too long is that of no file, too
+    if os.path.isfile(path):  # noqa: PTH113
         return path
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112
         raise UnknownSpec(f"{spec!r} is a folder, not a spec")
+    if os.path.exists(path):  # noqa: PTH110
+        raise UnknownSpec(f"{spec!r} is a pipe or a device, and a spec is a file")
     help = did_you_mean(path.stem, names) or "`kvgen list` shows the shipped specs"
     raise UnknownSpec(f"{spec!r} is neither a file nor a shipped spec: {help}")
 

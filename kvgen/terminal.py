@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 import click
 
+from kvgen import streams
+
 
 def printable(text: str) -> str:
     """Escape control characters: text from a spec must not steer the terminal."""
@@ -24,7 +26,11 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    click.echo(printable(text.rstrip("\n")), err=True)
+    try:
+        click.echo(printable(text.rstrip("\n")), err=True)
+    except OSError:
+        # what nobody hears keeps nothing from being done
+        streams.drop(2)
 
 
 def fail(text: str) -> NoReturn:

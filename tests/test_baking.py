@@ -132,7 +132,9 @@ def test_no_gpu_takes_the_place_of_the_rules_of_thumb(own: Path) -> None:
     """One that is called as they are in a module is none; the rest of its file stays in use."""
     analysis = analysed("gated_deltanet")
     untuned = compiler.built(analysis).CONFIGS["default"]
-    Store.default().add([measured(analysis, "decode", 4, gpu=gpu) for gpu in ("default", "Default")])
+    Store.default().add(
+        [measured(analysis, "decode", 4, gpu=gpu) for gpu in ("default", "Default")]
+    )
     with pytest.warns(WisdomWarning, match="gpu is 'default', expected the name of a GPU"):
         module = compiler.built(analysis)
     assert module.CONFIGS["default"] == untuned and set(module.CONFIGS) == {"default", "Default"}

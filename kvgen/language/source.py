@@ -99,6 +99,12 @@ def open_text(path_or_text: str | Path) -> tuple[str, str, list[Diagnostic]]:
     return path, text, found or _check_characters(text)
 
 
+def shown(path: str | Path) -> str:
+    """As much of a file as a spec may have, for messages about it. Raises OSError."""
+    with Path(path).open("rb") as file:
+        return file.read(MAX_BYTES).decode("utf-8", "replace")
+
+
 def _check_characters(text: str) -> list[Diagnostic]:
     found: list[Diagnostic] = []
     for number, line in enumerate(text.split("\n"), start=1):

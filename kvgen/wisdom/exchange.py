@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from kvgen import files
@@ -17,11 +17,11 @@ class ExchangeError(Exception):
 def read(path: Path) -> list[Record]:
     """The records of a file, or of all files of a folder of the store. Raises ExchangeError."""
     if not path.is_dir():
-        return list(_whole(path).records)
+        return list(_whole(path, files.read_given).records)
     paths = sorted(p for p in path.rglob("*.json") if not p.name.startswith("."))
     if not paths:
         raise ExchangeError(f"'{path}' holds no wisdom")
-    return merged(_whole(each).records for each in paths)
+    return merged(_whole(each, files.read).records for each in paths)
 
 
 def merged(sources: Iterable[Iterable[Record]]) -> list[Record]:
@@ -35,17 +35,17 @@ def merged(sources: Iterable[Iterable[Record]]) -> list[Record]:
 def write(path: Path, records: Iterable[Record]) -> None:
     """A file for another machine. Raises ExchangeError and OSError, and changes nothing then."""
     try:
-        there = parsed(path.read_bytes())
-    except FileNotFoundError:
+        there = parsed(files.read(path))
+    except (FileNotFoundError, files.NotPlainError):
         there = Document(())
     if there.is_future:
         raise ExchangeError(f"'{path}' is of wisdom version {there.version} and stays as it is")
     files.write(path, text_of(records).encode())
 
 
-def _whole(path: Path) -> Document:
+def _whole(path: Path, read: Callable[[Path], bytes]) -> Document:
     try:
-        document = parsed(path.read_bytes())
+        document = parsed(read(path))
     except OSError as error:
         raise ExchangeError(f"cannot read '{path}': {error.strerror}") from None
     if document.is_future:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvgen import files
+from kvgen.wisdom import lock
 from kvgen.wisdom.document import Document, parsed, text_of
 from kvgen.wisdom.places import cache_folder
 from kvgen.wisdom.record import Key, Record, merge
 
-# seconds after which a lock that another process holds is given up
-PATIENCE = 60.0
+# seconds that another process may keep the lock before it is given up, by who writes, and by who
+# only reads and would tidy up
+PATIENCE, BRIEFLY = 300.0, 1.0
 
 
 class WisdomWarning(UserWarning):
@@ -62,7 +63,8 @@ class Folder:
         return [
             path
             for folder in _listed(self.root)
-            if folder.is_dir()
+            # whatever keeps it from being looked at
+            if os.path.isdir(folder)  # noqa: PTH112
             for path in _listed(folder)
             if path.suffix == ".json" and not path.name.startswith(".")
         ]
@@ -87,7 +89,7 @@ class Folder:
             warn(f"{path} is broken ({document.problem}): {kept}")
             return document
         try:
-            with self.locked():
+            with self.locked(BRIEFLY):
                 # another process may have set it aside, or written it anew
                 document = _read(path)
                 aside = _set_aside(path, document) if document.problem else None
@@ -109,6 +111,10 @@ class Folder:
         if not groups:
             return count
         self.root.mkdir(parents=True, exist_ok=True)
+        # what others need not wait for
+        for gpu, spec in groups:
+            with suppress(OSError):
+                _read(self.root / slug(gpu) / f"{spec}.json")
         with self.locked():
             after = self._without(lambda record: record.key in anew) if anew else {}
             for (gpu, spec), group in groups.items():
@@ -135,7 +141,10 @@ class Folder:
         """What is left of the files that hold such records."""
         after: dict[Path, list[Record]] = {}
         for path in self.paths():
-            known = _whole(path).records
+            try:
+                known = _whole(path).records
+            except files.NotPlainError:
+                continue
             left = [record for record in known if not gone(record)]
             if len(left) < len(known):
                 after[path] = left
@@ -148,28 +157,18 @@ class Folder:
         while True:
             path = folder / (f"{spec}.json" if number == 1 else f"{spec}.{number}.json")
             number += 1
-            document = _whole(path)
+            try:
+                document = _whole(path)
+            except files.NotPlainError:
+                continue
             others = any((r.key.gpu, r.spec) != (gpu, spec) for r in document.records)
             if not document.is_future and not others:
                 return path
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Alone in this folder, among all processes. Raises OSError, also after a long wait."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self._lock, timeout=PATIENCE)
-        try:
-            lock.acquire()
-        except Timeout:
-            text = f"another process holds {self._lock}"
-            raise TimeoutError(errno.ETIMEDOUT, text) from None
-        except NotImplementedError:
-            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from None
-        try:
-            yield
-        finally:
-            lock.release()
+    def locked(self, patience: float | None = None) -> AbstractContextManager[None]:
+        """Alone in this folder, among all processes. Raises OSError, also where another process
+        keeps it for longer than `patience`."""
+        return lock.held(self._lock, PATIENCE if patience is None else patience, warn)
 
     @property
     def _lock(self) -> Path:
@@ -207,7 +206,7 @@ _known: dict[Path, tuple[tuple[int, int, int], Document]] = {}
 def _read(path: Path) -> Document:
     """A file that need not exist. Raises OSError."""
     try:
-        found = path.stat()
+        found = files.status(path)
         sign = (found.st_mtime_ns, found.st_size, found.st_ino)
         if path not in _known or _known[path][0] != sign:
             _known[path] = sign, parsed(path.read_bytes())

@@ -90,7 +90,9 @@ class Record:
     def __post_init__(self) -> None:
         knobs = KNOBS[self.key.kernel]
         tables = ("config", knobs), ("at", AT), ("env", ENV), ("storage", STORAGE)
-        alike: dict[str, Any] = {name: _sorted(getattr(self, name), order) for name, order in tables}
+        alike: dict[str, Any] = {
+            name: _sorted(getattr(self, name), order) for name, order in tables
+        }
         alike["us"] = tuple(map(_float, self.us))
         alike |= {name: _float(getattr(self, name)) for name in ("floor_us", "error")}
         if self.runner_up is not None:

@@ -14,7 +14,7 @@ from kvgen.codegen.config import KNOBS
 from kvgen.data import data_dir
 from kvgen.shipped import argument
 from kvgen.wisdom.folder import Change, Folder, warn
-from kvgen.wisdom.places import named_folders, user_folder
+from kvgen.wisdom.places import PlaceError, named_folders, user_folder
 from kvgen.wisdom.record import Key, Record, Shape, merge, version
 
 Tier = Literal["exact", "aged", "seed", "estimate"]
@@ -62,10 +62,15 @@ class Store:
 
     @staticmethod
     def default() -> Store:
-        """$KVGEN_WISDOM, then the user's own, then what ships with kvgen."""
+        """$KVGEN_WISDOM, then the user's own, then what ships with kvgen. Raises PlaceError."""
         named = [Folder(path, "$KVGEN_WISDOM") for path in named_folders()]
-        own = Folder(user_folder(), "the user's wisdom")
-        return Store([*named, own, Store.shipped().folders[0]], triton_version())
+        try:
+            own = [Folder(user_folder(), "the user's wisdom")]
+        except PlaceError:
+            if not named:
+                raise
+            own = []
+        return Store([*named, *own, *Store.shipped().folders], triton_version())
 
     @staticmethod
     def shipped() -> Store:
