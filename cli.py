@@ -895,15 +895,15 @@ def wisdom_show(spec: str | None, gpu: str | None, as_json: bool) -> None:
     """List the records of a spec, or all.
 
     The times are microseconds for a layer and a model step; `floor` is what the fewest bytes would
-    take, as a share of that. Two rows with one key come from two folders: the first that was not
-    cut short is used.
+    take, as a share of that; `form` says how the state is kept. Two rows with one key come from two
+    folders: the first that was not cut short is used.
     """
-    from kvgen import shipped
+    from kvgen import compiler, shipped
     from kvgen.wisdom import account
     from kvgen.wisdom.store import Store
 
     store = Store.default()
-    found = account.held(store, spec, gpu)
+    found = account.described(account.held(store, spec, gpu), compiler.analyse)
     if as_json:
         print_json([each.data() for each in found])
         return
@@ -1069,9 +1069,6 @@ def main() -> None:
         try:
             cli(prog_name="kvgen")
         except OSError as error:
-            if isinstance(error.__context__, click.ClickException):
-                # it could not be said what is wrong
-                raise SystemExit(error.__context__.exit_code) from None
             fail(f"error: {streams.problem(error)}")
 
 

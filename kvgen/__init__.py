@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+# as type checkers know it: until `typing` is imported nobody could answer an interrupt
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kvgen.compiler import compile, load
     from kvgen.diagnostics import SpecError
 

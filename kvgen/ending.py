@@ -6,10 +6,12 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from types import FrameType
-from typing import Any
+
+# as type checkers know it: nothing is imported that this does not need
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
 
 # seconds after which whoever goes on in spite of it is asked again
 AGAIN = 0.5
@@ -106,15 +108,15 @@ def _can_be_raised(frame: FrameType | None) -> bool:
 
 def _leave(number: int) -> None:
     """End here and now, but for what must not stay behind."""
-    for each in reversed(_last):
-        with suppress(Exception):
+    try:
+        for each in reversed(_last):
             each()
-    if number == signal.SIGINT:
-        with suppress(OSError):
+        if number == signal.SIGINT:
             os.write(2, b"\ninterrupted\n")
-    os._exit(128 + number)
+    finally:
+        os._exit(128 + number)
 
 
-def _ignore(*_: Any) -> None:
+def _ignore() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)

@@ -24,7 +24,12 @@ class NotPlainError(OSError):
 
 def status(path: Path) -> os.stat_result:
     """Of a regular file of a length that can be read. Raises NotPlainError and other OSErrors."""
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotPlainError(errno.ELOOP, "it is a link that ends nowhere", str(path)) from None
+        raise
     if not stat.S_ISREG(found.st_mode):
         raise NotPlainError(errno.EINVAL, f"it is {_kind(found.st_mode)}, not a file", str(path))
     if found.st_size > MOST:

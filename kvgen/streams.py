@@ -7,7 +7,6 @@ import os
 import sys
 from contextlib import suppress
 
-
 # what a write comes to, of which an unbuffered stream knows nothing afterwards
 OF_WRITING = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
 

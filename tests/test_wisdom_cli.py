@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,8 +18,12 @@ from click.testing import Result
 from tuned_records import H100, H200, record
 
 import cli
+from kvgen import files
+from kvgen.codegen.config import kernels
 from kvgen.compiler import analyse
 from kvgen.shipped import resolve
+from kvgen.tuning import plan
+from kvgen.wisdom import baking, places
 from kvgen.wisdom.document import text_of
 from kvgen.wisdom.folder import Folder
 from kvgen.wisdom.identity import key_of
@@ -62,6 +69,31 @@ def test_show(own: Path) -> None:
     assert "no records of gla: kvgen tune gla --gpu" in none.stderr and str(own) in none.stderr
 
 
+def test_show_says_how_the_state_is_kept() -> None:
+    split = analyse(resolve(SPEC), {"storage.state": "split", "sizes.HV": "16"})
+    other = analyse(resolve(SPEC), {"storage.layout": "vk", "sizes.K": "64"})
+    own = {"state": "float16", "layout": "vk"}
+    Store.default().add([
+        measured(),
+        record(key_of(split, "decode", H100, 4), spec=SPEC),
+        record(key_of(other, "decode", H100, 4), spec=SPEC),
+        record(replace(key_of(other, "decode", H100, 4), form="f" * 12), spec=SPEC),
+        record(spec="mine", storage=own),
+    ])  # fmt: skip
+    text = run("show").stdout
+    for expected in (
+        "  float32, K 128, V 128 (",
+        "  split, K 128, V 128 (",
+        "  float32, layout vk, K 64, V 128 (",
+        "  ?, K 64, V 128 (ffffffffffff)",
+        "  float16, layout vk, K 16, V 16 (0123456789ab)",
+    ):
+        assert text.count(expected) == 1, text
+    rows = json.loads(run("show", SPEC, "--json").stdout)
+    kept = [row["storage"] and row["storage"]["state"] for row in rows]
+    assert sorted(kept, key=str) == [None, "float32", "float32", "split"]
+
+
 def test_show_json() -> None:
     Store.default().add([measured()])
     (row,) = json.loads(run("show", "--json").stdout)
@@ -103,12 +135,66 @@ def test_why() -> None:
     ] == ["1, 4, 16, 64, 256"]
 
 
+def answers(*args: str) -> dict[str, str]:
+    """Kernel -> the answer, of rows for one batch."""
+    rows = json.loads(run("why", *args, "--json").stdout)
+    return {row["kernel"]: row["reason"] for row in rows}
+
+
+def test_why_a_batch_that_shares_a_key() -> None:
+    """A record stands for all batches up to a power of two, and was tuned for one of them."""
+    Store.default().add([measured(batch=64), measured("fold", 64, at={"batch": 48})])
+    for asked, decode, fold in (
+        ("64", "exact: full effort", "seed: tuned for batch 48, not 64"),
+        ("48", "seed: tuned for batch 64, not 48", "exact: full effort"),
+        ("33", "seed: tuned for batch 64, not 33", "seed: tuned for batch 48, not 33"),
+        ("16", "seed: tuned for batch 64, not 16", "seed: tuned for batch 48, not 16"),
+    ):
+        found = answers(SPEC, "--batch", asked)
+        assert found["decode"].startswith(decode) and found["fold"].startswith(fold)
+    shown = run("why", SPEC, "--batch", "48").stdout
+    assert " decode     48     seed: tuned for batch 64, not 48, full effort" in shown
+    assert not any("exact" in line for line in shown.splitlines() if " 64 " in line)
+
+
+READERS = """
+kvgen: 1
+name: readers
+sizes: {H: 2, HV: 2, K: 16, V: 16}
+inputs: {q: [H, K], p: [H, K], r: [H, K], s: [H, K], t: [H, K], k: [H, K], v: [HV, V]}
+state: {S: [HV, K, V]}
+step: |
+  S = S + outer(k, v)
+  o = q @ S + tanh(p @ S) + tanh(r @ S) + tanh(s @ S) + tanh(t @ S)
+"""
+
+
+@pytest.mark.parametrize(("chains", "tokens"), [(False, 4), (True, 8)])
+def test_what_is_tuned_is_what_is_asked_for(chains: bool, tokens: int) -> None:
+    """Where a recurrence has no kernel for chains, `verify` is tuned with as many tokens."""
+    Path("readers.yaml").write_text(READERS)
+    spec = SPEC if chains else "readers.yaml"
+    analysis = analyse(resolve(spec))
+    assert ("chain" in kernels(analysis.form)) == chains
+    records = [
+        record(plan.key(analysis, goal, H100), spec=analysis.spec.name, config={"PAGES": 1})
+        for goal in plan.goals(analysis, [64], "full")
+    ]
+    Store.default().add(records)
+    found = answers(spec, "--batch", "64")
+    assert set(found) == {each.key.kernel for each in records} == set(kernels(analysis.form))
+    assert all(reason.startswith("exact") for reason in found.values()), found
+    (verify,) = (each for each in records if each.key.kernel == "verify")
+    assert tokens == verify.key.shape.T
+    assert baking.known(analysis)[H100]["verify"][64].record == verify
+
+
 def test_why_another_gpu_and_another_form() -> None:
     Store.default().add([measured(batch=64)])
     rows = json.loads(run("why", SPEC, "--gpu", "B200", "--batch", "48", "--json").stdout)
     (decode,) = [row for row in rows if row["kernel"] == "decode"]
-    assert decode["tier"] == "estimate" and decode["record"] is None and decode["batch"] == 64
-    assert [near["differs"] for near in decode["near"]] == [[f"on {H100}"]]
+    assert decode["tier"] == "estimate" and decode["record"] is None and decode["batch"] == 48
+    assert [near["differs"] for near in decode["near"]] == [[f"on {H100}", "batch 64, not 48"]]
     split = run(
         "why", SPEC, "--gpu", "h100", "--set", "storage.state=split", "--batch", "64"
     ).stdout
@@ -176,6 +262,77 @@ def test_merge(own: Path) -> None:
     result = run("merge", "a.json", "-o", "future.json")
     assert result.exit_code == 1 and "stays as it is" in result.stderr
     assert Path("future.json").read_text() == '{"kvgen_wisdom": 2}'
+
+
+# pipes, devices, and places that are none ---------------------------------------------------------
+
+
+def test_import_reads_what_comes_through_a_pipe(own: Path) -> None:
+    os.mkfifo("pipe")
+    data = text_of([measured()])
+    writer = threading.Thread(target=lambda: Path("pipe").write_text(data))
+    writer.start()
+    assert run("import", "pipe").stdout == f"+1 ~0 =0 in {own}\n"
+    writer.join()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("/dev/zero", "it is longer than 1 MiB"), ("pipe", "is broken: line 1")]
+)
+def test_import_ends(name: str, says: str, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody writes to a pipe, and where no end comes."""
+    monkeypatch.setattr(files, "MOST", 1 << 20)
+    monkeypatch.setattr(files, "PATIENCE", 0.01)
+    os.mkfifo("pipe")
+    result = run("import", name)
+    assert result.exit_code == 1 and says in result.stderr and not own.exists()
+
+
+def test_merge_reads_no_device_and_writes_into_one(own: Path) -> None:
+    Path("a.json").write_text(text_of([measured()]))
+    result = run("merge", "a.json", "-o", "/dev/full")
+    assert result.exit_code == 1 and "No space left on device" in result.stderr
+    assert run("merge", "a.json", "-o", "/dev/null").exit_code == 0
+    (own / "gpu").mkdir(parents=True)
+    os.mkfifo(own / "gpu/a.json")
+    result = run("merge", str(own), "-o", "c.json")
+    assert result.exit_code == 1 and "it is a pipe, not a file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("KVGEN_WISDOM", "~nouser/x", "KVGEN_WISDOM names '~nouser/x', and nobody knows that home"),
+        ("KVGEN_CACHE_DIR", "~nouser", "KVGEN_CACHE_DIR names '~nouser', and nobody"),
+    ],
+)
+def test_a_place_that_is_none(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    if name == "KVGEN_CACHE_DIR":
+        with pytest.raises(places.PlaceError, match=says):
+            places.cache_folder()
+        return
+    for args in (("wisdom", "show"), ("wisdom", "why", SPEC), ("compile", SPEC)):
+        result = commands.run(*args)
+        assert result.exit_code == 2 and result.stderr == f"error: {says}\n"
+
+
+def test_a_home_that_nobody_knows(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What KVGEN_WISDOM names does without one."""
+    monkeypatch.setattr(places, "_home", no_home)
+    assert [each.root for each in Store.default().folders] == [own, own.parent / "shipped"]
+    monkeypatch.delenv("KVGEN_WISDOM")
+    result = run("show")
+    assert result.exit_code == 2 and result.stderr == "error: nobody knows\n"
+    monkeypatch.undo()
+    with pytest.raises(places.PlaceError, match="set HOME or KVGEN_WISDOM"):
+        places._home(Path("~/.local/share/kvgen"), "KVGEN_WISDOM")
+
+
+def no_home(path: Path, variable: str) -> Path:
+    raise places.PlaceError("nobody knows")
 
 
 # forget ------------------------------------------------------------------------------------------

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import warnings
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tuned_records import H100, H200, key, record, store
 
 from kvgen.data import data_dir
 from kvgen.wisdom import folder as folders
+from kvgen.wisdom import lock
 from kvgen.wisdom.document import text_of
 from kvgen.wisdom.folder import Folder, WisdomWarning, slug
 from kvgen.wisdom.places import cache_folder
@@ -275,6 +278,38 @@ def test_a_broken_file_that_cannot_be_set_aside(
     assert files(tmp_path) == [NAME]
 
 
+def test_what_is_no_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anything written in its place: pipes, devices, folders, sockets, loops, huge files."""
+    store(tmp_path).add([record(key("fold"), spec="yours")])
+    folder = (tmp_path / NAME).parent
+    os.mkfifo(tmp_path / NAME)
+    (folder / "b.json").symlink_to("/dev/zero")
+    (folder / "c.json").mkdir()
+    (folder / "d.json").symlink_to("d.json")
+    (folder / "e.json").symlink_to("nowhere")
+    with (folder / "f.json").open("wb") as file:
+        file.truncate(1 << 40)
+    monkeypatch.chdir(folder)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("g.json")
+    says = {
+        "mine": "it is a pipe", "b": "it is a device", "c": "it is a folder",
+        "d": "it is a link that ends", "f": "it is longer than 64 MiB", "g": "it is a socket",
+    }  # fmt: skip
+    with pytest.warns(WisdomWarning) as said:
+        assert store(tmp_path).find(key("fold")).tier == "exact"
+    texts = [str(each.message) for each in said]
+    assert len(texts) == len(says)
+    for name, why in says.items():
+        assert any(f"{name}.json cannot be read: {why}" in text for text in texts)
+    added = store(tmp_path).add([record()])
+    assert added.folder == tmp_path and (tmp_path / NAME).is_fifo()
+    assert text_of([record()], "mine") == (folder / "mine.2.json").read_text()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", WisdomWarning)
+        assert store(tmp_path).forget(lambda each: each.spec == "mine") == 1
+
+
 # files of others ---------------------------------------------------------------------------------
 
 
@@ -419,7 +454,7 @@ def child(code: str, *args: object) -> subprocess.Popen[str]:
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     writers = [child(WRITER, tmp_path, first) for first in (0, 12)]
     for writer in writers:
-        _, errors = writer.communicate(timeout=60)
+        _, errors = writer.communicate(timeout=600)
         assert writer.returncode == 0 and not errors
     assert files(tmp_path) == [NAME]
     found = Folder(tmp_path, "").records()
@@ -430,7 +465,7 @@ def test_killed_in_the_middle_of_a_write(tmp_path: Path) -> None:
     store(tmp_path).add([record()])
     before = (tmp_path / NAME).read_bytes()
     writer = child(KILLED, tmp_path)
-    writer.communicate(timeout=60)
+    writer.communicate(timeout=600)
     assert writer.returncode == -signal.SIGKILL
     assert len(files(tmp_path)) == 2 and (tmp_path / NAME).read_bytes() == before
     assert store(tmp_path).find(key()).tier == "exact"
@@ -464,6 +499,75 @@ def test_a_lock_that_is_never_released(tmp_path: Path, monkeypatch: pytest.Monke
         pytest.warns(WisdomWarning, match=r"another process holds .*\.lock\): it is in"),
     ):
         assert store(first, second).add([record()]).folder == second
+
+
+class Clock:
+    """A second passes whenever somebody waits; then `happens` is called."""
+
+    def __init__(self, happens: Any) -> None:
+        self.now, self.happens = 0.0, happens
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return int(self.now * 1e9)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += 1.0
+        self.happens()
+
+
+def test_a_lock_that_is_handed_on_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than any one holder may keep it, and nothing is written elsewhere."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    store(first).add([record(key(batch=1))])
+    others = ExitStack()
+    left = iter(range(50))
+
+    def handed_on() -> None:
+        others.close()
+        if next(left, None) is not None:
+            others.enter_context(Folder(first, "").locked())
+
+    monkeypatch.setattr(lock, "time", clock := Clock(handed_on))
+    monkeypatch.setattr(folders, "PATIENCE", 5.0)
+    handed_on()
+    assert store(first, second).add([record()]).folder == first
+    assert clock.now >= 50 and not second.exists()
+    assert len(Folder(first, "").records()) == 2
+
+
+def test_who_waits_says_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "time", clock := Clock(lambda: None))
+    tmp_path.joinpath("first").mkdir()
+    held = Folder(tmp_path / "first", "")
+    said = f"waiting for .*first/.lock, held by another kvgen .process {os.getpid()}"
+    with held.locked(), pytest.warns(WisdomWarning, match=said) as heard:
+        text = "cannot write wisdom to .*another process holds"
+        with pytest.warns(WisdomWarning, match=text):
+            store(tmp_path / "first", tmp_path / "second").add([record()])
+    assert len(heard) >= 1 and clock.now >= folders.PATIENCE
+
+
+def test_who_only_reads_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(tmp_path, text_of([record()], "mine").encode()[:-2])
+    monkeypatch.setattr(lock, "time", clock := Clock(lambda: None))
+    with (
+        Folder(tmp_path, "").locked(),
+        pytest.warns(WisdomWarning, match=r"cannot be set aside \(another process holds"),
+    ):
+        assert store(tmp_path).find(key()).tier == "exact"
+    assert clock.now <= 3
+
+
+def test_a_lock_whose_file_was_removed(tmp_path: Path) -> None:
+    """Who holds it holds nothing that others look for, and who waits takes the new one."""
+    with Folder(tmp_path, "").locked():
+        (tmp_path / ".lock").unlink()
+        assert store(tmp_path).add([record()]).folder == tmp_path
 
 
 # change ------------------------------------------------------------------------------------------

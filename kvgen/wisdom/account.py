@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kvgen.algebra.chain import chains
 from kvgen.analysis import Analysis
+from kvgen.codegen.config import PROMPT_ROWS, kernels, tokens_of
 from kvgen.wisdom.folder import Folder
 from kvgen.wisdom.identity import key_of
-from kvgen.wisdom.record import KERNELS, Key, Record
-from kvgen.wisdom.store import TOKENS, Answer, Store
+from kvgen.wisdom.record import Key, Record
+from kvgen.wisdom.storages import Analyse, storages, words
+from kvgen.wisdom.store import Answer, Store
 
 # the batches of kernels that are tuned at one of their own
-ROWS = {"buffer": (0,), "extend": (8,)}
-# what only modules with windows have
-WINDOWS = ("verify", "extend", "short")
+ROWS = {"buffer": (0,), "extend": (PROMPT_ROWS,)}
 
 
 @dataclass(frozen=True)
 class Held:
-    """A record and the folder that it is in."""
+    """A record, the folder that it is in, and how its form keeps the state, as far as known."""
 
     record: Record
     folder: Folder
+    storage: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def form(self) -> str:
+        shape, kept = self.record.key.shape, words(self.storage) if self.storage else "?"
+        return f"{kept}, K {shape.K}, V {shape.V} ({self.record.key.form})"
 
     def row(self) -> tuple[Any, ...]:
         record, shape = self.record, self.record.key.shape
         return (
             record.spec,
             record.key.gpu,
-            record.key.form,
+            self.form,
             f"{shape.H}/{shape.HV}",
             record.key.kernel,
             str(shape.B or "all"),
@@ -44,7 +49,8 @@ class Held:
 
     def data(self) -> dict[str, Any]:
         where = {"name": self.folder.name, "path": str(self.folder.root)}
-        return {"spec": self.record.spec, "folder": where, **self.record.data()}
+        kept = {"storage": dict(self.storage) or None}
+        return {"spec": self.record.spec, "folder": where, **self.record.data(), **kept}
 
 
 HEAD = (
@@ -55,10 +61,11 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Reason:
-    """What the store answers for a key. near: where nothing does, the records that come closest,
-    and what keeps them from it."""
+    """What the store answers for a key and a batch, 0 for all. near: where nothing does, the
+    records that come closest, and what keeps them from it."""
 
     key: Key
+    batch: int
     answer: Answer
     near: tuple[tuple[Record, tuple[str, ...]], ...]
 
@@ -67,7 +74,7 @@ class Reason:
         return {
             "gpu": self.key.gpu,
             "kernel": self.key.kernel,
-            "batch": self.key.shape.B,
+            "batch": self.batch,
             "form": self.key.form,
             "tier": self.answer.tier,
             "reason": self.answer.reason,
@@ -87,6 +94,13 @@ def held(store: Store, spec: str | None = None, gpu: str | None = None) -> list[
         for record in folder.records()
         if is_chosen(record, spec, gpu)
     ]
+
+
+def described(found: Iterable[Held], analyse: Analyse) -> list[Held]:
+    """The same, with how each of their forms keeps its state."""
+    found = list(found)
+    known = storages((each.record for each in found), analyse)
+    return [replace(each, storage=known[each.record.spec, each.record.key.form]) for each in found]
 
 
 def is_chosen(record: Record, spec: str | None, gpu: str | None) -> bool:
@@ -112,7 +126,7 @@ def rows(found: Iterable[Reason]) -> list[tuple[str, ...]]:
         key, record = each.key, each.answer.record
         chosen = constants(record) if record and each.answer.is_tuned else ""
         group = (key.gpu, key.kernel, each.answer.reason, chosen)
-        batches.setdefault(group, []).append(str(key.shape.B or "all"))
+        batches.setdefault(group, []).append(str(each.batch or "all"))
     return [(*group[:2], ", ".join(batches[group]), *group[2:]) for group in batches]
 
 
@@ -133,16 +147,13 @@ def reasons(
     batches = list(batches)
     count = 3 if len(batches) == 1 else 1
     for gpu in names:
-        for kernel in KERNELS:
-            if kernel in WINDOWS and not analysis.form.windows:
-                continue
-            if kernel == "chain" and not chains(analysis.form):
-                continue
+        for kernel in kernels(analysis.form):
             for batch in ROWS.get(kernel, batches):
-                key = key_of(analysis, kernel, gpu, batch, TOKENS.get(kernel, 1))
-                answer = store.find(key)
-                near = store.near(key, count) if answer.tier == "estimate" else []
-                yield Reason(key, answer, tuple((record, tuple(wrong)) for record, wrong in near))
+                key = key_of(analysis, kernel, gpu, batch, tokens_of(analysis.form, kernel))
+                answer = store.find(key, batch)
+                found = store.near(key, count, batch) if answer.tier == "estimate" else []
+                near = tuple((record, tuple(wrong)) for record, wrong in found)
+                yield Reason(key, batch, answer, near)
 
 
 def constants(record: Record) -> str:

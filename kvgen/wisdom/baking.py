@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvgen.analysis import Analysis
-from kvgen.codegen.config import Tuned, is_safe
+from kvgen.codegen.config import TOKENS, Tuned, is_safe, tokens_of
 from kvgen.codegen.cost import buffer_length
 from kvgen.shipped import command
 from kvgen.wisdom.folder import warn
@@ -30,7 +30,8 @@ def known(analysis: Analysis, store: Store | None = None) -> Table:
     """
     store = Store.default() if store is None else store
     spec, form = analysis.spec, analysis.form
-    table = store.table(form_hash(analysis), shape_of(spec))
+    tokens = {kernel: tokens_of(form, kernel) for kernel in TOKENS}
+    table = store.table(form_hash(analysis), shape_of(spec), tokens=tokens)
     kept: Table = {}
     for gpu, kernels in table.items():
         for kernel, answers in kernels.items():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from kvgen.codegen.config import KNOBS
+from kvgen.codegen.config import KNOBS, TOKENS
 from kvgen.data import data_dir
 from kvgen.shipped import argument
 from kvgen.wisdom.folder import Change, Folder, warn
@@ -18,8 +18,6 @@ from kvgen.wisdom.places import PlaceError, named_folders, user_folder
 from kvgen.wisdom.record import Key, Record, Shape, merge, version
 
 Tier = Literal["exact", "aged", "seed", "estimate"]
-# of several token counts the one nearest to this is what `compile` takes
-TOKENS = {"verify": 8, "chain": 4, "extend": 1024}
 # what a seed shares with the key that it is for
 SAME = ("kernel", "form", "gpu", "dtype")
 
@@ -79,14 +77,22 @@ class Store:
 
     # look-up
 
-    def find(self, key: Key) -> Answer:
-        """The best answer to a key: by tier, and in a tier by folder."""
-        return self._answer(key, self._records())
+    def find(self, key: Key, batch: int | None = None) -> Answer:
+        """The best answer to a key: by tier, and in a tier by folder. batch: the one that is meant
+        of all that the key stands for; what was tuned for another of them is a seed."""
+        return self._answer(key, self._records(), batch)
 
-    def table(self, form: str, shape: Shape, dtype: str = "bfloat16") -> Table:
+    def table(
+        self,
+        form: str,
+        shape: Shape,
+        dtype: str = "bfloat16",
+        tokens: Mapping[str, int] = TOKENS,
+    ) -> Table:
         """All that may be baked into a module of this form with the heads and channels of `shape`.
 
-        Measured records of this kernel's knobs alone, for every GPU that has any.
+        Measured records of this kernel's knobs alone, for every GPU that has any. tokens: of
+        several counts that a kernel is tuned for, the one nearest to this is taken.
         """
         found = self._records()
         sizes = (shape.H, shape.HV, shape.K, shape.V)
@@ -98,18 +104,21 @@ class Store:
                 keys.setdefault((key.gpu, key.kernel), set()).add(key)
         table: Table = {}
         for gpu, kernel in sorted(keys):
-            near = TOKENS.get(kernel, 1)
+            near = tokens.get(kernel, 1)
             counts = {key.shape.T for key in keys[gpu, kernel]}
-            tokens = min(counts, key=lambda count: (_apart(count, near), count))
-            chosen = {key.shape.B: key for key in keys[gpu, kernel] if tokens == key.shape.T}
+            count = min(counts, key=lambda count: (_apart(count, near), count))
+            chosen = {key.shape.B: key for key in keys[gpu, kernel] if count == key.shape.T}
             answers = {batch: self._answer(chosen[batch], found) for batch in sorted(chosen)}
             table.setdefault(gpu, {})[kernel] = answers
         return table
 
-    def near(self, key: Key, count: int = 3) -> list[tuple[Record, list[str]]]:
-        """Records that come closest to a key without answering it, with all that is different."""
+    def near(
+        self, key: Key, count: int = 3, batch: int | None = None
+    ) -> list[tuple[Record, list[str]]]:
+        """Records that come closest to a key without answering it, with all that is different.
+        batch: as `find` has it."""
         other = [
-            (record, differences(key, record))
+            (record, differences(key, record, batch))
             for record in merge((r for records in self._records() for r in records), ())
             if record.key.kernel == key.kernel
         ]
@@ -120,8 +129,9 @@ class Store:
     def _records(self) -> list[list[Record]]:
         return [folder.records() for folder in self.folders]
 
-    def _answer(self, key: Key, found: list[list[Record]]) -> Answer:
-        same = [record for records in found for record in records if record.key == key]
+    def _answer(self, key: Key, found: list[list[Record]], batch: int | None = None) -> Answer:
+        every = [record for records in found for record in records]
+        same = [r for r in every if r.key == key and batch in (None, r.batch)]
         # a search that was cut short takes the place of none that was not, wherever that lies
         same.sort(key=lambda record: record.is_cut)
         usable = [record for record in same if _unusable(record) is None]
@@ -132,15 +142,15 @@ class Store:
             record = usable[0]
             reason = f"aged: tuned with triton {record.env['triton']}, here is {self.triton}"
             return Answer("aged", record, f"{reason} (kvgen tune {argument(record.spec)} --gpu)")
+        wanted = _meant(key.shape, batch)
         seeds = [
             record
-            for records in found
-            for record in records
-            if _is_seed(key, record.key) and _unusable(record) is None
+            for record in every
+            if record not in same and _is_kin(key, record.key) and _unusable(record) is None
         ]
         if seeds:
-            seed = min(seeds, key=lambda record: _distance(key.shape, record.key.shape))
-            reason = f"seed: tuned for {', '.join(_unlike(key.shape, seed.key.shape))}"
+            seed = min(seeds, key=lambda record: _distance(wanted, _tuned(record, batch)))
+            reason = f"seed: tuned for {', '.join(_unlike(wanted, _tuned(seed, batch)))}"
             return Answer("seed", seed, f"{reason}, {_how(seed)}")
         why = _unusable(same[0]) if same else f"nothing tuned on {key.gpu} for this form"
         return Answer("estimate", None, f"estimate: {why}")
@@ -198,8 +208,8 @@ def triton_version() -> str | None:
         return None
 
 
-def differences(key: Key, record: Record) -> list[str]:
-    """What keeps a record from answering a key, in words."""
+def differences(key: Key, record: Record, batch: int | None = None) -> list[str]:
+    """What keeps a record from answering a key, in words. batch: as `Store.find` has it."""
     other = record.key
     found = []
     if other.gpu != key.gpu:
@@ -208,8 +218,17 @@ def differences(key: Key, record: Record) -> list[str]:
         found.append(f"another form ({other.form}, not {key.form})")
     if other.dtype != key.dtype:
         found.append(f"{other.dtype}, not {key.dtype}")
-    found += _unlike(key.shape, other.shape)
+    found += _unlike(_meant(key.shape, batch), _tuned(record, batch))
     return found + ([why] if (why := _unusable(record)) else [])
+
+
+def _meant(shape: Shape, batch: int | None) -> Shape:
+    return shape if batch is None else replace(shape, B=batch)
+
+
+def _tuned(record: Record, batch: int | None) -> Shape:
+    """What a record was tuned for, as exactly as is asked for."""
+    return record.key.shape if batch is None else replace(record.key.shape, B=record.batch)
 
 
 def _unlike(wanted: Shape, other: Shape) -> list[str]:
@@ -233,10 +252,9 @@ def _unusable(record: Record) -> str | None:
     return None
 
 
-def _is_seed(key: Key, other: Key) -> bool:
-    """Another batch, or another share of the heads, on the same GPU."""
-    same = all(getattr(key, name) == getattr(other, name) for name in SAME)
-    return same and key.shape != other.shape
+def _is_kin(key: Key, other: Key) -> bool:
+    """The same but for the batch and the share of the heads."""
+    return all(getattr(key, name) == getattr(other, name) for name in SAME)
 
 
 def _distance(wanted: Shape, other: Shape) -> float:
