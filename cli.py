@@ -300,12 +300,15 @@ def new(name: str, origin: Path | None) -> None:
     NAME becomes the name of the generated module. A file that exists is never overwritten.
     """
     from kvgen import scaffold
+    from kvgen.language import source
 
     try:
         scaffold.check_name(name)
     except scaffold.ScaffoldError as error:
         raise click.BadParameter(printable(str(error)), param_hint="NAME") from None
     try:
+        if origin is not None and origin.stat().st_size > source.MAX_BYTES:
+            fail(printable(f"error: '{origin}' is too long for a spec"))
         original = None if origin is None else origin.read_text(encoding="utf-8")
         path = scaffold.write(name, Path(), original)
     except (scaffold.ScaffoldError, OSError, UnicodeError) as error:

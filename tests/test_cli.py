@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -90,6 +91,10 @@ def test_titles(line: tuple[str, str], folder: Path, monkeypatch: pytest.MonkeyP
         ("compile", "nowhere.yaml"),
         ("compile", "."),
         ("compile", "/dev/null"),
+        ("compile", "/dev/zero"),
+        ("compile", "/dev/stdin"),
+        ("compile", "a" * 5000),
+        ("new", "mine", "--from", "/dev/zero"),
         ("explain", "gated_delta_nte"),
         ("show", "mine.yaml", "--set", "sizes.HV"),
         ("show", "mine.yaml", "--set", "=8"),
@@ -259,6 +264,26 @@ def test_compile_writes_over_what_is_no_text(folder: Path) -> None:
     result = run("compile", "gla")
     assert result.exit_code == 0, result.output
     assert (folder / "gla.py").read_text(encoding="utf-8").startswith("# gla")
+
+
+def test_a_spec_as_long_as_a_disk(folder: Path) -> None:
+    with (folder / "long.yaml").open("wb") as file:
+        file.truncate(1 << 40)
+    for args in (("show", "long.yaml"), ("compile", "long.yaml")):
+        result = run(*args)
+        assert result.exit_code == 1 and "is longer than 65536 bytes" in result.stderr
+    result = run("new", "mine", "--from", "long.yaml")
+    assert result.exit_code == 1 and result.stderr == "error: 'long.yaml' is too long for a spec\n"
+    # nor is what stands where the module goes read whole
+    (folder / "gla.py").symlink_to("long.yaml")
+    assert run("compile", "gla").exit_code == 0
+    assert (folder / "long.yaml").read_text(encoding="utf-8").startswith("# gla")
+
+
+def test_a_pipe_is_no_spec(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.yaml")
+    result = run("compile", "pipe.yaml")
+    assert result.exit_code == 2 and "is a pipe or a device, and a spec is a file" in result.stderr
 
 
 def test_compile_names_the_file_it_cannot_write(folder: Path) -> None:
