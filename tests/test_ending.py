@@ -42,14 +42,14 @@ def interrupted(
     return process.returncode, out, err
 
 
-def command(body: str, after: str = "", **other: int) -> tuple[int, str, str]:
+def command(body: str, after: str = "", number: int = signal.SIGINT) -> tuple[int, str, str]:
     """The same of a command with this body, run as `kvgen` runs its own."""
     inner = "".join(f"    {line}\n" for line in body.splitlines())
     code = (
         "import atexit, os, sys, time\nfrom kvgen import ending\n"
         f"ending.prepare()\ndef command():\n{inner}ending.run(command)\n{after}"
     )
-    return interrupted("-c", code, **other)
+    return interrupted("-c", code, number=number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
