@@ -75,7 +75,8 @@ class Limit(NamedTuple):
 SWITCH = Limit(0, 1)
 LIMITS = {
     "TILE": Limit(1, MAX_SIZE, power=True),
-    "TILES": Limit(1, MAX_SIZE),
+    # of more than there are a program takes all
+    "TILES": Limit(1, 1 << 20),
     "PAGES": Limit(1, PAGES, power=True),
     "STAGES": Limit(1, 16),
     "EARLY": SWITCH,
