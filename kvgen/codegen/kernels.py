@@ -14,6 +14,7 @@ from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import Records, Stored
 from kvgen.codegen.printer import ATOM, Emission, Namer, Text, aligned
+from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
 # names the templates use inside kernels; a spec's own names step aside
 KERNEL_NAMES = """
@@ -26,6 +27,7 @@ slot_count out_row out_head out_ptr dst_ptr src_ptr
 slots_ptr cursors_ptr skipped_ptr pending_ptr work_ptr
 PLACES SPAN TILE TILES PARTS PER_HEAD STAGES
 token tokens real_token parent ancestors depth turn ready real_log position spot fits last later
+long_token long_position
 path path_key path_value log log_key log_value weights rest rest_key rest_value
 lasting lasting_key lasting_value total_key total_value since_key since_value
 whole start length stays back index word within spot_page pages_held real_state next
@@ -34,6 +36,10 @@ first final number page pages places state_page stateful table words
 pages_ptr state_pages_ptr stateful_ptr table_ptr CONTEXT BUFFER TABLE RING PAGES
 blocks newer_page newer_within oldest_page cursor row_key ROWS
 """
+
+
+# as many elements as 32 bits tell apart
+MOST_32 = 2**31
 
 
 def power_of_two(size: int) -> int:
@@ -80,6 +86,14 @@ class Shapes:
     def index(self, channel: str) -> str:
         return "key" if channel == "K" else "value"
 
+    def row_of_state(self, index: str) -> str:
+        """The number of a row of a head's state as it is times the row's length.
+
+        The elements of a head's state, as of its records, are numbered in 32 bits, which these
+        sizes suffice for, unless there are more of them.
+        """
+        return index if self.k * self.v < MOST_32 else f"{index}.to(tl.int64)"
+
     def masked(self, channel: str) -> bool:
         return self.masks_k if channel == "K" else self.masks_v
 
@@ -97,6 +111,7 @@ def namer_for(form: Form, records: Records) -> Namer:
     for name in cache_names(form, records):
         taken |= {f"{local(name)}_{part}" for part in ("ptr", "slot", "layer", "at")}
     taken |= {f"{carry.tensor.name}_context" for carry in form.carries}
+    taken |= {long_token(number) for number in range(MAX_WINDOW)}
     return Namer(taken)
 
 
@@ -187,25 +202,25 @@ class TokenLoads:
         """An input or parameter, or a component of one; of an input, what a token of a window has,
         and 0 where the mask does not hold."""
         dims = self._dims(leaf_of(node), node.axes.channels)
-        address = self.address(node, dims, str(token) if token else "")
+        address = self.address(node, dims, long_token(token) if token else "")
         return Text(f"{loaded(address, dims, self.shapes, mask)}.to(tl.float32)", ATOM, dims)
 
     def address(self, node: Node, dims: str, token: str) -> str:
-        """Where a tile of an input or parameter lies; token: the number of a token after the first,
-        or numbers."""
+        """Where a tile of an input or parameter lies; token: what holds the number of a token
+        after the first, or numbers, in 64 bits."""
         leaf = leaf_of(node)
         name, axes = str(leaf.value), leaf.axes.names
         parts = [pointer_name(name)]
         if leaf.op == "input":
             parts.append(f"row * {name}_row")
         if token:
-            parts.append(f"{name}_token" if token == "1" else f"{token} * {name}_token")
+            parts.append(strided(token, f"{name}_token"))
         for position, axis in enumerate(axes):
             last = position == len(axes) - 1
             known = axis in ("H", "HV", "K", "V")
             index = indexed(axis, dims, self.heads) if known else str(node.value)
-            parts.append(index if last else f"{index} * {name}_{stride_name(axis)}")
-        return " + ".join(parts)
+            parts.append(index if last else strided(index, f"{name}_{stride_name(axis)}"))
+        return " + ".join(filter(None, parts))
 
     def _carried(self, leaf: Node) -> Text:
         address = carried_address(self.form, str(leaf.value), self.before, self.heads)
@@ -257,6 +272,22 @@ class RecordLoads:
         if stored.dtype == "input":
             text += ".to(tl.float32)"
         return Text(text, ATOM, ("P" if many else "") + channel)
+
+
+def strided(index: str, stride: str) -> str:
+    """How far an index is along an axis whose stride comes from a tensor; empty for the first.
+
+    A stride may be anything, so what it is times has 64 bits: rows, heads, slots and `long_token`
+    have them, and a number gets them here.
+    """
+    if index.isdecimal():
+        return {"0": "", "1": stride}.get(index, f"tl.cast({index}, tl.int64) * {stride}")
+    return f"{index} * {stride}"
+
+
+def long_token(number: int) -> str:
+    """What holds the number of one of a chain's tokens in 64 bits; nothing is needed for 1."""
+    return str(number) if number < 2 else f"token_{number}"
 
 
 def loaded(address: str, dims: str, shapes: Shapes, mask: str | None = None) -> str:
@@ -329,6 +360,9 @@ def carried_address(form: Form, name: str, place: str, heads: str = "", tokens: 
     parts = [f"{local(name)}_at"]
     if place != "0":
         inner = place if place.isidentifier() else f"({place})"
+        # the states of all heads, as far as the last place
+        if (MAX_BUFFER + 1) * sizes.get(axes.head or "", 1) * width >= MOST_32:
+            inner = f"{inner}.to(tl.int64)"
         factors = [aligned(Text(inner, ATOM, tokens), dims).text]
         factors += [head_count(axes.head, ratio)] if index else []
         factors += [str(width)] if width > 1 else []

@@ -27,10 +27,12 @@ from kvgen.codegen.kernels import (
     carried_address,
     head_count,
     local,
+    long_token,
     namer_for,
     newest_first,
     per_head,
     records_of_head,
+    strided,
     window_arguments,
 )
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
@@ -212,6 +214,8 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "configs": _configs_literal(form, {**configs, **tuned.configs}),
         "states": spec.states,
         "literal": _literal,
+        "long_token": long_token,
+        "strided": strided,
         "literal_text": _quoted,
         "tune": tune(spec),
         "docstring": _docstring(form),

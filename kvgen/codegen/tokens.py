@@ -59,10 +59,10 @@ class WindowScope:
 class WindowLoads(TokenLoads):
     """Loads the window's inputs, one row of a tile to a token; parameters have no such dimension.
 
-    position: the name of a token's place along the inputs' axis of tokens.
+    position: the name of a token's place along the inputs' axis of tokens, in 64 bits.
     """
 
-    position: str = "token"
+    position: str = "long_token"
 
     def __call__(self, node: Node) -> Text | None:
         leaf = leaf_of(node)

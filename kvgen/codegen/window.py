@@ -70,7 +70,7 @@ class Window:
     ) -> None:
         self.form, self.records, self.shapes = form, records, shapes
         self.per_head, self.prompt = per_head, prompt
-        position = "position" if prompt else "token"
+        position = "long_position" if prompt else "long_token"
         loads = WindowLoads(form, records, shapes, position)
         self.token = token_emission(form, records, shapes, loads)
         self.token.once = "T"
@@ -130,7 +130,7 @@ class Window:
     def _moving(self) -> list[str]:
         """What changes from block to block of a prompt beside what is computed there."""
         contexts = (self._context(carry) for carry in self.form.carries)
-        return ["start", "position", "real_token", "last", "state", *contexts]
+        return ["start", "position", "long_position", "real_token", "last", "state", *contexts]
 
     def _prune(self) -> None:
         """Drop what was computed for a value that another way has been found to."""
