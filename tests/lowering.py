@@ -1,9 +1,11 @@
 """The kernels of modules through Triton's front end, for an H100: python tests/lowering.py REQUEST
 
 REQUEST is JSON: {"batch", "modules": {name: path}, "kernels": [] for all, "configs": {kernel:
-{knob: value}}}. Every answer is a line of JSON: {"name", "kernel", "config", "error", "rounded"},
-where rounded are the dots of float32 that keep ten bits of them. In a process of its own, as the
-tests' have the interpreter.
+{knob: value}}, "ptx": whether to go on to assembly}. Every answer is a line of JSON: {"name",
+"kernel", "config", "error", "rounded", "narrow", "unmet"}, where rounded are the dots of float32
+that keep ten bits of them, narrow the strides that are multiplied in 32 bits, and unmet what may be
+written before all threads have read it. In a process of its own, as the tests' have the
+interpreter.
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import addressing
 from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -24,21 +29,46 @@ from kvgen.probing.launches import Launch, record
 TARGET = GPUTarget("cuda", 90, 32)
 
 
-def lowered(launch: Launch) -> str:
-    """Triton's own form of the program, as its rewriting leaves it."""
+def lowered(launch: Launch, last: str) -> dict[str, str]:
+    """The program as each stage leaves it: `ttir`, Triton's own form, and so on to the last."""
     backend = make_backend(TARGET)
     options = backend.parse_options(dict(launch.options))
     context = ir.context()
     ir.load_dialects(context)
     backend.load_dialects(context)
     source = ASTSource(launch.function, launch.signature, launch.constants, launch.attributes)
-    stages: dict[str, object] = {}
+    stages: dict[str, Callable[..., Any]] = {}
     backend.add_stages(stages, options, source.language)
-    made = source.make_ir(
+    program = source.make_ir(
         TARGET, options, backend.get_codegen_implementation(options), backend.get_module_map(),
         context,
     )  # fmt: skip
-    return str(stages["ttir"](made, {}))  # type: ignore[operator]
+    metadata: dict[str, Any] = {"target": TARGET, **vars(options)}
+    texts: dict[str, str] = {}
+    for stage, rewrite in stages.items():
+        program = rewrite(program, metadata)
+        texts[stage] = str(program)
+        if stage == last:
+            break
+    return texts
+
+
+def strides(launch: Launch) -> list[int]:
+    """The numbers that the strides have among a program's parameters."""
+    given = [name for name, kind in launch.signature.items() if kind != "constexpr"]
+    return [
+        number
+        for number, name in enumerate(given)
+        if launch.signature[name] == "i32" and name not in addressing.COUNTS
+    ]
+
+
+def planes(launch: Launch) -> tuple[str, ...]:
+    """The pointers to a state that a kernel of one step brings up to date."""
+    single = launch.kernel in ("recurrent", "extend")
+    return tuple(
+        n for n in launch.signature if single and re.fullmatch(r"S(_hi|_lo)?_cache_ptr", n)
+    )
 
 
 def rounded(text: str) -> list[str]:
@@ -57,10 +87,16 @@ def main() -> None:
             if request["kernels"] and launch.kernel not in request["kernels"]:
                 continue
             answer = {"name": name, "kernel": launch.kernel, "config": launch.config}
+            answer |= {"error": None, "rounded": [], "narrow": [], "unmet": []}
             try:
-                answer |= {"error": None, "rounded": rounded(lowered(launch))}
+                texts = lowered(launch, "ptx" if request.get("ptx") else "ttir")
+                answer["rounded"] = rounded(texts["ttir"])
+                answer["narrow"] = addressing.narrow(texts["ttir"])
+                answer["unmet"] = addressing.unmet(texts["ttir"], planes(launch))
+                if "ptx" in texts:
+                    answer["narrow"] += addressing.narrow_in_ptx(texts["ptx"], strides(launch))
             except Exception as error:
-                answer |= {"error": f"{type(error).__name__}: {error}", "rounded": []}
+                answer["error"] = f"{type(error).__name__}: {error}"
             print(json.dumps(answer), flush=True)
 
 

@@ -13,6 +13,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import addressing
 import pytest
 import recurrences
 from twins import OTHERS, SPECS, analysed
@@ -36,13 +37,16 @@ ROUGH = ("state=bfloat16", "state=float16", "state=split")
 
 
 def lowered(
-    modules: Mapping[str, compiler.Analysis], *kernels: str, **configs: dict[str, int]
+    modules: Mapping[str, compiler.Analysis],
+    *kernels: str,
+    ptx: bool = False,
+    **configs: dict[str, int],
 ) -> list[dict[str, Any]]:
     paths = {
         name: str(compiler.temporary_module(analysis.spec.name, compiler.emit(analysis)))
         for name, analysis in modules.items()
     }
-    request = {"batch": 16, "modules": paths, "kernels": kernels, "configs": configs}
+    request = {"batch": 16, "modules": paths, "kernels": kernels, "configs": configs, "ptx": ptx}
     environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
     found = subprocess.run(
         [sys.executable, str(ROOT / "lowering.py"), json.dumps(request)],
@@ -60,12 +64,14 @@ def test_every_kernel_lowers(storage: str) -> None:
     for answer in lowered({name: compiler.analyse(resolve(name), overrides) for name in names}):
         assert answer["error"] is None, answer
         assert not answer["rounded"] or storage.startswith(ROUGH), answer
+        assert not answer["narrow"] and not answer["unmet"], answer
 
 
 def lower_random(seeds: Iterable[int]) -> None:
     texts = {str(seed): recurrences.recurrence(seed).text for seed in seeds}
     for answer in lowered({seed: compiler.analyse(text) for seed, text in texts.items()}):
         assert answer["error"] is None, answer
+        assert not answer["narrow"] and not answer["unmet"], answer
 
 
 # decays along keys and values, an initial state beside one in 16 bits, and some more
@@ -97,6 +103,43 @@ def test_rounded_dots_are_seen() -> None:
     """Of a state in 16 bits there are some."""
     modules = {"one": analysed("gated_deltanet", "state=float16", K=128, V=128)}
     assert any(answer["rounded"] for answer in lowered(modules, "verify", "extend"))
+
+
+# several heads to a group; an axis more; parameters of two axes
+@pytest.mark.parametrize(
+    ("name", "sizes", "kernels"),
+    [
+        ("gated_deltanet", {"H": 4, "HV": 8}, ["decode", "chain", "verify", "extend", "fold"]),
+        ("gated_deltaproduct", {"N": 3}, ["decode"]),
+        ("kimi_delta_attention", {"H": 4, "HV": 4}, ["recurrent", "short_decode", "short_verify"]),
+    ],
+)
+def test_no_stride_is_multiplied_in_32_bits(
+    name: str, sizes: dict[str, int], kernels: list[str]
+) -> None:
+    """In the assembly either."""
+    found = lowered({name: analysed(name, V=16, **sizes)}, *kernels, ptx=True)
+    assert {answer["kernel"] for answer in found} == set(kernels)
+    for answer in found:
+        assert answer["error"] is None and not answer["narrow"], answer
+
+
+NARROW = """
+  .visible .entry kernel(.param .u32 kernel_param_3, .param .u32 kernel_param_4)
+  ld.param.b32 %r1, [kernel_param_3];
+  ld.param.b32 %r2, [kernel_param_4];
+  mul.wide.s32 %rd1, %r9, %r1;
+  mul.lo.s32 %r3, %r9, %r2;
+  add.s32 %r4, %r1, 0;
+  mad.lo.s32 %r5, %r8, %r9, %r1;
+"""
+
+
+def test_narrow_products_are_seen() -> None:
+    assert addressing.narrow_in_ptx(NARROW, [3]) == []
+    assert addressing.narrow_in_ptx(NARROW, [4]) == ["mul.lo.s32 %r3, %r9, %r2;"]
+    for scaled in ("mul.lo.s32 %r6, %r5, 2;", "shl.b32 %r6, %r4, 1;"):
+        assert addressing.narrow_in_ptx(f"{NARROW}  {scaled}\n", [3]) == [scaled]
 
 
 KEYS = """
