@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-from test_gpu import frugal, gpu  # noqa: F401
+from test_gpu import gpu  # noqa: F401
 
 from kvgen import compiler
 from kvgen.checking.samples import Sampler
@@ -27,7 +27,7 @@ def of_few_heads(name: str) -> Made:
 
 @pytest.mark.parametrize("short", [0, 64])
 @pytest.mark.parametrize("name", ["gated_deltanet", "kimi_delta_attention"])
-def test_a_prompt_in_a_wide_projection(name: str, short: int, gpu: str) -> None:  # noqa: F811
+def test_a_prompt_in_a_wide_projection(name: str, short: int) -> None:
     made = of_few_heads(name)
     module, spec = made.module, made.analysis.spec
     sampler = Sampler(spec, "cuda", 3)
