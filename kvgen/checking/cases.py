@@ -83,9 +83,11 @@ def recurrent(checker: Checker, case: str) -> None:
     """The plain kernel alone, and after decodes whose records are not folded."""
     twin = checker.twin(checker.one_group(), seed=5, layers=1)
     twin.admit([2, 5])
-    for kernel in ("recurrent", "recurrent", "decode", "decode", "recurrent", "decode", "decode"):
-        twin.step([5, -1, 2], kernel=kernel)
-        twin.compare()
+    kernels = ("recurrent", "recurrent", "decode", "decode", "recurrent", "decode", "decode")
+    with checker.parted(twin):
+        for kernel in kernels:
+            twin.step([5, -1, 2], kernel=kernel)
+            twin.compare()
     checker.report(case, twin)
 
 
@@ -332,6 +334,31 @@ def prompts(checker: Checker, case: str) -> None:
     checker.report(case, twin)
 
 
+def short_contexts(checker: Checker, case: str) -> None:
+    """Rows without a state, whose records lie in pages: prompts, drafts and single tokens before
+    they are long enough for one, across that line and beyond it."""
+    if not _windows(checker):
+        return
+    window, context = (2, 12) if checker.quick else (4, 40)
+    sizes = checker.one_group()
+    twin = checker.twin(sizes, seed=16, buffer=6, layers=1, window=window, context=context)
+    with checker.parted(twin):
+        twin.reset([5, 2])
+        # as many tokens as a row has places for carried states, and more
+        twin.together(Extend(twin, [5, -1, 2], [window + 1, 0, window + 2], window + 3))
+        twin.compare()
+        server = Server(twin, random.Random(16), ("decode", "chain", "tree"), (1, window))
+        server.step([5, 2])
+        server.step([5, 2])
+        twin.copy([2], [7])
+        twin.together(Extend(twin, [7, 5], [context - window, window + 1]))
+        twin.compare()
+        server.step([2, 7, 5])
+        twin.flush([7])
+        twin.compare()
+    checker.report(case, twin)
+
+
 def _windows(checker: Checker) -> bool:
     """Whether the module takes several tokens at once."""
     found = hasattr(checker.made(checker.one_group()).module, "verify")
@@ -358,4 +385,5 @@ CASES: dict[str, Callable[[Checker, str], None]] = {
     "drafts, chains": chains,
     "drafts, trees": trees,
     "prompts": prompts,
+    "short contexts": short_contexts,
 }

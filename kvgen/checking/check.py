@@ -8,7 +8,7 @@ from typing import Any
 
 from kvgen.checking.cases import CASES
 from kvgen.checking.checker import Checker, Row, bounds
-from kvgen.checking.interpreter import DeviceError, require, rounding
+from kvgen.checking.interpreter import DeviceError, ordered, require, rounding
 from kvgen.checking.samples import Sampler
 from kvgen.compiler import Analysis
 
@@ -52,7 +52,7 @@ def check(
     require(device)
     chosen = {name: case for name, case in CASES.items() if only is None or name in only}
     checker = Checker(analysis, device)
-    with rounding():
+    with rounding(), ordered() as any_order:
         for place, (name, case) in enumerate(chosen.items(), 1):
             if progress is not None:
                 progress(f"{place} of {len(chosen)}: {name}")
@@ -60,6 +60,7 @@ def check(
     for quantity, error in checker.strays.items():
         what = {"padding": "padding rows' outputs", "other slots": "writes to other slots"}
         checker.add("every case", what[quantity], error, 0.0)
+    checker.notes["order of programs"] = _order(device, any_order)
     drawn = {**Sampler(analysis.spec, "cpu").drawn(), **dict(_conditions(checker)), **checker.notes}
     return Report(analysis.spec.name, device, tuple(checker.rows), tuple(drawn.items()))
 
@@ -69,3 +70,12 @@ def _conditions(checker: Checker) -> Iterator[tuple[str, str]]:
     yield "sizes", sizes
     yield "all inputs", "float32 where the case does not say otherwise; parameters float32"
     yield "given states", "0.5 N(0, 1); carried ones uniform in (0.5, 1.5)"
+
+
+def _order(device: str, any_order: bool) -> str:
+    """In which order programs of a launch ran."""
+    if device != "cpu":
+        return "the GPU's"
+    if any_order:
+        return "of every launch drawn: forward, reversed or shuffled"
+    return "forward, as this Triton's interpreter tells no other"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from kvgen import compiler
+from kvgen.checking.paged import PagedTwin
 from kvgen.checking.twin import Made, Twin
+from kvgen.codegen.kernels import power_of_two
 from kvgen.compiler import Analysis
 from kvgen.language.spec import Storage
 
@@ -89,12 +93,40 @@ class Checker:
             self.modules[key] = Made(analysis, compiler.built(analysis))
         return self.modules[key]
 
-    def twin(self, sizes: dict[str, int], buffer: int = 4, layers: int = 2, **options: Any) -> Twin:
+    def twin(
+        self,
+        sizes: dict[str, int],
+        buffer: int = 4,
+        layers: int = 2,
+        context: int = 0,
+        **options: Any,
+    ) -> Twin:
         """buffer, layers: in the interpreter. A GPU takes the spec's own buffer, so that less is
-        compiled, and two layers."""
-        length = buffer if self.quick or buffer == 1 else None
-        layers = layers if self.quick else 2
-        return Twin(self.made(sizes), self.device, buffer=length, layers=layers, **options)
+        compiled, and two layers. context: how long rows stay short, 0 for those with a state."""
+        options["buffer"] = buffer if self.quick or buffer == 1 else None
+        options["layers"] = layers if self.quick else 2
+        if context:
+            return PagedTwin(self.made(sizes), self.device, context=context, **options)
+        return Twin(self.made(sizes), self.device, **options)
+
+    @contextmanager
+    def parted(self, twin: Twin) -> Iterator[None]:
+        """In the interpreter, let several programs share a head, as they do on a GPU: the rules of
+        thumb give the few value channels that are taken there to one."""
+        form, known = twin.form, twin.module.CONFIGS["default"]
+        if self.quick and not form.whole_v:
+            width = power_of_two(form.spec.size("V")) // 2
+            twin.module.CONFIGS["default"] = {
+                kernel: {
+                    batch: {**config, "TILE": max(1, min(config["TILE"], width))}
+                    for batch, config in configs.items()
+                }
+                for kernel, configs in known.items()
+            }
+        try:
+            yield
+        finally:
+            twin.module.CONFIGS["default"] = known
 
     def report(self, case: str, twin: Twin, least: float = 0.0) -> None:
         """A row for the outputs and for every state; stray writes are collected over all cases.

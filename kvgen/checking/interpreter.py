@@ -1,10 +1,17 @@
-"""Triton's interpreter: whether it is on, and its casts to bfloat16 made to round as GPUs do."""
+"""Triton's interpreter: whether it is on, its casts to bfloat16 made to round as GPUs do, and the
+programs of a launch in other orders than one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import random
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+
+# in which orders a launch's programs may run
+ORDERS = ("forward", "reversed", "shuffled")
 
 
 class DeviceError(RuntimeError):
@@ -57,3 +64,48 @@ def rounding() -> Iterator[None]:
         yield
     finally:
         setattr(interpreter, "_convert_float", convert)  # noqa: B010
+
+
+@contextmanager
+def ordered(orders: Sequence[str] = ORDERS, seed: int = 0) -> Iterator[bool]:
+    """Let the interpreter run the programs of every launch in one of `orders`, drawn anew each time.
+
+    A GPU keeps to no order, so that no program may write what another one of its launch still
+    reads. In the interpreter's own order, the grid's, this stays unseen where the writer is last.
+    The same seed draws the same orders. Gives whether launches are ordered so: not where triton
+    compiles for a GPU, nor where its interpreter does not say which program is next.
+    """
+    from triton.runtime import interpreter
+
+    wrong = set(orders) - set(ORDERS)
+    if wrong or not orders:
+        raise ValueError(f"orders: {sorted(wrong)}, expected some of {', '.join(ORDERS)}")
+    builder: Any = getattr(interpreter, "interpreter_builder", None)
+    begin, place = (getattr(builder, name, None) for name in ("set_grid_dim", "set_grid_idx"))
+    if begin is None or place is None:
+        yield False
+        return
+    draw = random.Random(seed)
+    shape: tuple[int, ...] = ()
+    numbers: list[int] = []
+
+    def begun(*grid: int) -> None:
+        nonlocal shape, numbers
+        begin(*grid)
+        shape, numbers = grid, list(range(math.prod(grid)))
+        order = draw.choice(orders)
+        if order == "reversed":
+            numbers.reverse()
+        elif order == "shuffled":
+            draw.shuffle(numbers)
+
+    def placed(x: int, y: int, z: int) -> None:
+        _, height, depth = shape
+        rest, last = divmod(numbers[(x * height + y) * depth + z], depth)
+        place(*divmod(rest, height), last)
+
+    builder.set_grid_dim, builder.set_grid_idx = begun, placed
+    try:
+        yield True
+    finally:
+        builder.set_grid_dim, builder.set_grid_idx = begin, place

@@ -36,6 +36,31 @@ def poison_beyond(cache: Any, form: Form, records: Records, slots: Iterable[int]
         cache.tensors["skipped"][slot] = _signed(skipped | -1 << held)
 
 
+def poison_pages(
+    cache: Any, form: Form, records: Records, slots: Iterable[int], page_size: int
+) -> None:
+    """The same where records lie in pages of `page_size` places, and carried states in a ring."""
+    cursors, tables = cache.cursors.tolist(), cache.tensors["pages"].tolist()
+    marks = cache.tensors["skipped"].tolist()
+    for slot in slots:
+        for number, page in enumerate(tables[slot]):
+            if page < 0:
+                break
+            held = min(max(cursors[slot] - number * page_size, 0), page_size)
+            empty = [place for place in range(held) if marks[slot][number] >> place & 1]
+            empty += range(held, page_size)
+            for stored in records.stored:
+                places = cache.tensors[stored.name][page].movedim(2 if stored.heads else 1, 0)
+                for start, stop in _ranges(empty):
+                    poison(places[start:stop])
+            kept = marks[slot][number] & ~(-1 << held)
+            cache.tensors["skipped"][slot, number] = kept | (-1 << held) & ~(-1 << page_size)
+        for carry in form.carries:
+            values, current = cache.tensors[carry.tensor.name][slot], cursors[slot] % cache.ring
+            poison(values[:, :current])
+            poison(values[:, current + 1 :])
+
+
 def _ranges(places: Sequence[int]) -> list[tuple[int, int]]:
     """Increasing places as ranges."""
     found: list[tuple[int, int]] = []

@@ -26,7 +26,7 @@ Change = Callable[[Sampler, Tensors, int | None], Tensors]
 
 SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # the cache's own tensors, which hold neither states nor records
-BOOKS = ("cursors", "pending", "skipped", "work")
+BOOKS = ("cursors", "pending", "skipped", "work", "pages", "state_pages", "stateful")
 
 
 def errors(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -95,7 +95,7 @@ class Twin:
         self.change, self.layout = change, layout
         self.sampler = Sampler(made.analysis.spec, device, seed)
         self.cache = self.module.Cache.empty(
-            slots, layers, device=device, dtype=dtype, buffer=buffer, window=window
+            slots, layers, device=device, dtype=dtype, buffer=buffer, window=window, **self._room()
         )
         for name in self._memory():
             poison(self.cache.tensors[name])
@@ -140,7 +140,7 @@ class Twin:
 
     def flush(self, slots: Sequence[int] | None = None) -> None:
         self.module.flush(self.cache, None if slots is None else self.ids(slots))
-        poison_beyond(self.cache, self.form, self.records, self.used)
+        self._poison()
 
     def step(
         self,
@@ -167,7 +167,7 @@ class Twin:
                 found.append(step.run(layer))
         for step in steps:
             step.end()
-        poison_beyond(self.cache, self.form, self.records, self.used)
+        self._poison()
         self.tokens += 1
         return outputs
 
@@ -187,10 +187,9 @@ class Twin:
             for name, got in states.items():
                 self.note(name, worst(got, self.states[layer][name][slots]))
         unused = [slot for slot in range(self.cache.slots) if slot not in self.used]
-        for name, tensor in self.cache.tensors.items():
-            if name != "work" and unused:
-                changed = bits(tensor[unused]) != bits(self.kept[name][unused])
-                self.note("other slots", float(changed.sum().item()))
+        for name in self._of_slots() if unused else ():
+            changed = bits(self.cache.tensors[name][unused]) != bits(self.kept[name][unused])
+            self.note("other slots", float(changed.sum().item()))
 
     def read(self, layer: int, slots: Sequence[int]) -> Tensors:
         states = self.cache.read(layer, self.ids(slots))
@@ -296,9 +295,20 @@ class Twin:
         absent = [row for row, slot in enumerate(slots) if slot < 0]
         self.note("padding", out[absent].abs().max().item() if absent else 0.0)
 
+    def _room(self) -> dict[str, Any]:
+        """What else the cache is made with."""
+        return {}
+
     def _memory(self) -> list[str]:
         """The cache's tensors that hold states and records."""
         return [name for name in self.cache.tensors if name not in BOOKS]
+
+    def _of_slots(self) -> list[str]:
+        """Those of which each slot has a part of its own."""
+        return [name for name in self.cache.tensors if name != "work"]
+
+    def _poison(self) -> None:
+        poison_beyond(self.cache, self.form, self.records, self.used)
 
 
 class Tokens:

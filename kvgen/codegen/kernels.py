@@ -35,6 +35,7 @@ TOKENS WINDOW TREE
 first final number page pages places state_page stateful table words
 pages_ptr state_pages_ptr stateful_ptr table_ptr CONTEXT BUFFER TABLE RING PAGES
 blocks newer_page newer_within oldest_page cursor row_key ROWS
+brought source target
 """
 
 

@@ -253,8 +253,10 @@ class _Scope:
             dims = (self.heads if stored.heads == "HV" else "") + stored.channel
             address = f"{name}_ptr + {name}_layer{self._of_head(stored, dims)}"
             address += f" + spot_page * {name}_slot + "
-            width = self.shapes.size(stored.channel)
-            address += f"spot * {width} + {indexed(stored.channel, dims)}" if width > 1 else "spot"
+            address += "spot"
+            if stored.channel:
+                width = self.shapes.size(stored.channel)
+                address += f" * {width} + {indexed(stored.channel, dims)}"
             self._store(address, token.known[node], dims, node, node in self.unit)
         for carry in form.carries:
             self._carried(carry)
