@@ -8,12 +8,14 @@ import re
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from twins import OTHERS, SPECS, analysed
 
 from kvgen import compiler
 from kvgen.checking import extremes
 from kvgen.checking.check import CASES, Report, bounds, check
-from kvgen.checking.interpreter import rounding
+from kvgen.checking.interpreter import ORDERS, ordered, rounding
 from kvgen.checking.samples import Sampler
 from kvgen.checking.twin import errors
 from kvgen.language.spec import Storage
@@ -177,3 +179,49 @@ def test_interpreted_casts_round_to_nearest() -> None:
     assert interpreter._convert_float is before
     rounded = torch.from_numpy(got.view("int16")).view(torch.bfloat16)
     torch.testing.assert_close(rounded, values.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
+@triton.jit
+def _number_programs(seen_ptr, order_ptr):
+    """order: which program comes when."""
+    number = (tl.program_id(0) * 3 + tl.program_id(1)) * 4 + tl.program_id(2)
+    at = tl.load(seen_ptr)
+    tl.store(order_ptr + at, number)
+    tl.store(seen_ptr, at + 1)
+
+
+def run_order() -> list[int]:
+    seen, order = (torch.zeros(n, dtype=torch.int32) for n in (1, 24))
+    _number_programs[(2, 3, 4)](seen, order)
+    return order.tolist()
+
+
+def test_programs_in_other_orders() -> None:
+    forward = list(range(24))
+    with ordered(["reversed"]) as reached:
+        assert reached and run_order() == forward[::-1]
+    runs = []
+    for seed in (1, 1, 2):
+        with ordered(["shuffled"], seed):
+            runs.append([run_order(), run_order()])
+    assert all(sorted(order) == forward for run in runs for order in run)
+    assert runs[0] == runs[1] != runs[2] and runs[0][0] != runs[0][1]
+    with ordered(ORDERS, 5):
+        found = [run_order() for _ in range(20)]
+    assert forward in found and forward[::-1] in found
+    assert run_order() == forward
+    with pytest.raises(ValueError, match=r"orders: \['sideways'\]"), ordered(["sideways"]):
+        pass
+
+
+def test_an_interpreter_without_such_a_place_runs_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime import interpreter
+
+    kept = run_order()
+    monkeypatch.setattr(interpreter, "interpreter_builder", object())
+    with ordered(["reversed"]) as reached:
+        assert not reached
+    report = check(analysed("mamba2"), "cpu", only=[])
+    assert dict(report.drawn)["order of programs"].startswith("forward")
+    monkeypatch.undo()
+    assert run_order() == kept

@@ -12,6 +12,8 @@ import recurrences
 from recurrences import Recurrence
 from unbound import unbound
 
+from kvgen.checking.interpreter import ordered
+
 # ‖x − x*‖ relative to ‖x*‖, or to 1 where a row is smaller than that
 BOUND, SPLIT_OUTPUT, REFERENCE = 2e-5, 6e-3, 1e-9
 # the nodes of a window build on what earlier ones have read of the upper half
@@ -194,16 +196,17 @@ def check(seed: int, folder, lengths: tuple[int, int] = (0, 5)) -> None:
     """lengths: of prompts; the interpreter takes seconds for a block of tokens."""
     made = recurrences.recurrence(seed)
     run = Run(made, seed, folder)
-    for number in range(2 * run.places + 2):
-        run.token(number)
-    run.compare([0, 1])
-    if run.windows:
-        run.widen()
-        for number in range(3):
-            run.drafts(number)
-        run.prompt(lengths)
-        run.drafts(3)
+    with ordered(seed=seed):
+        for number in range(2 * run.places + 2):
+            run.token(number)
         run.compare([0, 1])
+        if run.windows:
+            run.widen()
+            for number in range(3):
+                run.drafts(number)
+            run.prompt(lengths)
+            run.drafts(3)
+            run.compare([0, 1])
 
 
 def mutant(seed: int) -> str:

@@ -21,18 +21,23 @@ class DeviceError(RuntimeError):
 def require(device: str) -> None:
     """Raise DeviceError where kernels cannot run on 'cpu' (interpreted) or on 'cuda'."""
     import torch
-    import triton.language as tl
-    from triton.runtime.interpreter import InterpretedFunction
 
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError("device 'cuda': torch sees no GPU")
-    interpreted = isinstance(tl.sum, InterpretedFunction)
+    interpreted = _interpreted()
     if device == "cpu" and not interpreted:
         raise DeviceError(
             "device 'cpu': set TRITON_INTERPRET=1 in the environment before triton is imported"
         )
     if device == "cuda" and interpreted:
         raise DeviceError("device 'cuda': TRITON_INTERPRET=1 was set when triton was imported")
+
+
+def _interpreted() -> bool:
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpretedFunction
+
+    return isinstance(tl.sum, InterpretedFunction)
 
 
 @contextmanager
@@ -82,7 +87,7 @@ def ordered(orders: Sequence[str] = ORDERS, seed: int = 0) -> Iterator[bool]:
         raise ValueError(f"orders: {sorted(wrong)}, expected some of {', '.join(ORDERS)}")
     builder: Any = getattr(interpreter, "interpreter_builder", None)
     begin, place = (getattr(builder, name, None) for name in ("set_grid_dim", "set_grid_idx"))
-    if begin is None or place is None:
+    if begin is None or place is None or not _interpreted():
         yield False
         return
     draw = random.Random(seed)
