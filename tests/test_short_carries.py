@@ -51,8 +51,8 @@ def prompts(made: Made, window: int, lengths: list[int], orders: tuple[str, ...]
 @pytest.mark.parametrize(
     ("name", "window", "orders"),
     [
-        ("mlstm", 0, ("forward",)),
-        ("lightnet", 1, ("reversed",)),
+        ("mlstm", 0, ORDERS),
+        ("lightnet", 1, ("forward",)),
         ("preconditioned_gated_deltanet", 2, ("shuffled",)),
     ],
 )
@@ -81,9 +81,9 @@ def test_check_notices_a_ring_that_is_written_where_others_read(
     analysis = analysed("mlstm")
     text = compiler.emit(analysis)
     for right, wrong in (
-        ("tl.where(stays, RING, (count + 1) % RING)", "tl.where(stays, count + length, count + 1) % RING"),
+        ("tl.where(stays, RING, (", "tl.where(stays, (count + length) % RING, ("),
         ("brought = live & prompt & (kept > 0)", "brought = live & (kept < 0)"),
-    ):  # fmt: skip
+    ):
         assert text.count(right) == 1
         text = text.replace(right, wrong)
     monkeypatch.setattr(compiler, "emit", lambda *_: text)
@@ -93,8 +93,8 @@ def test_check_notices_a_ring_that_is_written_where_others_read(
 
 def test_a_random_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     found = several("mlstm", monkeypatch)
-    with ordered(seed=3):
-        schedule(found, "cpu", 3, steps=3, window=2, context=12, slots=5, layers=1, buffer=6)
+    with ordered(seed=4):
+        schedule(found, "cpu", 4, steps=3, window=2, context=12, slots=5, layers=1, buffer=6)
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-
 # in which orders a launch's programs may run
 ORDERS = ("forward", "reversed", "shuffled")
 
@@ -73,7 +72,7 @@ def rounding() -> Iterator[None]:
 
 @contextmanager
 def ordered(orders: Sequence[str] = ORDERS, seed: int = 0) -> Iterator[bool]:
-    """Let the interpreter run the programs of every launch in one of `orders`, drawn anew each time.
+    """Let the interpreter run the programs of a launch in one of `orders`, drawn for each launch.
 
     A GPU keeps to no order, so that no program may write what another one of its launch still
     reads. In the interpreter's own order, the grid's, this stays unseen where the writer is last.
