@@ -65,7 +65,7 @@ def strides(launch: Launch) -> list[int]:
 
 def planes(launch: Launch) -> tuple[str, ...]:
     """The pointers to a state that a kernel of one step brings up to date."""
-    single = launch.kernel in ("recurrent", "extend")
+    single = launch.kernel in ("recurrent", "extend", "short_extend")
     return tuple(
         n for n in launch.signature if single and re.fullmatch(r"S(_hi|_lo)?_cache_ptr", n)
     )
