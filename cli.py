@@ -216,6 +216,7 @@ def errors_printed(as_json: bool = False) -> Iterator[None]:
 
 def diagnostic(d: Diagnostic, path: str) -> dict[str, Any]:
     return {
+        "severity": d.severity,
         "code": d.code,
         "message": d.message,
         "path": path,
@@ -225,6 +226,12 @@ def diagnostic(d: Diagnostic, path: str) -> dict[str, Any]:
         "help": d.help,
         "notes": [{"message": text, **asdict(span)} for text, span in d.notes],
     }
+
+
+def warned(analysis: Analysis) -> None:
+    """Print what will disappoint in a spec that compiles."""
+    if analysis.warnings:
+        note(analysis.report)
 
 
 @contextmanager
@@ -395,6 +402,8 @@ def compile_(
         if out is not None and out.is_file() and out.samefile(spec):
             raise click.BadParameter(printable(f"'{out}' is the spec"), param_hint="'-o'")
         analysis = compiler.analyse(spec, dict(overrides))
+        if not as_json:
+            warned(analysis)
         tuned = baking.known(analysis)
         try:
             path = compiler.write(analysis, out, tuned)
@@ -413,6 +422,7 @@ def compile_(
             {
                 "module": str(path),
                 "summary": dict(rows[1:]),
+                "warnings": [diagnostic(d, str(spec)) for d in analysis.warnings],
                 "tuned": [asdict(each) for each in standings],
                 "kernels": [{"target": target, **asdict(usage)} for target, usage in usages],
             }
@@ -465,8 +475,10 @@ def explain(spec: Path, overrides: tuple[tuple[str, str], ...], as_json: bool) -
         analysis = compiler.analyse(spec, dict(overrides))
         times = contexts.timed(baking.known(analysis), SHORT)
         if as_json:
-            print_json(explanation.data(analysis, times))
+            found = [diagnostic(d, str(spec)) for d in analysis.warnings]
+            print_json({**explanation.data(analysis, times), "warnings": found})
         else:
+            warned(analysis)
             say(explanation.text(analysis, times))
 
 

@@ -1,21 +1,25 @@
-"""docs/errors.md: every diagnostic as it is printed for a bad spec of the test suite."""
+"""docs/errors.md: every diagnostic as it is printed for a spec of the test suite."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-BAD = Path(__file__).resolve().parent.parent / "tests" / "bad"
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+BAD, WARNED = TESTS / "bad", TESTS / "warned"
 
 HEAD = """\
-# Errors
+# Errors and warnings
 
 A spec with errors is refused with all of them at once; nothing is written and the exit status
 is 1. Each has a code in brackets, the place with a caret under the smallest wrong thing, `= help`
 with what to write instead, and `= note` where another place has a part in it. From Python they are
 `kvgen.SpecError(…).diagnostics`; `--json` prints them for programs.
 
-Below, every code as it is printed for a bad spec of the test suite (`tests/bad`);
+A warning says in the same words what will disappoint in a spec that compiles. `kvgen compile` and
+`kvgen explain` print them on stderr, and go on; from Python they are a `kvgen.SpecWarning`.
+
+Below, every code as it is printed for a spec of the test suite (`tests/bad`, `tests/warned`);
 `python docs/build.py` writes this page anew.
 """
 
@@ -45,23 +49,32 @@ GROUPS = {
     ),
     # and what no group names
     "Limits": ("What would take a compiler or a GPU too long, and all else", ""),
+    "Warnings": ("What compiles and will disappoint", ""),
 }
 
 
-def page() -> str:
-    """The text of the page: the first example of every code, by group."""
+def shown(folder: Path) -> dict[str, str]:
+    """The first example of every code."""
     examples: dict[str, str] = {}
-    for path in sorted(BAD.glob("*.txt"), key=lambda path: (len(path.stem), path.stem)):
+    for path in sorted(folder.glob("*.txt"), key=lambda path: (len(path.stem), path.stem)):
         text = path.read_text(encoding="utf-8").rstrip()
-        for block in re.split(r"\n\n(?=error\[)", text):
-            found = re.match(r"error\[([a-z-]+)\]", block)
+        for block in re.split(r"\n\n(?=error\[|warning\[)", text):
+            found = re.match(r"(?:error|warning)\[([a-z-]+)\]", block)
             if found and (path.stem.startswith(found[1]) or found[1] not in examples):
                 examples.setdefault(found[1], block.split("\n\n")[0])
+    return examples
+
+
+def page() -> str:
+    """The text of the page: every code, by group."""
+    examples, warned = shown(BAD), shown(WARNED)
     grouped = {name: codes.split() for name, (_, codes) in GROUPS.items()}
     named = {code for codes in grouped.values() for code in codes}
     if unknown := named - set(examples):
         raise LookupError(f"no bad spec shows {', '.join(sorted(unknown))}")
     grouped["Limits"] += sorted(set(examples) - named)
+    grouped["Warnings"] = sorted(warned)
+    examples |= warned
     parts = [HEAD]
     for name, codes in grouped.items():
         parts.append(f"- **{name}**: {', '.join(f'[{code}](#{code})' for code in codes)}")

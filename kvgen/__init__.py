@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kvgen.compiler import compile, load
-    from kvgen.diagnostics import SpecError
+    from kvgen.diagnostics import SpecError, SpecWarning
 
 __version__ = "0.1.0"
-__all__ = ["SpecError", "__version__", "compile", "load"]
+__all__ = ["SpecError", "SpecWarning", "__version__", "compile", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,10 +20,10 @@ def __getattr__(name: str) -> Any:
         from kvgen import compiler
 
         return getattr(compiler, name)
-    if name == "SpecError":
-        from kvgen.diagnostics import SpecError
+    if name in ("SpecError", "SpecWarning"):
+        from kvgen import diagnostics
 
-        return SpecError
+        return getattr(diagnostics, name)
     raise AttributeError(f"module 'kvgen' has no attribute {name!r}")
 
 

@@ -7,16 +7,19 @@ import importlib.util
 import shutil
 import sys
 import tempfile
+import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 from kvgen import ending, files, shipped
+from kvgen.algebra import idle
 from kvgen.algebra.factored import factored
 from kvgen.algebra.form import derive
 from kvgen.algebra.records import plan_records
 from kvgen.analysis import Analysis
-from kvgen.diagnostics import SpecError
+from kvgen.diagnostics import SpecError, SpecWarning, tidy
 from kvgen.language import source, spec
 from kvgen.wisdom import baking
 from kvgen.wisdom.store import Table
@@ -26,7 +29,8 @@ def analyse(path_or_text: str | Path, overrides: dict[str, str] | None = None) -
     """Read and derive a spec.
 
     path_or_text: a path, or the text itself. overrides: values by dotted path, as in
-    {"storage.state": "split"}. Raises SpecError with everything that is wrong with the spec.
+    {"storage.state": "split"}. What will disappoint stands in `warnings`. Raises SpecError with
+    everything that is wrong with the spec.
     """
     read, diagnostics = spec.read(path_or_text, overrides or {})
     form = None
@@ -36,8 +40,9 @@ def analyse(path_or_text: str | Path, overrides: dict[str, str] | None = None) -
     if diagnostics or read is None or form is None:
         text = read.original if read is not None else _text(path_or_text)
         raise SpecError(diagnostics, _path(path_or_text), text)
+    said = tidy(idle.warnings(form))
     form = factored(form)
-    return Analysis(read, form, plan_records(form))
+    return Analysis(read, form, plan_records(form), said)
 
 
 def emit(analysis: Analysis, known: Table | None = None) -> str:
@@ -69,26 +74,37 @@ def write(analysis: Analysis, out: Path | None = None, known: Table | None = Non
     return path
 
 
-def compile(
-    path_or_text: str | Path, out: str | Path | None = None, **overrides: object
-) -> ModuleType:
+def compile(spec: str | Path, /, out: str | Path | None = None, **overrides: object) -> ModuleType:
     """Compile a spec and import the module.
 
-    path_or_text: a path, or the spec's text. out: the file or directory to write to; a temporary
-    directory where it is None. overrides: values by dotted path, `**{"storage.state": "split"}`.
-    Raises SpecError; NotTuned where KVGEN_REQUIRE_TUNED is 1 and nothing is.
+    spec: a path, the name of a shipped spec, or the text. out: the file or directory to write to; a
+    temporary directory where it is None. overrides: values by dotted path,
+    `**{"storage.state": "split"}`. What will disappoint is a SpecWarning. Raises SpecError;
+    LookupError for what is neither a file nor a shipped name; NotTuned where KVGEN_REQUIRE_TUNED is
+    1 and nothing is.
     """
+    return _compiled(spec, out, overrides)
+
+
+def load(name: str, /, **overrides: object) -> ModuleType:
+    """Compile and import a shipped spec by name. overrides, errors: as `compile` has them."""
+    return _compiled(name, None, overrides)
+
+
+def _compiled(
+    spec: str | Path, out: str | Path | None, overrides: Mapping[str, object]
+) -> ModuleType:
+    named = isinstance(spec, str) and "\n" not in spec
+    path_or_text = shipped.resolve(spec) if named else spec
     analysis = analyse(path_or_text, {key: str(value) for key, value in overrides.items()})
+    if analysis.warnings:
+        # for whoever called `compile` or `load`
+        warnings.warn(analysis.report, SpecWarning, stacklevel=3)
     if out is not None:
         return imported(write(analysis, Path(out)))
     table = baking.known(analysis)
     baking.required(analysis, table)
     return built(analysis, table)
-
-
-def load(name: str) -> ModuleType:
-    """Compile and import a shipped spec by name. Raises LookupError for a name that is none."""
-    return compile(shipped.resolve(name))
 
 
 def built(analysis: Analysis, known: Table | None = None) -> ModuleType:

@@ -6,9 +6,12 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 SHOWN_WIDTH = 100
 SHOWN_ERRORS = 50
+# a tab is seen, and as wide as it would be in most editors
+TAB = "\N{RIGHTWARDS ARROW}   "
 
 
 @dataclass(frozen=True, order=True)
@@ -22,13 +25,29 @@ class Span:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One error: a stable code, what is wrong, where, and what to write instead."""
+    """An error or a warning: a stable code, what is wrong, where, and what to write instead."""
 
     code: str
     message: str
     span: Span | None
     help: str | None = None
     notes: tuple[tuple[str, Span], ...] = ()
+    severity: Literal["error", "warning"] = "error"
+
+
+def warning(
+    code: str,
+    message: str,
+    span: Span | None,
+    help: str | None = None,
+    notes: tuple[tuple[str, Span], ...] = (),
+) -> Diagnostic:
+    """What will disappoint, though the spec compiles."""
+    return Diagnostic(code, message, span, help, notes, "warning")
+
+
+class SpecWarning(UserWarning):
+    """What is said of a spec that compiles, as one report."""
 
 
 class SpecError(Exception):
@@ -92,19 +111,20 @@ def one_of(options: Iterable[str]) -> str:
 
 
 def render(diagnostics: Iterable[Diagnostic], path: str, text: str) -> str:
-    """The report on one spec: every error with its source line and a caret, then the count."""
+    """The report on one spec: each with its source line and a caret, then the counts."""
     found = tidy(diagnostics)
     lines = text.split("\n")
     label = _printable(path)
     blocks = [_block(each, label, lines) for each in found[:SHOWN_ERRORS]]
     if len(found) > SHOWN_ERRORS:
         blocks.append(f"... and {len(found) - SHOWN_ERRORS} more")
-    count = "1 error" if len(found) == 1 else f"{len(found)} errors"
+    counts = [(sum(each.severity == what for each in found), what) for what in ("error", "warning")]
+    count = ", ".join(f"{many} {what}{'s' * (many > 1)}" for many, what in counts if many)
     return "\n\n".join([*blocks, f"{label}: {count}"])
 
 
 def _block(found: Diagnostic, path: str, lines: list[str]) -> str:
-    out = [f"error[{found.code}]: {_printable(found.message)}"]
+    out = [f"{found.severity}[{found.code}]: {_printable(found.message)}"]
     span = found.span
     number = str(span.line) if span else ""
     gutter = " " * len(number)
@@ -129,10 +149,12 @@ def _frame(source: str, span: Span) -> tuple[str, str]:
     last = first + SHOWN_WIDTH
     head = "..." if first else ""
     tail = "..." if last < len(source) else ""
-    shown = _printable(source[first:last])
-    pad = len(head) + _width(shown[: start - first])
-    carets = max(1, _width(shown[start - first : min(end, last) - first]))
-    return head + shown + tail, " " * pad + "^" * carets
+    before, under, after = (
+        _printable(part.replace("\t", TAB))
+        for part in (source[first:start], source[start : min(end, last)], source[end:last])
+    )
+    pad, carets = len(head) + _width(before), max(1, _width(under))
+    return head + before + under + after + tail, " " * pad + "^" * carets
 
 
 def _printable(text: str) -> str:

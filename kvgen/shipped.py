@@ -22,7 +22,7 @@ LINE = re.compile(
 )
 
 
-class UnknownSpec(Exception):
+class UnknownSpec(LookupError):
     """SPEC is neither a file nor the name of a shipped spec."""
 
 

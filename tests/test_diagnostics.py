@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from kvgen.diagnostics import Diagnostic, Span, SpecError, closest, quote, render, tidy
+from kvgen.diagnostics import Diagnostic, Span, SpecError, closest, quote, render, tidy, warning
 
 TEXT = "kvgen: 1\nshape: scaler\nexpr: exp(A_lgo)\n"
 BAD_VALUE = Diagnostic(
@@ -81,6 +81,25 @@ def test_carets_stand_under_wide_and_combining_letters() -> None:
     report = render([Diagnostic("bad", "bad", Span(1, column, column + 3))], "a", text)
     # two wide letters take two more columns, the accent takes none
     assert report.split("\n")[4] == "  | " + " " * (column - 1 + 2 - 1) + "^^^"
+
+
+def test_a_tab_is_seen_and_carets_stand_right_of_it() -> None:
+    text = "a:\tb \t bad"
+    column = text.index("bad") + 1
+    report = render([Diagnostic("bad", "bad", Span(1, column, column + 3))], "a", text)
+    source, carets = report.split("\n")[3:5]
+    assert "\N{REPLACEMENT CHARACTER}" not in report and source.count("\N{RIGHTWARDS ARROW}") == 2
+    assert carets.index("^^^") == source.index("bad")
+    report = render([Diagnostic("tab", "a tab", Span(1, 3, 4))], "a", text)
+    assert report.split("\n")[4] == "  |   ^^^^"
+
+
+def test_errors_and_warnings_are_counted_apart() -> None:
+    late = warning("slow", "slow", Span(3, 1, 2))
+    report = render([late, BAD_NAME, BAD_VALUE], "bad.yaml", TEXT)
+    assert "\n\nwarning[slow]: slow\n" in report
+    assert report.endswith("bad.yaml: 2 errors, 1 warning")
+    assert render([late], "bad.yaml", TEXT).endswith("bad.yaml: 1 warning")
 
 
 def test_a_span_beyond_the_text_is_no_error() -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from kvgen.diagnostics import Diagnostic, tidy
+from kvgen.diagnostics import Diagnostic, Span, tidy
 from kvgen.language import overrides as options
 from kvgen.language import source, step
 from kvgen.language.declarations import MATRIX, STANDARD, Declarations, Kind, Tensor
@@ -82,6 +82,8 @@ class Spec:
     text: str
     path: str
     original: str = field(default="", repr=False)
+    # sizes of its own that neither an axis nor `step` names, and where they stand
+    idle_sizes: tuple[tuple[str, Span | None], ...] = ()
     # what was put over the file's own values and says something else
     overrides: tuple[tuple[str, str], ...] = ()
 
@@ -170,8 +172,15 @@ class _Builder:
             text="",
             path=self.path,
             original=reader.document.text,
+            idle_sizes=self._idle_sizes([text for _, _, text in block]),
         )
         return replace(spec, text=_complete(spec, [text for _, _, text in block])), found
+
+    def _idle_sizes(self, rows: list[str]) -> tuple[tuple[str, Span | None], ...]:
+        used = {axis for each in self.declared.tensors.values() for axis in each.axes}
+        used |= {word for row in rows for word in re.findall(r"\w+", row.partition("#")[0])}
+        idle = (name for name in self.declared.sizes if name not in {*STANDARD, *used})
+        return tuple((name, self.reader.span(("sizes", name))) for name in idle)
 
     def _name(self) -> str:
         name = self.reader.text(("name",), longest=64)
