@@ -154,16 +154,31 @@ exp(-exp(A_log)*softplus(b)) exp(below) -below softplus(b)*exp(b) logaddexp(b,0)
 exp(-sum(f*f)) sum(abs(f)) sum(f**2)+1 sqrt(sum(f*f)) (k@k)*(k@k) exp(-(k@k)**2) 1-exp(-abs(b))
 1-exp(below) exp(b-maximum(b,m)) exp(f-logaddexp(n,f)) exp(logsigmoid(b)) 1-exp(logsigmoid(b))
 minimum(maximum(b,0),1) 1-minimum(maximum(b,0),1) exp(m+b-maximum(m+b,b)) -logsigmoid(b)
+1-sigmoid(b)*l2norm(k)*l2norm(k) 1-l2norm(f)**2 1-l2norm(k)@l2norm(k) 1+l2norm(k)@l2norm(q)
+1-l2norm(k)@(sigmoid(b)*l2norm(k)) 12-rmsnorm(h)**2 8-rmsnorm(k)@rmsnorm(q) 1-k*unit*k/(1+k*k)
+1-(k/sqrt(k@k+1))**2 1-k*k/(k@k+1e-6) 1-(k/maximum(sqrt(k@k),1e-6))**2 1-(k*(k@k+1)**-0.5)**2
+unit*exp(m)+(1-unit)*exp(b) 1-exp(k)/sum(exp(k)) silu(b)+0.2785 2**b 1-2**below unit*k*k
+8-sum(unit*sigmoid(f)) 12-sum(tanh(h)) 1-abs(b)/(1+abs(b)) 1-tanh(b)*tanh(b) 1-4*unit*(1-unit)
+1-4*sigmoid(b)*sigmoid(-b) sigmoid(m)+unit*(sigmoid(b)-sigmoid(m)) b*unit*b-0*b*b
 (-2)*(-exp(b)) exp(f)*exp(h) sigmoid(f)/exp(h) exp(f)*unit**2*exp(h)*exp(b) -(-sigmoid(f)*exp(h))
 """.split()  # noqa: SIM905
 AT_MOST_ONE = """
 exp(-exp(b)) exp(below) exp(-softplus(b)) sigmoid(b) exp(logsigmoid(b)) exp(-abs(b)) unit 0.5
 1-sigmoid(b) exp(-exp(A_log)*softplus(b)) exp(b-maximum(b,m)) exp(b-logaddexp(b,m))
 exp(minimum(b,m)-m) exp(-b**2) exp(-sum(f*f)) exp(-relu(b)) unit**2 sqrt(unit) exp(minimum(b,0))
+1-sigmoid(b)*l2norm(k)*l2norm(k) 1-l2norm(k)@l2norm(k) l2norm(k)**2 1-l2norm(k)@(unit*l2norm(k))
+unit*sigmoid(m)+(1-unit)*sigmoid(b) sigmoid(b)*unit+sigmoid(-b)*exp(below) 2**below unit**abs(b)
+(1-unit)*sigmoid(m)**2+unit*(1-(1-sigmoid(m))**2) sigmoid(m)+unit*(exp(below)-sigmoid(m))
+sigmoid(m)-unit*(sigmoid(m)-exp(below)) exp(k)/sum(exp(k)) relu(k)/(1+sum(relu(k))) abs(b)/(1+abs(b))
+exp(logsigmoid(b))*unit+(1-sigmoid(b)) 1/(1+exp(-b))*unit+sigmoid(-b)*unit
+sigmoid(b-m)*unit+sigmoid(m-b)*unit sum(unit*sigmoid(f))/8 exp(minimum(silu(b),0))
 sigmoid(b)*unit exp(-sum(abs(f))) 1/(1+exp(b)) exp(-(k@k)*(k@k)) minimum(unit,sigmoid(b))
 """.split()  # noqa: SIM905
 NOT_PROVED = """
 b 1-b tanh(b) -0.5 -exp(b) logsigmoid(b) below b**3 b*exp(b) 1-exp(b) 1-2*unit m sum(f) q@k
+1-1.01*l2norm(k)**2 1-sigmoid(b)*k*k 11.9-rmsnorm(h)**2 1-q@l2norm(k) 0.99-unit*l2norm(k)**2
+unit*sigmoid(m)+(1-sigmoid(b))*unit-0.01 unit*b+(1-unit)*m 1-l2norm(k,eps=0)@(2*l2norm(q))
+silu(b)+0.278 1-k/(1+abs(b)) 1-exp(k)/(1+exp(q)) 7.9-sum(unit*sigmoid(f)) 2*unit-1-unit**2-0.001
 silu(b) log(unit) exp(b)-1 minimum(b,1) exp(b)*b
 """.split()  # noqa: SIM905
 

@@ -201,6 +201,9 @@ def derive(spec: Spec) -> tuple[Form | None, list[Diagnostic]]:
         factor = mx.product(graph, matrix, channel)
         if factor is not None:
             log = graph.stable_log(factor)
+            if factor.bounds.hi <= 1 and not log.bounds.nonpositive:
+                # it never grows the state, which its parts alone do not show
+                log = graph.minimum(log, graph.const(0.0))
             if not (log.is_const and log.const == 0):
                 suffix = f"_{channel}" if channel else ""
                 graph.names.setdefault(log, f"log_decay{suffix}")

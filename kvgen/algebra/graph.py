@@ -8,56 +8,36 @@ cancellations that would cost accuracy (``log(sigmoid(x))``, ``x - maximum(x, y)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kvgen.algebra import axes as ax
 from kvgen.algebra import interval as iv
 from kvgen.algebra.axes import SCALAR, Axes
-from kvgen.algebra.interval import Interval
+from kvgen.algebra.interval import ANY, Interval
+from kvgen.algebra.node import LEAVES, Node, leaf_of, reachable
+from kvgen.algebra.proofs import Proofs
+
+__all__ = ["BINARY", "LEAVES", "UNARY", "Graph", "Node", "leaf_of", "reachable"]
 
 UNARY = ("neg", "exp", "log", "sigmoid", "softplus", "tanh", "relu", "abs", "sqrt")
 BINARY = ("add", "sub", "mul", "div", "pow", "minimum", "maximum", "logaddexp")
-LEAVES = ("const", "input", "param", "carried", "previous")
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One value of a token.
-
-    op: a leaf ('const', 'input', 'param', 'carried', or 'previous': what the record before this
-    token holds, 0 in an empty buffer), an elementwise operation, 'sum' over the channel axis of its
-    argument, 'index' of an extra axis, 'at': an input, or a component of one, at a token of a
-    chain, or 'read': the state before this token contracted with its argument, a vector over K
-    (giving V) or over V (giving K).
-    """
-
-    op: str
-    args: tuple[Node, ...]
-    value: float | str | int | None
-    axes: Axes
-    bounds: Interval
-    reads: bool
-    varies: bool
-    order: int
-
-    @property
-    def is_const(self) -> bool:
-        return self.op == "const"
-
-    @property
-    def const(self) -> float:
-        assert self.op == "const" and isinstance(self.value, float)
-        return self.value
 
 
 @dataclass
 class Graph:
-    """Builds nodes; equal operations on equal arguments give the same node."""
+    """Builds nodes; equal operations on equal arguments give the same node.
 
+    sizes: of the channels, where they are known.
+    """
+
+    sizes: Mapping[str, int] = field(default_factory=dict)
     nodes: dict[tuple[object, ...], Node] = field(default_factory=dict)
     names: dict[Node, str] = field(default_factory=dict)
     logs: dict[Node, Node] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.proofs = Proofs(self.sizes)
 
     def _node(
         self,
@@ -67,12 +47,25 @@ class Graph:
         axes: Axes,
         bounds: Interval,
         varies: bool | None = None,
+        related: Interval = ANY,
     ) -> Node:
+        """bounds: what follows from the arguments' bounds. related: what is proved besides."""
         key = (op, value, *args)
         if key not in self.nodes:
+            found = self.proofs.combined(op, args)
+            if found is not None:
+                terms = iv.both(bounds, found.bounds())
+                # what says more than its terms do is one unknown to what is made of it
+                found = None if iv.both(terms, related) != terms else found
+                related = iv.both(terms, related)
             moves = any(arg.varies for arg in args) if varies is None else varies
             reads = op == "read" or any(arg.reads for arg in args)
-            self.nodes[key] = Node(op, args, value, axes, bounds, reads, moves, len(self.nodes))
+            proved = iv.both(bounds, related)
+            rounds = proved != bounds or any(arg.rounds for arg in args)
+            proved = iv.settled(proved) if rounds else proved
+            node = Node(op, args, value, axes, proved, rounds, reads, moves, len(self.nodes))
+            self.nodes[key] = node
+            self.proofs.keep(node, found)
         return self.nodes[key]
 
     # -- leaves
@@ -140,14 +133,22 @@ class Graph:
         if y.is_const and y.const == 1:
             return x
         bounds = iv.square(x.bounds) if x is y else x.bounds * y.bounds
-        return self._node("mul", (x, y), None, ax.join(x.axes, y.axes), bounds)
+        related, length = self.proofs.product(x, y)
+        axes = ax.join(x.axes, y.axes)
+        node = self._node("mul", (x, y), None, axes, bounds, related=related)
+        self.proofs.measure(node, length)
+        return node
 
     def div(self, x: Node, y: Node) -> Node:
         if x.is_const and y.is_const and y.const != 0:
             return self.const(x.const / y.const)
         if y.is_const and y.const == 1:
             return x
-        return self._node("div", (x, y), None, ax.join(x.axes, y.axes), x.bounds / y.bounds)
+        related, length = self.proofs.quotient(x, y)
+        axes, bounds = ax.join(x.axes, y.axes), x.bounds / y.bounds
+        node = self._node("div", (x, y), None, axes, bounds, related=related)
+        self.proofs.measure(node, length)
+        return node
 
     def pow(self, x: Node, y: Node) -> Node:
         if x.is_const and y.is_const:
@@ -159,7 +160,7 @@ class Graph:
         if y.is_const:
             bounds = iv.power(x.bounds, y.const)
         else:
-            bounds = Interval(0.0) if x.bounds.nonnegative else iv.ANY
+            bounds = iv.powers(x.bounds, y.bounds) if x.bounds.nonnegative else ANY
         return self._node("pow", (x, y), None, ax.join(x.axes, y.axes), bounds)
 
     def minimum(self, x: Node, y: Node) -> Node:
@@ -178,7 +179,7 @@ class Graph:
         if x.is_const and y.is_const:
             above, below = max(x.const, y.const), min(x.const, y.const)
             return self.const(above + iv.softplus(below - above))
-        bounds = Interval(max(x.bounds.lo, y.bounds.lo), math.inf)
+        bounds = iv.logaddexp(x.bounds, y.bounds)
         return self._node("logaddexp", (x, y), None, ax.join(x.axes, y.axes), bounds)
 
     def exp(self, x: Node) -> Node:
@@ -220,9 +221,10 @@ class Graph:
 
     def sum(self, x: Node) -> Node:
         """Sum over the one channel axis of x."""
-        bounds = Interval(0.0) if x.bounds.nonnegative else iv.ANY
-        bounds = Interval(hi=0.0) if x.bounds.nonpositive else bounds
-        return self._node("sum", (x,), x.axes.channels, x.axes.without(channels=True), bounds)
+        axes = x.axes.without(channels=True)
+        plain = Interval(0.0) if x.bounds.nonnegative else ANY
+        plain = Interval(hi=0.0) if x.bounds.nonpositive else plain
+        return self._node("sum", (x,), x.axes.channels, axes, plain, related=self.proofs.sum(x))
 
     def index(self, x: Node, place: int) -> Node:
         """Component `place` of x along its extra axis, pushed down to the leaves."""
@@ -297,7 +299,8 @@ class Graph:
             case "maximum" | "minimum" if _proved(x.args):
                 logs = [self.stable_log(arg, depth) for arg in x.args]
                 return getattr(self, x.op)(*logs)
-        return self.log(x)
+        # what is proved of it holds but for rounding, and the log of less than 0 is no number
+        return self.log(self.maximum(x, self.const(0.0)) if x.rounds else x)
 
     def _log_size(self, x: Node, depth: int) -> Node:
         """log|x|"""
@@ -310,36 +313,3 @@ def _proved(nodes: tuple[Node, ...]) -> bool:
 
 def _is_one(x: Node) -> bool:
     return x.is_const and x.const == 1
-
-
-def leaf_of(node: Node) -> Node:
-    """The leaf of which a node is a component, or which it is at a token of a chain."""
-    while node.op in ("index", "at"):
-        node = node.args[0]
-    return node
-
-
-def reachable(
-    roots: Iterable[Node],
-    known: Collection[Node] = (),
-    below: Callable[[Node], Sequence[Node]] | None = None,
-) -> list[Node]:
-    """Every node the roots depend on, arguments before their users; nothing below a known one.
-
-    below: what a node depends on, where that is not simply its arguments.
-    """
-    seen: set[Node] = set()
-    found: list[Node] = []
-    # None: the node under it comes next, as all that it depends on has been found
-    pending: list[Node | None] = [*reversed(list(roots))]
-    while pending:
-        node = pending.pop()
-        if node is None:
-            done = pending.pop()
-            assert done is not None
-            found.append(done)
-        elif node not in seen and node not in known:
-            seen.add(node)
-            pending += (node, None)
-            pending.extend(reversed(below(node) if below else node.args))
-    return found

@@ -45,6 +45,19 @@ class Interval:
 ANY = Interval()
 
 
+def both(x: Interval, y: Interval) -> Interval:
+    """What two proofs say of one value together."""
+    lo, hi = max(x.lo, y.lo), min(x.hi, y.hi)
+    # ends that rounding has let pass each other
+    return Interval(lo, hi) if lo <= hi else x
+
+
+def settled(x: Interval) -> Interval:
+    """Without what rounding has made of an end that is 0."""
+    small = 1e-14 * min(max(abs(x.lo), abs(x.hi)), 1e6)
+    return Interval(*(0.0 if abs(end) <= small else end for end in (x.lo, x.hi)))
+
+
 def point(value: float) -> Interval:
     return Interval(value, value)
 
@@ -83,6 +96,22 @@ def power(x: Interval, exponent: float) -> Interval:
     if exponent == int(exponent):
         return Interval(-_raise(-x.lo, exponent), _raise(x.hi, exponent) if x.hi > 0 else 0.0)
     return ANY
+
+
+def powers(x: Interval, exponent: Interval) -> Interval:
+    """x ** exponent for x >= 0 and any exponent."""
+    logs = Interval(log(x.lo), log(x.hi)) * exponent
+    return Interval(exp(logs.lo), exp(logs.hi))
+
+
+def logaddexp(x: Interval, y: Interval) -> Interval:
+    """log(exp(x) + exp(y)) grows with both."""
+    return Interval(_logaddexp(x.lo, y.lo), _logaddexp(x.hi, y.hi))
+
+
+def _logaddexp(x: float, y: float) -> float:
+    above, below = max(x, y), min(x, y)
+    return above if math.isinf(above) or math.isinf(below) else above + softplus(below - above)
 
 
 def increasing(function, x: Interval) -> Interval:

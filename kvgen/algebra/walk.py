@@ -45,13 +45,16 @@ class Walk:
     """The walk's result: the graph, each name's last value, and what was wrong."""
 
     spec: Spec
-    graph: Graph = field(default_factory=Graph)
+    graph: Graph = field(init=False)
     env: dict[str, Value | None] = field(default_factory=dict)
     diagnostics: list[Diagnostic] = field(default_factory=list)
     # where each vector first reads the state
     readers: dict[Node, Span] = field(default_factory=dict)
     # all that has been looked at for reads
     searched: set[Node] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.graph = Graph(dict(self.spec.sizes))
 
     # -- statements
 

@@ -1,0 +1,261 @@
+"""What is proved of values by how they hang together, beyond the ranges of their parts.
+
+Squares and other polynomials, means (`polynomial.py`), vectors divided by their own length and
+their dots, parts of a sum. All hold in real arithmetic, whatever the inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from kvgen.algebra import interval as iv
+from kvgen.algebra import polynomial as poly
+from kvgen.algebra.interval import ANY, Interval
+from kvgen.algebra.node import Node
+from kvgen.algebra.polynomial import Polynomial
+
+SILU_TURNS, SILU_LEAST = -1.2784645427610738, -0.27846454276107385
+MOST_SEEN = 32
+
+
+class Proofs:
+    """Remembers what has been found of the values of one graph. sizes: of the channels."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.sizes = sizes
+        self._polynomials: dict[Node, Polynomial] = {}
+        # vectors of which a largest length is known
+        self._lengths: dict[Node, float] = {}
+        # what a sigmoid is taken of -> the first value that is it, and whether of the negative
+        self._gates: dict[object, tuple[Node, bool]] = {}
+
+    # -- polynomials
+
+    def polynomial(self, node: Node) -> Polynomial:
+        return self._polynomials.get(node) or poly.unknown(node)
+
+    def combined(self, op: str, args: tuple[Node, ...]) -> Polynomial | None:
+        """The operation's polynomial, where it has one that is small."""
+        if op == "pow":
+            exponent = args[1].const if args[1].is_const else 0.0
+            if exponent not in (2.0, 3.0, 4.0):
+                return None
+            found = base = self.polynomial(args[0])
+            for _ in range(int(exponent) - 1):
+                found = found * base
+                if not found.small:
+                    return None
+            return found
+        parts = [self.polynomial(arg) for arg in args]
+        match op:
+            case "neg":
+                found = -parts[0]
+            case "add":
+                found = parts[0] + parts[1]
+            case "sub":
+                found = parts[0] - parts[1]
+            case "mul":
+                found = parts[0] * parts[1]
+            case "div" if args[1].is_const and args[1].const:
+                found = parts[0] * Polynomial({(): 1 / Fraction(args[1].const)})
+            case _:
+                return None
+        return found if found.small else None
+
+    def keep(self, node: Node, found: Polynomial | None) -> None:
+        """Remember a new node's polynomial: that of its operation, of a number, or a mirrored
+        gate's."""
+        if node.is_const and math.isfinite(node.const):
+            self._polynomials[node] = poly.number(node.const)
+        elif found is not None:
+            self._polynomials[node] = found
+        elif (gate := self._gate(node)) is not None:
+            of, mirrored = gate
+            first, was = self._gates.setdefault(of, (node, mirrored))
+            same = poly.unknown(first)
+            self._polynomials[node] = same if was == mirrored else poly.number(1.0) - same
+
+    def _gate(self, node: Node) -> tuple[object, bool] | None:
+        """What the node is a sigmoid of, in one of the ways to write one."""
+        match node.op, node.args:
+            case "sigmoid", (of,):
+                mirrored = False
+            case "exp", (Node(op="neg", args=(Node(op="softplus", args=(of,)),)),):
+                mirrored = True
+            case "div", (Node(op="const", value=1.0), Node(op="add", args=args)):
+                powers = [arg for arg in args if arg.op == "exp"]
+                if len(powers) != 1 or not any(arg.is_const and arg.const == 1 for arg in args):
+                    return None
+                of, mirrored = powers[0].args[0], True
+            case _:
+                return None
+        terms = sorted(
+            self.polynomial(of).terms.items(),
+            key=lambda term: [(atom.order, power) for atom, power in term[0]],
+        )
+        # of x and of -x they add up to 1
+        if terms and terms[0][1] < 0:
+            mirrored = not mirrored
+            terms = [(monomial, -factor) for monomial, factor in terms]
+        return tuple(terms), mirrored
+
+    # -- lengths of vectors, and shares of sums
+
+    def product(self, x: Node, y: Node) -> tuple[Interval, float | None]:
+        """What is proved of x * y, and a largest length of it."""
+        for value, other in ((x, y), (y, x)):
+            if other.op == "sigmoid" and other.args[0] is value:
+                return silu(value.bounds), None
+            divisor = None
+            if other.op == "div" and other.args[0].is_const and other.args[0].const == 1:
+                divisor = other.args[1]
+            if divisor is not None:
+                bounds, length = self.quotient(value, divisor)
+                if bounds != ANY:
+                    return bounds, length
+            if other.op == "pow" and other.args[1].is_const and other.args[1].const == -0.5:
+                energy = Search(value).energy(other.args[0])
+                if energy is not None:
+                    return _within(value, math.sqrt(energy))
+        return ANY, None
+
+    def quotient(self, x: Node, y: Node) -> tuple[Interval, float | None]:
+        """What is proved of x / y, and a largest length of it."""
+        search = Search(x)
+        scale = search.root(y)
+        if scale is not None:
+            return _within(x, math.sqrt(scale))
+        share = search.share(y)
+        if share is not None:
+            return _within(x, share)[0], None
+        if x.bounds.nonnegative and y.bounds.nonnegative:
+            rest = self.polynomial(y) - self.polynomial(x)
+            if rest.small and rest.bounds().nonnegative:
+                return Interval(0.0, 1.0), None
+        return ANY, None
+
+    def measure(self, node: Node, length: float | None) -> None:
+        """Remember a largest length of a vector, which is then one unknown."""
+        if length is not None and node.axes.channels:
+            self._lengths[node] = length
+            self._polynomials.pop(node, None)
+
+    def sum(self, x: Node) -> Interval:
+        """What is proved of the sum over the channel of x."""
+        size = self.sizes.get(x.axes.channels)
+        count = Interval(1.0) if size is None else iv.point(float(size))
+        plain = count * x.bounds
+        total = iv.point(0.0)
+        for monomial, factor in self.polynomial(x).terms.items():
+            total = total + iv.point(float(factor)) * self._summed(monomial, count)
+        return iv.both(plain, total)
+
+    def _summed(self, monomial: poly.Monomial, count: Interval) -> Interval:
+        """By Cauchy and Schwarz where two of its vectors have lengths."""
+        each = iv.point(1.0)
+        vectors: list[Node] = []
+        for atom, power in monomial:
+            each = each * iv.power(atom.bounds, power)
+            vectors += [atom] * power if atom in self._lengths else []
+        found = each * count
+        if len(vectors) < 2:
+            return found
+        vectors.sort(key=lambda node: self._lengths[node])
+        rest = iv.point(1.0)
+        left = {first: vectors[:2].count(first) for first in vectors[:2]}
+        for atom, power in monomial:
+            rest = rest * iv.power(atom.bounds, power - left.get(atom, 0))
+        most = self._lengths[vectors[0]] * self._lengths[vectors[1]]
+        dot = Interval(0.0 if vectors[0] is vectors[1] else -most, most)
+        if vectors[0] is vectors[1]:
+            return iv.both(found, dot * rest)
+        largest = max(abs(rest.lo), abs(rest.hi))
+        return iv.both(found, dot * iv.point(largest))
+
+
+@dataclass
+class Search:
+    """Looks into a divisor for what makes it at least as large as what it divides.
+
+    seen: what has been looked into, and what was found; no more than MOST_SEEN, for a divisor may
+    be all of a long step.
+    """
+
+    x: Node
+    seen: dict[tuple[str, Node], float | None] = field(default_factory=dict)
+
+    def root(self, y: Node) -> float | None:
+        """c with sum(x * x) <= c * y * y, and y >= 0."""
+        match y.op, y.args:
+            case "sqrt", (of,):
+                return self.energy(of)
+            case "pow", (of, Node(op="const", value=0.5)):
+                return self.energy(of)
+        return self._in_parts("root", y, 2)
+
+    def energy(self, y: Node) -> float | None:
+        """c with sum(x * x) <= c * y."""
+        match y.op, y.args:
+            case "sum", (Node(op="mul", args=(a, b)),) if a is b is self.x:
+                return 1.0
+            case "sum", (Node(op="pow", args=(a, Node(op="const", value=2.0))),) if a is self.x:
+                return 1.0
+        return self._in_parts("energy", y, 1)
+
+    def share(self, y: Node) -> float | None:
+        """c with |x| <= c * y."""
+        if y is self.x and y.bounds.nonnegative:
+            return 1.0
+        match y.op, y.args:
+            case "abs", (a,) if a is self.x:
+                return 1.0
+            case "sum", (a,) if a.bounds.nonnegative:
+                return self.share(a)
+        return self._in_parts("share", y, 1)
+
+    def _in_parts(self, kind: str, y: Node, power: int) -> float | None:
+        """The same of what is at least one of its parts, or a multiple of it."""
+        if (kind, y) in self.seen:
+            return self.seen[kind, y]
+        self.seen[kind, y] = None
+        if len(self.seen) > MOST_SEEN:
+            return None
+        match y.op, y.args:
+            case "add", (a, b):
+                parts = [(1.0, a)] if b.bounds.nonnegative else []
+                parts += [(1.0, b)] if a.bounds.nonnegative else []
+            case "maximum", (a, b):
+                parts = [(1.0, a), (1.0, b)]
+            case "mul", (a, b):
+                parts = [(a.const, b)] if a.is_const and a.const > 0 else []
+                parts += [(b.const, a)] if b.is_const and b.const > 0 else []
+            case "div", (a, b) if b.is_const and b.const > 0:
+                parts = [(1 / b.const, a)]
+            case _:
+                parts = []
+        look = getattr(self, kind)
+        found = [(look(part), times) for times, part in parts]
+        known = [each / times**power for each, times in found if each is not None]
+        self.seen[kind, y] = min(known, default=None)
+        return self.seen[kind, y]
+
+
+def _within(x: Node, length: float) -> tuple[Interval, float]:
+    """Of a vector of that length: no part of it is longer."""
+    return Interval(
+        0.0 if x.bounds.nonnegative else -length, 0.0 if x.bounds.nonpositive else length
+    ), length
+
+
+def silu(x: Interval) -> Interval:
+    """x * sigmoid(x): it falls up to its least value, then grows."""
+    ends = [_silu(x.lo), _silu(x.hi)]
+    least = SILU_LEAST if x.lo <= SILU_TURNS <= x.hi else min(ends)
+    return Interval(least, max(ends))
+
+
+def _silu(x: float) -> float:
+    return (0.0 if x < 0 else x) if math.isinf(x) else x * iv.sigmoid(x)
