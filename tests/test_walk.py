@@ -116,7 +116,7 @@ def test_an_error_is_followed_by_no_other() -> None:
 
 
 def test_the_turns_of_a_loop_repeat_no_error() -> None:
-    loop = ("for i in range(4):", "    x = kk[i] + v", "    y = outer(kk[i], i * kk[i])")
+    loop = ("for i in range(4):", "    x = kk[i] + v", "    y = outer(v, i * kk[i])")
     assert codes(*loop) == ["axis-mismatch"] * 2
 
 

@@ -30,18 +30,57 @@ class Matrix:
     terms: tuple[Term, ...] = ()
 
 
+def times(graph: Graph, factor: Node, side: Node) -> Node:
+    """factor * side; what two signs make of a side is the side itself."""
+    number = side.args[0] if side.op == "mul" else factor
+    if factor.is_const and number.is_const and number is not factor:
+        return graph.mul(graph.mul(factor, number), side.args[1])
+    return graph.mul(factor, side)
+
+
 def scaled(graph: Graph, matrix: Matrix, factors: list[Node], span: Span) -> Matrix:
     """The matrix times factors that have at most one channel axis each."""
     terms = matrix.terms
     for factor in factors:
         if factor.axes.channels == "K":
-            terms = tuple(replace(t, w=graph.mul(factor, t.w)) for t in terms)
+            terms = tuple(replace(t, w=times(graph, factor, t.w)) for t in terms)
         else:
-            terms = tuple(replace(t, d=graph.mul(factor, t.d)) for t in terms)
+            terms = tuple(replace(t, d=times(graph, factor, t.d)) for t in terms)
     if matrix.state is None:
         return replace(matrix, terms=terms)
-    added = tuple((factor, span) for factor in factors)
-    return replace(matrix, factors=matrix.factors + added, terms=terms)
+    kept = matrix.factors
+    for factor in factors:
+        kept = _joined(graph, kept, factor, span)
+    return replace(matrix, factors=kept, terms=terms)
+
+
+def _joined(
+    graph: Graph, factors: tuple[tuple[Node, Span], ...], factor: Node, span: Span
+) -> tuple[tuple[Node, Span], ...]:
+    """The factors with one more; numbers are one number, and 1 is none."""
+    known = next((each for each, _ in factors if each.is_const), None)
+    if factor.is_const and known is not None:
+        product = graph.mul(known, factor)
+        if product.const == 1:
+            return tuple(each for each in factors if each[0] is not known)
+        return tuple((product, span) if each[0] is known else each for each in factors)
+    return (*factors, (factor, span))
+
+
+def signed(graph: Graph, matrix: Matrix) -> Matrix:
+    """The matrix with factors that are not negative, where two signs are none."""
+    negative = [each for each, _ in matrix.factors if _negative(each)]
+    if not negative or len(negative) % 2:
+        return matrix
+    factors = tuple(
+        (graph.neg(each) if _negative(each) else each, span) for each, span in matrix.factors
+    )
+    one = (each for each in factors if not (each[0].is_const and each[0].const == 1))
+    return replace(matrix, factors=tuple(one))
+
+
+def _negative(factor: Node) -> bool:
+    return factor.bounds.nonpositive and not factor.bounds.nonnegative
 
 
 def product(graph: Graph, matrix: Matrix, channel: str) -> Node | None:

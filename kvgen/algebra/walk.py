@@ -13,20 +13,28 @@ from fractions import Fraction
 
 from kvgen.algebra import axes as ax
 from kvgen.algebra import matrix as mx
+from kvgen.algebra import square as sq
 from kvgen.algebra.axes import Axes
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.interval import Interval
 from kvgen.algebra.matrix import Matrix, Term
+from kvgen.algebra.square import Square
 from kvgen.diagnostics import Diagnostic, Span
 from kvgen.language.constants import LARGEST
 from kvgen.language.spec import Spec
-from kvgen.language.syntax import Bad, Bin, Call, Expr, Index, Name, Neg, Num
+from kvgen.language.syntax import IDENTITY, Bad, Bin, Call, Expr, Index, Name, Neg, Num
 
 ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul", "/": "div", "**": "pow"}
 PLAIN_CALLS = (
     "exp", "log", "sigmoid", "softplus", "logaddexp", "tanh", "relu", "abs", "sqrt",
     "minimum", "maximum",
 )  # fmt: skip
+
+# what a matrix over one channel twice is good for
+SQUARES = (
+    "(I - outer(k, b * k)) @ S is S - outer(k, b * (k @ S)), and S @ (I - outer(v, b * v)) is "
+    "S - outer(S @ v, b * v)"
+)
 
 MOST_WRITES, MOST_READS = 256, 64
 # a kernel has a line for every pair of an outer product and a vector that reads
@@ -37,7 +45,7 @@ class _Silent(Exception):
     """The expression holds an error that is already reported."""
 
 
-Value = Node | Matrix
+Value = Node | Matrix | Square
 
 
 @dataclass
@@ -50,6 +58,8 @@ class Walk:
     diagnostics: list[Diagnostic] = field(default_factory=list)
     # where each vector first reads the state
     readers: dict[Node, Span] = field(default_factory=dict)
+    # the vector over K beside which an outer product's other side stands
+    beside: str = "k"
     # all that has been looked at for reads
     searched: set[Node] = field(default_factory=set)
 
@@ -70,6 +80,7 @@ class Walk:
             else:
                 leaf = self.graph.leaf("carried", tensor.name, axes, Interval())
                 self.env[tensor.name] = leaf
+        self.env[IDENTITY] = Square("", self.graph.const(1.0))
         for name, size in self.spec.sizes:
             self.env[name] = self.graph.const(size)
         for statement in self.spec.steps:
@@ -129,6 +140,8 @@ class Walk:
                 value = self._value(inner)
                 if isinstance(value, Matrix):
                     return mx.scaled(self.graph, value, [self.graph.const(-1.0)], expr.span)
+                if isinstance(value, Square):
+                    return sq.times(self.graph, value, self.graph.const(-1.0))
                 return self.graph.neg(value)
             case Index(base=base, index=place):
                 return self._index(expr, base, place)
@@ -151,13 +164,16 @@ class Walk:
 
     def _node(self, expr: Expr, use: str) -> Node:
         value = self._value(expr)
+        if isinstance(value, Square):
+            raise self.error("matrix-nonlinear", f"{self._what(value)} cannot be used in {use}",
+                             expr.span, SQUARES)  # fmt: skip
         if isinstance(value, Matrix):
             raise self.error(
                 "matrix-nonlinear",
                 f"a matrix cannot be used in {use}",
                 expr.span,
-                "a buffer serves only reads (x @ S, S @ y), decays (a * S) and outer products "
-                "(S + outer(k, v)); what was read may be used in anything",
+                f"{self._as_read(expr)} reads it with a vector, what was read may be used in "
+                "anything; else a buffer serves decays, a * S, and writes, S + outer(k, v)",
             )
         return value
 
@@ -181,6 +197,8 @@ class Walk:
 
     def _binary(self, expr: Bin) -> Value:
         left, right = self._pair(expr.left, expr.right)
+        if isinstance(left, Square) or isinstance(right, Square):
+            return self._square_binary(expr, left, right)
         if isinstance(left, Matrix) or isinstance(right, Matrix):
             return self._matrix_binary(expr, left, right)
         return self._elementwise(ELEMENTWISE[expr.op], expr, [left, right])
@@ -236,7 +254,128 @@ class Walk:
             "x @ S reads the state with one",
         )
 
+    # -- matrices over one channel twice
+
+    def _what(self, square: Square) -> str:
+        if not square.channel:
+            return "I"
+        return f"a matrix over {square.channel} and {square.channel}"
+
+    def _square_binary(self, expr: Bin, left: Value, right: Value) -> Square:
+        """Sums and multiples of squares."""
+        graph, op = self.graph, expr.op
+        if isinstance(left, Square) and isinstance(right, Square):
+            self._same_channel(expr, left, right)
+            if op in "+-":
+                right = right if op == "+" else sq.times(graph, right, graph.const(-1.0))
+                return self._few(expr, sq.plus(graph, left, right))
+            raise self.error(
+                "matrix-nonlinear", "matrices are multiplied with @", expr.span, SQUARES
+            )
+        square, other = (left, right) if isinstance(left, Square) else (right, left)
+        assert isinstance(square, Square)
+        side = expr.right if isinstance(left, Square) else expr.left
+        if isinstance(other, Matrix):
+            what = self._what(square)
+            message = f"{what} and a matrix over K and V do not fit"
+            help = SQUARES if op in "+-" else f"a matrix is multiplied with @: {SQUARES}"
+            if square.factor is None:
+                help = f"outer takes a vector over K, then one over V; {SQUARES}"
+            raise self.error("axis-mismatch", message, expr.span, help)
+        assert isinstance(other, Node)
+        if op not in "*/" or (op == "/" and isinstance(right, Square)):
+            message = f"{self._what(square)} and a value with axes {other.axes} do not fit"
+            help = f"outer(k, k) is a matrix that fits: {SQUARES}"
+            raise self.error("axis-mismatch", message, side.span, help)
+        if other.axes.extra:
+            raise self._needs_index(side.span, other)
+        channel = other.axes.channels
+        if channel and (square.terms or square.channel not in ("", channel)):
+            message = f"which side of {self._what(square)} this value with axes {other.axes} scales"
+            help = "scale a vector of the product, outer(w * k, k), or I itself, w * I"
+            raise self.error("axis-mismatch", f"{message} is not said", side.span, help)
+        if op == "/":
+            self._nonzero(expr.right, other)
+            other = graph.div(graph.const(1.0), other)
+        return replace(sq.times(graph, square, other), channel=square.channel or channel)
+
+    def _same_channel(self, expr: Bin, left: Square, right: Square) -> None:
+        if left.channel and right.channel and left.channel != right.channel:
+            message = f"{self._what(left)} and {self._what(right)} do not fit"
+            raise self.error("axis-mismatch", message, expr.span, SQUARES)
+
+    def _few(self, expr: Expr, square: Square) -> Square:
+        if len(square.terms) > MOST_WRITES:
+            raise self._too_many_writes(expr.span)
+        return square
+
+    def _square_product(self, expr: Bin, left: Value, right: Value) -> Value:
+        """square @ square, and a square before or behind a vector or a matrix."""
+        graph = self.graph
+        if isinstance(left, Square) and isinstance(right, Square):
+            self._same_channel(expr, left, right)
+            if len(left.terms) * len(right.terms) > MOST_WRITES:
+                raise self._too_many_writes(expr.span)
+            return self._few(expr, sq.after(graph, left, right))
+        before = isinstance(left, Square)
+        square, other = (left, right) if before else (right, left)
+        assert isinstance(square, Square)
+        if isinstance(other, Node):
+            channel = other.axes.channels
+            if other.axes.extra:
+                raise self._needs_index((expr.right if before else expr.left).span, other)
+            if len(channel) != 1 or square.channel not in ("", channel):
+                message = f"{self._what(square)} and a value with axes {other.axes} do not fit"
+                raise self.error("axis-mismatch", message, expr.span, SQUARES)
+            return sq.of_vector(graph, square, other, not before)
+        assert isinstance(other, Matrix)
+        wanted = "K" if before else "V"
+        if square.channel not in ("", wanted):
+            shown = [self.text(side, name) for side, name in ((expr.left, "A"), (expr.right, "B"))]
+            message = f"a matrix over {square.channel} and {square.channel} stands on the side of "
+            shown = [
+                f"({text})" if isinstance(side, Bin) and side.op != "**" else text
+                for side, text in zip((expr.left, expr.right), shown, strict=True)
+            ]
+            help = f"a state is [K, V]: write {shown[1]} @ {shown[0]}"
+            raise self.error("axis-mismatch", f"{message}{wanted}", expr.span, help)
+        square = replace(square, channel=wanted)
+        side = expr.left if before else expr.right
+        found = [
+            self._read(other, vector, wanted, side.span, expr.span) for vector in sq.vectors(square)
+        ]
+        scaled = None
+        if square.factor is not None:
+            span = self._scale_of(side).span
+            scaled = other
+            if not (square.factor.is_const and square.factor.const == 1):
+                scaled = mx.scaled(graph, other, [square.factor], span)
+        product = sq.of_matrix(graph, square, found, scaled)
+        if len(product.terms) > MOST_WRITES:
+            raise self._too_many_writes(expr.span)
+        return product
+
+    def _scale_of(self, expr: Expr) -> Expr:
+        """Of `a * I - outer(...)`, the `a`."""
+        while isinstance(expr, Bin) and expr.op in "+-":
+            expr = expr.left if self._holds_identity(expr.left) else expr.right
+        if isinstance(expr, Bin) and expr.op in "*/":
+            return expr.left if self._holds_identity(expr.right) else expr.right
+        return expr
+
+    def _holds_identity(self, expr: Expr) -> bool:
+        value = self.value(expr)
+        return isinstance(value, Square) and value.factor is not None
+
     # -- matrices
+
+    def _too_many_writes(self, span: Span) -> _Silent:
+        return self.error(
+            "too-many-writes",
+            f"this is a sum of more than {MOST_WRITES} outer products",
+            span,
+            "every outer product of a token is recorded and read back: take fewer",
+        )
 
     def _matrix_binary(self, expr: Bin, left: Value, right: Value) -> Matrix:
         graph, op = self.graph, expr.op
@@ -255,12 +394,7 @@ class Walk:
                 right = mx.scaled(graph, right, [graph.const(-1.0)], expr.right.span)
             terms = mx.merged(graph, left.terms + right.terms)
             if len(terms) > MOST_WRITES:
-                raise self.error(
-                    "too-many-writes",
-                    f"this is a sum of more than {MOST_WRITES} outer products",
-                    expr.span,
-                    "every outer product of a token is recorded and read back: take fewer",
-                )
+                raise self._too_many_writes(expr.span)
             return Matrix(left.state or right.state, left.factors + right.factors, terms)
         matrix, factor = (left, right) if isinstance(left, Matrix) else (right, left)
         assert isinstance(matrix, Matrix) and isinstance(factor, Node)
@@ -270,7 +404,7 @@ class Walk:
                 "matrix-nonlinear",
                 f"a matrix and a value with axes {factor.axes} cannot be added",
                 side.span,
-                f"what is added to a matrix is an outer product: {self._product(side)}",
+                self._how_to_add(expr, factor, side),
             )
         if op == "**" or (op == "/" and isinstance(right, Matrix)):
             raise self._nonlinear(expr.span, "a power" if op == "**" else "a divisor")
@@ -281,6 +415,19 @@ class Walk:
             self._nonzero(expr.right, factor)
             factors = [graph.div(graph.const(1.0), node) for node in factors]
         return mx.scaled(graph, matrix, factors, self._blamed(side).span)
+
+    def _as_read(self, expr: Expr) -> str:
+        """How to read a matrix beside what stands in its place."""
+        name = self.text(expr, "S") if isinstance(expr, Name) else "S"
+        return f"{self.beside} @ {name}"
+
+    def _how_to_add(self, expr: Bin, value: Node, side: Expr) -> str:
+        other = expr.left if side is expr.right else expr.right
+        if value.axes.channels == "V":
+            read, shown = self._as_read(other), self.text(side, "v")
+            sides = (shown, read) if side is expr.left else (read, shown)
+            return f"read the matrix first, with a vector over K: {f' {expr.op} '.join(sides)}"
+        return f"what is added to a matrix is an outer product: {self._product(side)}"
 
     def _product(self, expr: Expr) -> str:
         """What the author of `S + expr` may have meant."""
@@ -362,8 +509,10 @@ class Walk:
             "a decay over K and V is a product of one over K and one over V: exp(a) * exp(b)",
         )
 
-    def _contract(self, expr: Bin) -> Node:
+    def _contract(self, expr: Bin) -> Value:
         left, right = self._pair(expr.left, expr.right)
+        if isinstance(left, Square) or isinstance(right, Square):
+            return self._square_product(expr, left, right)
         if isinstance(left, Matrix) and isinstance(right, Matrix):
             raise self._nonlinear(expr.span, "a product of two matrices")
         for value, side in ((left, expr.left), (right, expr.right)):
@@ -388,6 +537,10 @@ class Walk:
                 side.span,
                 help,
             )
+        return self._read(matrix, vector, wanted, side.span, expr.span)
+
+    def _read(self, matrix: Matrix, vector: Node, wanted: str, side: Span, whole: Span) -> Node:
+        """The matrix contracted with a vector over the channel that it has."""
         scales = [node for node, _ in matrix.factors if node.axes.channels == wanted]
         late = next((node for node in (vector, *scales) if node.reads), None)
         if late is not None and matrix.state is not None:
@@ -396,7 +549,7 @@ class Walk:
                 "the vector that reads the state depends on another read of the same token"
                 if late is vector
                 else "this matrix has a decay that depends on another read of the same token",
-                side.span if late is vector else expr.span,
+                side if late is vector else whole,
                 "a token passes over the stored state once, so every vector that reads it must be "
                 "known before: compute it from inputs, parameters and carried states",
                 self._first_read(late),
@@ -406,13 +559,13 @@ class Walk:
             for node in reachable([found], self.searched):
                 self.searched.add(node)
                 if node.op == "read" and node.args[0] not in self.readers:
-                    self.readers[node.args[0]] = expr.span
+                    self.readers[node.args[0]] = whole
             known = {diagnostic.code for diagnostic in self.diagnostics}
             if len(self.readers) > MOST_READS and "too-many-reads" not in known:
                 raise self.error(
                     "too-many-reads",
                     f"more than {MOST_READS} vectors read the state",
-                    expr.span,
+                    whole,
                     "every one of them is a pass over the buffer: take fewer",
                 )
         return found
@@ -473,13 +626,18 @@ class Walk:
         except _Silent:
             return None
 
-    def _outer(self, expr: Call) -> Matrix:
-        left, right = self._argument(expr.args[0], "outer"), self._argument(expr.args[1], "outer")
+    def _outer(self, expr: Call) -> Matrix | Square:
+        left = self._argument(expr.args[0], "outer")
+        before, self.beside = self.beside, self.text(expr.args[0], "k")
+        right = self._argument(expr.args[1], "outer")
+        self.beside = before
         if left is None or right is None:
             raise _Silent
         for value, side in ((left, expr.args[0]), (right, expr.args[1])):
             if value.axes.extra:
                 raise self._needs_index(side.span, value)
+        if left.axes.channels == right.axes.channels and left.axes.channels in ("K", "V"):
+            return sq.outer(left, right)
         wrong = [
             side
             for side, value, wanted in ((expr.args[0], left, "K"), (expr.args[1], right, "V"))
@@ -504,6 +662,10 @@ class Walk:
         """The name's last value, checked to fit the axes of what it is stored in."""
         value = self.env.get(name)
         if value is None:
+            return None
+        if isinstance(value, Square):
+            message = f"{what} has axes {axes} and is assigned {self._what(value)}"
+            self.error("axis-mismatch", message, span, SQUARES)
             return None
         if isinstance(value, Matrix):
             self.error(
@@ -535,6 +697,10 @@ class Walk:
         value = self.env.get(name)
         if value is None:
             return None
+        if isinstance(value, Square):
+            message = f"the matrix state {name} is assigned {self._what(value)}"
+            self.error("axis-mismatch", message, span, SQUARES)
+            return None
         if not isinstance(value, Matrix):
             self.error(
                 "axis-mismatch",
@@ -543,6 +709,7 @@ class Walk:
                 f"a matrix is a decayed {name} plus outer products: a * {name} + outer(k, v)",
             )
             return None
+        value = mx.signed(self.graph, value)
         for factor, place in value.factors:
             self._check_decay(name, factor, place)
         if not value.terms:

@@ -6,13 +6,15 @@ nothing with the derivation: no graph, no decays, no records.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from kvgen.language.declarations import MATRIX
 from kvgen.language.spec import Spec
-from kvgen.language.syntax import Bin, Call, Expr, Index, Name, Neg, Num
+from kvgen.language.syntax import IDENTITY, Bin, Call, Expr, Index, Name, Neg, Num
 
-ORDER = ("B", "extra", "head", "K", "V")
+# K' and V': the second axis of a matrix over one channel twice
+ORDER = ("B", "extra", "head", "K", "K'", "V", "V'")
 HEADS = ("H", "HV")
 LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "@": 2, "**": 4}
 ATOM = 5
@@ -24,11 +26,20 @@ TORCH = {
 
 @dataclass(frozen=True)
 class Value:
-    """Printed torch: its text, how tightly it binds, and its dimensions as axis names."""
+    """Printed torch: its text, how tightly it binds, and its dimensions as axis names.
+
+    of_identity: it is what the identity is multiplied with, a number or a diagonal.
+    """
 
     text: str
     binds: int
     dims: tuple[str, ...]
+    of_identity: bool = False
+
+    @property
+    def square(self) -> bool:
+        """Whether it is a matrix over one channel twice, in full."""
+        return any(dim.endswith("'") for dim in self.dims)
 
     def inside(self, level: int) -> str:
         return self.text if self.binds >= level else f"({self.text})"
@@ -42,6 +53,8 @@ class TorchPrinter:
     helpers: set[str]
     env: dict[str, tuple[str, ...]]
     sizes_used: set[str]
+    # names that stand for a multiple of the identity
+    identities: set[str] = field(default_factory=set)
 
     def aligned(self, value: Value, dims: tuple[str, ...]) -> Value:
         """The value with its heads repeated for the value heads, and length-1 axes inserted."""
@@ -63,13 +76,15 @@ class TorchPrinter:
             case Num(value=number):
                 return _number(number)
             case Name(id=name) if name in self.env:
-                return Value(name, ATOM, self.env[name])
+                return Value(name, ATOM, self.env[name], name in self.identities)
+            case Name(id=name) if name == IDENTITY:
+                return Value("1.0", ATOM, (), of_identity=True)
             case Name(id=name):
                 self.sizes_used.add(name)
                 return Value(name, ATOM, ())
             case Neg(value=inner):
                 value = self.expr(inner)
-                return Value(f"-{value.inside(3)}", 3, value.dims)
+                return Value(f"-{value.inside(3)}", 3, value.dims, value.of_identity)
             case Index(base=base, index=place):
                 value = self.expr(base)
                 at = next(i for i, dim in enumerate(value.dims) if _slot(dim) == "extra")
@@ -85,6 +100,12 @@ class TorchPrinter:
         raise AssertionError(f"no such expression: {expr}")
 
     def binary(self, op: str, left: Value, right: Value) -> Value:
+        identities = left.of_identity + right.of_identity
+        if op in "+-" and identities == 1:
+            left, right = self.in_full(left, right), self.in_full(right, left)
+        elif identities:
+            plain = [replace(each, of_identity=False) for each in (left, right)]
+            return replace(self.binary(op, *plain), of_identity=True)
         dims = joined(left.dims, right.dims)
         level = LEVELS[op]
         first = self.aligned(left, dims).inside(level + (op == "**"))
@@ -92,8 +113,46 @@ class TorchPrinter:
         sign = op if op == "**" else f" {op} "
         return Value(f"{first}{sign}{second}", level, dims)
 
+    def in_full(self, value: Value, other: Value) -> Value:
+        """A multiple of the identity as a matrix like the other."""
+        if not value.of_identity:
+            return value
+        channel = next(dim for dim in other.dims if f"{dim}'" in other.dims)
+        state = next(each.name for each in self.spec.states if each.axes == MATRIX)
+        text = f"torch.eye({self.spec.size(channel)}).to({state})"
+        identity = Value(text, ATOM, (channel, f"{channel}'"))
+        return self.binary("*", replace(value, of_identity=False), identity)
+
+    def product(self, left: Value, right: Value) -> Value:
+        """A product with a matrix over one channel twice, or with a multiple of the identity."""
+        if left.of_identity and right.square and right.dims[-2] in left.dims:
+            left = self.in_full(left, right)
+        if right.of_identity and left.square and left.dims[-2] in right.dims:
+            right = self.in_full(right, left)
+        if left.of_identity or right.of_identity:
+            both = left.of_identity and right.of_identity
+            plain = [replace(each, of_identity=False) for each in (left, right)]
+            return replace(self.binary("*", *plain), of_identity=both)
+        head = joined(left.dims, right.dims)
+        head = tuple(dim for dim in head if dim in ("B", *HEADS))
+        sides = [self.aligned(each, head + each.dims[-2:]) for each in (left, right) if _wide(each)]
+        if len(sides) == 2:
+            last = sides[0] if right.square else sides[1]
+            dims = (*head, sides[0].dims[-2], last.dims[-1])
+            return Value(f"{sides[0].inside(3)} @ {sides[1].inside(3)}", 2, dims)
+        # a vector is a matrix of one row, or of one column
+        if _wide(right):
+            row = self.aligned(left, head + left.dims[-1:])
+            text = f"({row.inside(ATOM)}[..., None, :] @ {sides[0].inside(3)})[..., 0, :]"
+            return Value(text, ATOM, head + left.dims[-1:])
+        column = self.aligned(right, head + right.dims[-1:])
+        text = f"({sides[0].inside(3)} @ {column.inside(ATOM)}[..., None])[..., 0]"
+        return Value(text, ATOM, head + right.dims[-1:])
+
     def contraction(self, expr: Bin) -> Value:
         left, right = self.expr(expr.left), self.expr(expr.right)
+        if any(each.square or each.of_identity for each in (left, right)):
+            return self.product(left, right)
         over = "V" if {"K", "V"} <= set(left.dims) else "K"
         if not {"K", "V"} <= set(left.dims + right.dims):
             over = "K" if "K" in left.dims else "V"
@@ -105,7 +164,11 @@ class TorchPrinter:
     def call(self, expr: Call) -> Value:
         args = [self.expr(arg) for arg in expr.args]
         if expr.func == "outer":
-            return self.binary("*", *args)
+            left, right = args
+            if left.dims[-1] == right.dims[-1]:
+                second = (*right.dims[:-1], f"{right.dims[-1]}'")
+                right = Value(right.text, right.binds, second)
+            return self.binary("*", left, right)
         if expr.func == "sum":
             return Value(f"{args[0].inside(ATOM)}.sum(-1)", ATOM, args[0].dims[:-1])
         dims = args[0].dims
@@ -136,6 +199,9 @@ def reference_lines(spec: Spec) -> tuple[list[str], set[str]]:
         value = printer.expr(statement.value)
         lines.append(f"{statement.target} = {value.text}")
         env[statement.target] = value.dims
+        printer.identities.discard(statement.target)
+        if value.of_identity:
+            printer.identities.add(statement.target)
     output = printer.aligned(Value("o", ATOM, env["o"]), ("B", "HV", "V"))
     lines.append(f"o = _spread({output.text}, (rows, heads, {spec.size('V')}))")
     printer.helpers.add("spread")
@@ -166,7 +232,11 @@ def joined(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
 def _slot(dim: str) -> str:
     if dim in HEADS:
         return "head"
-    return dim if dim in ("B", "K", "V") else "extra"
+    return dim if dim in ORDER else "extra"
+
+
+def _wide(value: Value) -> bool:
+    return value.square or {"K", "V"} <= set(value.dims)
 
 
 def _number(number: Fraction) -> Value:

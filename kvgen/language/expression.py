@@ -13,6 +13,7 @@ from kvgen.language.lines import Line
 from kvgen.language.namespace import Scope, integer
 from kvgen.language.syntax import (
     FUNCTIONS,
+    IDENTITY,
     NORMS,
     Bad,
     Bin,
@@ -106,7 +107,7 @@ class Converter:
         if name in scope.loops:
             value = Fraction(scope.loops[name])
             return Num(value, span), constants.of(value)
-        if name in scope.assigned or name in scope.tensors:
+        if name in scope.assigned or name in scope.tensors or name == IDENTITY:
             return Name(name, span), None
         if name in scope.sizes:
             return Name(name, span), constants.of(Fraction(scope.sizes[name]))
@@ -237,6 +238,8 @@ class Converter:
         help = habits.instead(name, arguments)
         if name in habits.NOTHING:
             help = f"leave it out: {habits.NOTHING[name]}"
+        elif name == IDENTITY:
+            help = "write 'I' alone: its size is that of what it is multiplied with"
         elif name in ("where", "select"):
             help = habits.CHOICE
         elif name in habits.TRANSPOSES:

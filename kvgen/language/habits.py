@@ -45,7 +45,13 @@ FUNCTIONS = {
 }
 
 # help on calls that no other call stands for; {0}: the argument
+IDENTITY = "I is the identity: (I - outer(k, b * k)) @ S is S - outer(k, b * (k @ S))"
+DIAGONAL = "a diagonal matrix is a vector that multiplies: w * S, or (w * I - outer(k, k)) @ S"
 ADVICE = {
+    "eye": IDENTITY,
+    "identity": IDENTITY,
+    "diag": DIAGONAL,
+    "Diag": DIAGONAL,
     "mean": "write 'sum({0}) / K', or '/ V' of a vector over V",
     "softmax": "a softmax over the past asks for every earlier key again, which no state of fixed "
     "size holds; `kvgen show mlstm` has exponential gates with a carried maximum in its place",

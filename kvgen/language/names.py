@@ -6,7 +6,7 @@ import keyword
 import re
 import unicodedata
 
-from kvgen.language.syntax import FUNCTIONS
+from kvgen.language.syntax import FUNCTIONS, IDENTITY
 
 MAX_NAME = 64
 
@@ -54,6 +54,8 @@ def refusal(name: str, argument: bool = False) -> tuple[str, str, str | None] | 
         return "bad-name", f"the name is longer than {MAX_NAME} characters", None
     if keyword.iskeyword(name):
         return "reserved-name", f"'{name}' is a keyword of Python", f"write '{name}_' or 'x_{name}'"
+    if name == IDENTITY:
+        return "reserved-name", f"'{name}' is the identity matrix", f"write '{name}_' or 'i'"
     if name in FUNCTIONS:
         return "reserved-name", f"'{name}' is a function of the language", "choose another name"
     if name in RESERVED or name in MODULE or (argument and name in LOCALS):

@@ -87,6 +87,9 @@ class Stmt:
     loop: tuple[tuple[str, int], ...] = ()
 
 
+# the identity, where a matrix is multiplied
+IDENTITY = "I"
+
 # name -> number of arguments
 FUNCTIONS: dict[str, int] = {
     "exp": 1,
