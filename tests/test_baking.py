@@ -358,6 +358,28 @@ def test_a_known_gpu_and_the_interpreter_are_not(monkeypatch: pytest.MonkeyPatch
         module.Cache.empty(2, device="cpu")
 
 
+def test_inputs_that_nothing_is_tuned_for_are_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    analysis = analysed("gated_deltanet")
+    Store.default().add(several(analysis))
+    module = on(compiler.built(analysis), H100, monkeypatch)
+    given = [torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1)]
+    text = (
+        f"gated_deltanet is tuned for {H100} with inputs of 16 bits: "
+        "with torch.float32 it runs there on estimates"
+    )
+    with pytest.warns(UserWarning) as said:
+        config = module._config(H100, "decode", 4, given)
+    assert [str(each.message) for each in said] == [text]
+    assert config in module.CONFIGS["default"]["decode"].values()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module._config(H100, "decode", 4, given)
+        module._config(H100, "decode", 4, given[:1])
+        # there is nothing to drop
+        module._config("NVIDIA A100", "decode", 4, given)
+        module._config("default", "decode", 4, given)
+
+
 def test_where_tuning_is_required_an_unknown_gpu_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -408,7 +430,7 @@ def test_compile_says_for_which_gpus() -> None:
     (row,) = [line for line in result.stdout.splitlines() if line.startswith("tuned for")]
     assert row.split(maxsplit=2)[2] == (
         f"{H100} (full, 3 batches, buffer 2), {H200} (quick, 1 batch, aged: with triton 3.5.0); "
-        "others run on estimates"
+        "others, and q, k and v of 32 bits, run on estimates"
     )
     # where the module is not on the H100
     assert "buffer           4 places where its length is not tuned; L* = " in result.stdout

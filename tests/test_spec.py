@@ -52,7 +52,12 @@ def test_every_code_has_a_bad_spec() -> None:
 
 
 # codes with several faces; others of the same beginning are the walk's
-FILES = [*CODES, "duplicate-name-plane", "missing-key-heads"]
+FACES = (
+    "bad-axes-mamba1 bad-axes-mesanet bad-override-names bad-state-log-linear bad-state-rwkv4 "
+    "bad-state-slots bad-state-titans duplicate-name-plane missing-key-heads "
+    "unknown-function-deltaformer unknown-function-reductions"
+)
+FILES = [*CODES, *FACES.split()]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -15,7 +15,7 @@ from kvgen.algebra import axes as ax
 from kvgen.algebra import matrix as mx
 from kvgen.algebra import square as sq
 from kvgen.algebra.axes import Axes
-from kvgen.algebra.graph import Graph, Node, reachable
+from kvgen.algebra.graph import BINARY, UNARY, Graph, Node, leaf_of, reachable
 from kvgen.algebra.interval import Interval
 from kvgen.algebra.matrix import Matrix, Term
 from kvgen.algebra.square import Square
@@ -36,7 +36,20 @@ SQUARES = (
     "S - outer(S @ v, b * v)"
 )
 
+SEPARABLE = (
+    "write exp(a) * exp(b), of one over K and one over V. Any other decay (Mamba-1, Longhorn) has "
+    "a sum of logarithms for each of K * V places, and to sum it over the buffer costs what the "
+    "buffer saves; 1 - d * k * k stands in Longhorn for S - outer(k, d * (k @ S)), which is served"
+)
+NORMS = (
+    "the state after a token must be linear in the one before, and a norm or a sum of all of it "
+    "(Lattice) would need it built for every token: take one of what is read, l2norm(q @ S), or "
+    "carry one of what is written, as the state n = a * n + k"
+)
+
 MOST_WRITES, MOST_READS = 256, 64
+# tensors of which a range is tried, to see whether it would prove a decay
+MOST_TRIED = 8
 # a kernel has a line for every pair of an outer product and a vector that reads
 MOST_DOTS = 4096
 
@@ -118,6 +131,11 @@ class Walk:
         whole = 0 < len(found) <= 40 and found.count("(") == found.count(")")
         return found if whole else otherwise
 
+    def _within(self, expr: Expr, otherwise: str) -> str:
+        """The same as a part of a product or of a difference."""
+        shown = self.text(expr, otherwise)
+        return f"({shown})" if isinstance(expr, Bin) and shown != otherwise else shown
+
     # -- expressions
 
     def value(self, expr: Expr) -> Value | None:
@@ -172,7 +190,9 @@ class Walk:
                 "matrix-nonlinear",
                 f"a matrix cannot be used in {use}",
                 expr.span,
-                f"{self._as_read(expr)} reads it with a vector, what was read may be used in "
+                NORMS
+                if use in ("l2norm()", "rmsnorm()", "sum()", "sqrt()")
+                else f"{self._as_read(expr)} reads it with a vector, what was read may be used in "
                 "anything; else a buffer serves decays, a * S, and writes, S + outer(k, v)",
             )
         return value
@@ -331,12 +351,7 @@ class Walk:
         assert isinstance(other, Matrix)
         wanted = "K" if before else "V"
         if square.channel not in ("", wanted):
-            shown = [self.text(side, name) for side, name in ((expr.left, "A"), (expr.right, "B"))]
-            message = f"a matrix over {square.channel} and {square.channel} stands on the side of "
-            shown = [
-                f"({text})" if isinstance(side, Bin) and side.op != "**" else text
-                for side, text in zip((expr.left, expr.right), shown, strict=True)
-            ]
+            shown = [self._within(expr.left, "A"), self._within(expr.right, "B")]
             help = f"a state is [K, V]: write {shown[1]} @ {shown[0]}"
             raise self.error("axis-mismatch", f"{message}{wanted}", expr.span, help)
         square = replace(square, channel=wanted)
@@ -424,7 +439,7 @@ class Walk:
     def _how_to_add(self, expr: Bin, value: Node, side: Expr) -> str:
         other = expr.left if side is expr.right else expr.right
         if value.axes.channels == "V":
-            read, shown = self._as_read(other), self.text(side, "v")
+            read, shown = self._as_read(other), self._within(side, "v")
             sides = (shown, read) if side is expr.left else (read, shown)
             return f"read the matrix first, with a vector over K: {f' {expr.op} '.join(sides)}"
         return f"what is added to a matrix is an outer product: {self._product(side)}"
@@ -506,7 +521,7 @@ class Walk:
             f"this factor, with axes {factor.axes}, is not a product of a part over K "
             "and a part over V",
             span,
-            "a decay over K and V is a product of one over K and one over V: exp(a) * exp(b)",
+            SEPARABLE,
         )
 
     def _contract(self, expr: Bin) -> Value:
@@ -628,7 +643,7 @@ class Walk:
 
     def _outer(self, expr: Call) -> Matrix | Square:
         left = self._argument(expr.args[0], "outer")
-        before, self.beside = self.beside, self.text(expr.args[0], "k")
+        before, self.beside = self.beside, self._within(expr.args[0], "k")
         right = self._argument(expr.args[1], "outer")
         self.beside = before
         if left is None or right is None:
@@ -748,16 +763,59 @@ class Walk:
             message = f"the factor on {name} is not proved to be >= 0"
             if math.isfinite(bounds.lo):
                 message += f", only to be >= {bounds.lo:g}"
-            self.error("decay-sign", message, span, self._how_to_prove(factor))
+            self.error("decay-sign", message, span, self._how_to_prove(factor, span))
 
-    def _how_to_prove(self, factor: Node) -> str:
+    def _how_to_prove(self, factor: Node, span: Span) -> str:
+        """What could be done about a factor whose sign is not known."""
+        if -1 <= factor.bounds.lo < 0 < factor.bounds.hi <= 1:
+            return self._how_to_carry(factor, span)
         help = "write it with exp, sigmoid or squares"
-        proved = [node for node in reachable([factor]) if node.bounds.nonnegative]
-        for node in reachable([factor], set(proved)):
-            if node.op in ("input", "param"):
-                tensor = f"{{axes: {node.axes}, range: [0, 1]}}"
-                return f"{help}, or declare a range: {node.value}: {tensor}"
-        return help
+        for tensor in unproved(factor):
+            axes = ", ".join(tensor.axes.names)
+            for low, high in ((0, 1), (0, "inf")):
+                bounds = Interval(float(low), float(high))
+                if self._ranged(factor, tensor, bounds).bounds.nonnegative:
+                    declared = f"{{axes: [{axes}], range: [{low}, {high}]}}"
+                    return f"{help}, or declare a range: {tensor.value}: {declared}"
+        return f"{help}, or keep it above 0: maximum(x, 0), relu(x), abs(x)"
+
+    def _ranged(self, factor: Node, leaf: Node, bounds: Interval) -> Node:
+        """The factor, were a range of one of its tensors declared."""
+        graph = Graph(dict(self.spec.sizes))
+        found: dict[Node, Node] = {}
+        for node in reachable([factor]):
+            if node.is_const:
+                found[node] = graph.const(node.const)
+            elif node.op in UNARY or node.op in BINARY or node.op == "sum":
+                found[node] = graph.rebuild(node, tuple(found[arg] for arg in node.args))
+            else:
+                known = bounds if leaf_of(node) is leaf else node.bounds
+                found[node] = graph.leaf("input", str(node.order), node.axes, known)
+        return found[factor]
+
+    def _how_to_carry(self, factor: Node, span: Span) -> str:
+        """How a decay of either sign is written: its size as the decay, the running sign beside."""
+        row = self.spec.original.split("\n")[span.line - 1]
+        shown = row[span.column - 1 : span.end - 1]
+        shown = shown if len(shown) <= 40 and shown.count("(") == shown.count(")") else "..."
+        axes = factor.axes if factor.axes.channels != "V" else replace(factor.axes, head="HV")
+        write, read = "outer(k, s * v)", "s * (q @ S)"
+        if axes.channels == "K":
+            write, read = "outer(s * k, v)", "(s * q) @ S"
+        return (
+            f"where it may be negative, carry its sign: a = {shown} + 1e-30, s = s * a / abs(a), "
+            f"S = abs(a) * S + {write}, read as {read}, with s: {{axes: {axes}, init: 1}} in state"
+        )
+
+
+def unproved(factor: Node) -> list[Node]:
+    """The inputs and parameters below what is not known to be >= 0, at most a few."""
+    proved = [node for node in reachable([factor]) if node.bounds.nonnegative]
+    leaves = (leaf_of(node) for node in reachable([factor], set(proved)))
+    found = dict.fromkeys(leaf for leaf in leaves if leaf.op in ("input", "param"))
+    below = dict.fromkeys(leaf_of(node) for node in reachable([factor]))
+    found |= {leaf: None for leaf in below if leaf.op in ("input", "param")}
+    return list(found)[:MOST_TRIED]
 
 
 def _finite(number: Fraction) -> float:

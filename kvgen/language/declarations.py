@@ -26,6 +26,35 @@ SECTIONS: dict[str, Kind] = {"inputs": "input", "params": "param", "state": "sta
 _CALLED = {"sizes": "a size", "inputs": "an input", "params": "a parameter", "state": "a state"}
 _CARRIED = ((), ("H",), ("HV",), ("K",), ("H", "K"), ("HV", "K"), ("HV", "V"))
 
+# why a state or a tensor cannot be, and what could be done
+SECOND = (
+    "a token passes over one stored state: states that do not feed each other are two specs, the "
+    "output of one an input of the next, as in gated slot attention; a momentum, a second state "
+    "that is added to the first (Titans), is not served"
+)
+SEVERAL = (
+    "a token passes over one stored state: several that are merged as tokens come, as in "
+    "log-linear attention, are not served; several writes into one state are: for i in range(N):"
+)
+SLOTS = (
+    "a matrix state is [HV, K, V]. Slots, as in gated slot attention, are two specs: one whose V "
+    "are the slots, S = a * S + outer(k, 1 - a) and o = q @ S; one whose K are the slots, "
+    "S = a * S + outer(1 - a, v), read with a softmax of the first's output"
+)
+TWICE = (
+    "a state over keys alone that is solved with, as in MesaNet, is not served; one that is only "
+    "read, q @ S, is a spec of its own whose V is as large as K, and a diagonal is [HV, K]"
+)
+BOTH = (
+    "only the matrix state has both. A decay with a number for every place of the state, as in "
+    "Mamba-1, is not served; one over K times one over V is: a: [HV, K], c: [HV, V], "
+    "exp(a) * exp(c) * S"
+)
+VECTORS = (
+    "such as S: [HV, K, V]; of a recurrence of vectors alone, as RWKV-4, there is nothing to "
+    "buffer: its state is no larger than what a token would leave"
+)
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -177,7 +206,8 @@ class Declarations:
                 help = "declare it: sizes: {N: 2, ...}"
                 self.reader.report("bad-type", "an axis is the name of a size", here, help)
             elif axis in entry[:at]:
-                self.reader.report("bad-axes", f"the axis '{axis}' stands here twice", here)
+                help = TWICE if axis in CHANNELS and where[0] == "state" else None
+                self.reader.report("bad-axes", f"the axis '{axis}' stands here twice", here, help)
             elif not self.all_sizes or (axis in known and self._is_size(axis)):
                 continue
             else:
@@ -198,7 +228,8 @@ class Declarations:
         for kind, what in ((extra, "extra size"), (heads, "head axis"), (channels, "channel axis")):
             if len(kind) > 1:
                 message = f"'{kind[0]}' and '{kind[1]}' in one tensor: at most one {what}"
-                self.reader.report("bad-axes", message, where)
+                help = BOTH if set(kind) == set(CHANNELS) else None
+                self.reader.report("bad-axes", message, where, help)
                 return False
         right = [*extra, *heads, *channels]
         if list(axes) != right:
@@ -212,7 +243,12 @@ class Declarations:
         if axes == MATRIX or axes in _CARRIED:
             return True
         shown = f"[{', '.join(axes)}]"
-        if {"K", "V"} <= set(axes):
+        extra = [axis for axis in axes if axis not in STANDARD]
+        if {"K", "V"} <= set(axes) and extra:
+            message, help = f"a matrix state is [HV, K, V], not {shown}", SEVERAL
+        elif extra and set(axes) & set(CHANNELS):
+            message, help = f"a state cannot have the axes {shown}", SLOTS
+        elif {"K", "V"} <= set(axes):
             message, help = f"a matrix state is [HV, K, V], not {shown}", "write [HV, K, V]"
             if sorted(axes) == sorted(MATRIX):
                 help += "; 'storage: {layout: vk}' turns it in memory"
@@ -225,14 +261,14 @@ class Declarations:
     def _matrix_state(self) -> None:
         matrices = [t for t in self.tensors.values() if t.kind == "state" and t.axes == MATRIX]
         if not matrices and not any(self._is_state(name) for name in self.broken):
-            message, help = "there is no matrix state", "such as S: [HV, K, V]"
+            message, help = "there is no matrix state", VECTORS
             self.reader.report("bad-state", message, ("state",), help, key=True)
         for second in matrices[1:]:
             message = f"a second matrix state '{second.name}': only one is supported"
             first = self.reader.span(("state", matrices[0].name))
             notes = ((f"'{matrices[0].name}' is declared", first),) if first else ()
             where = ("state", second.name)
-            self.reader.report("bad-state", message, where, key=True, notes=notes)
+            self.reader.report("bad-state", message, where, SECOND, key=True, notes=notes)
 
     def _is_state(self, name: str) -> bool:
         return self.where.get(name, ("",))[0] == "state"

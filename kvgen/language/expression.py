@@ -235,7 +235,7 @@ class Converter:
         if name in scope.tensors or name in scope.assigned or name in scope.sizes:
             message = f"'{name}' is not a function"
             return self.report("unknown-function", message, span, f"write '{name} * (...)'")
-        help = habits.instead(name, arguments)
+        help = habits.instead(name, arguments, [each.arg or "" for each in node.keywords])
         if name in habits.NOTHING:
             help = f"leave it out: {habits.NOTHING[name]}"
         elif name == IDENTITY:
@@ -273,7 +273,7 @@ class Converter:
             self._convert(func.value)
             arguments = [self.text(func.value), *arguments]
         name, shown = func.attr, ", ".join(arguments)
-        help = habits.instead(name, arguments)
+        help = habits.instead(name, arguments, [each.arg or "" for each in node.keywords])
         if name in FUNCTIONS:
             shown = ", ".join(arguments[: FUNCTIONS[name]])
             help = f"write '{name}({shown})'" if len(shown) <= 60 else f"write '{name}(...)'"

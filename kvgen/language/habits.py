@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 
 # functions of other libraries, by what to write instead; {0}, {1}: the arguments
 FUNCTIONS = {
@@ -15,8 +16,20 @@ FUNCTIONS = {
     "pow": "{0} ** {1}",
     "power": "{0} ** {1}",
     "reciprocal": "1 / {0}",
-    "max": "maximum({0}, {1})",
-    "min": "minimum({0}, {1})",
+    "relu6": "minimum(relu({0}), 6)",
+    "leaky_relu": "maximum({0}, 0.01 * {0})",
+    "elu": "relu({0}) + exp(minimum({0}, 0)) - 1",
+    "softsign": "{0} / (1 + abs({0}))",
+    "mish": "{0} * tanh(softplus({0}))",
+    "gelu": "0.5 * {0} * (1 + tanh(0.79788456 * ({0} + 0.044715 * {0} ** 3)))",
+    "hardtanh": "minimum(maximum({0}, -1), 1)",
+    "hardsigmoid": "minimum(maximum({0} / 6 + 0.5, 0), 1)",
+    "sign": "{0} / (abs({0}) + 1e-30)",
+    "sinh": "(exp({0}) - exp(-{0})) / 2",
+    "cosh": "(exp({0}) + exp(-{0})) / 2",
+    "log10": "log({0}) / log(10)",
+    "cosine_similarity": "l2norm({0}) @ l2norm({1})",
+    "vdot": "{0} @ {1}",
     "fmax": "maximum({0}, {1})",
     "fmin": "minimum({0}, {1})",
     "clamp": "minimum(maximum({0}, low), high)",
@@ -41,20 +54,48 @@ FUNCTIONS = {
     "rms_norm": "rmsnorm({0})",
     "l2_norm": "l2norm({0})",
     "ger": "outer({0}, {1})",
-    "logsumexp": "logaddexp({0}, {1})",
 }
 
 # help on calls that no other call stands for; {0}: the argument
 IDENTITY = "I is the identity: (I - outer(k, b * k)) @ S is S - outer(k, b * (k @ S))"
 DIAGONAL = "a diagonal matrix is a vector that multiplies: w * S, or (w * I - outer(k, k)) @ S"
+LAYERNORM = "write 'y = {0} - sum({0}) / K' and 'y / sqrt(sum(y * y) / K + 1e-5)'"
+CHOOSING = "nothing is chosen or sorted: a value has the same form for every token"
+INVERSE = "nothing is solved or inverted: a state is read, x @ S or S @ y, not divided by"
+JOINING = "nothing is joined: what belongs together is one input, and its extra axis is indexed"
 ADVICE = {
     "eye": IDENTITY,
     "identity": IDENTITY,
     "diag": DIAGONAL,
     "Diag": DIAGONAL,
+    "std": "the square root of the variance: sqrt(sum(({0} - m) ** 2) / K) with m = sum({0}) / K",
+    "var": "write 'sum(({0} - m) ** 2) / K' with 'm = sum({0}) / K', or '/ V' of vectors over V",
+    "layernorm": LAYERNORM,
+    "layer_norm": LAYERNORM,
+    "prod": "nothing is multiplied over an axis; of what is above 0 it is 'exp(sum(log({0})))'",
+    "cumsum": "tokens come one by one: a sum over them is a state, n = n + {0}",
+    "cumprod": "tokens come one by one: a product over them is a state, n = n * {0}, with init: 1",
+    "argmax": CHOOSING,
+    "argmin": CHOOSING,
+    "topk": CHOOSING,
+    "sort": CHOOSING,
+    "median": CHOOSING,
+    "einsum": "x @ S and S @ y read the state, x @ y is a dot, outer(k, v) is a write",
+    "inv": INVERSE,
+    "inverse": INVERSE,
+    "solve": INVERSE,
+    "cat": JOINING,
+    "concat": JOINING,
+    "concatenate": JOINING,
+    "stack": JOINING,
+    "zeros": "a number stands for a value of any axes: write 0",
+    "zeros_like": "a number stands for a value of any axes: write 0",
+    "ones": "a number stands for a value of any axes: write 1",
+    "ones_like": "a number stands for a value of any axes: write 1",
     "mean": "write 'sum({0}) / K', or '/ V' of a vector over V",
-    "softmax": "a softmax over the past asks for every earlier key again, which no state of fixed "
-    "size holds; `kvgen show mlstm` has exponential gates with a carried maximum in its place",
+    "softmax": "over the channel of one token it is exp({0}) / sum(exp({0})); over the past it "
+    "asks for every earlier key again, which no state of fixed size holds: `kvgen show mlstm` has "
+    "exponential gates with a carried maximum in its place",
 }
 
 # calls that say nothing here: everything is float32, and axes carry names
@@ -116,11 +157,36 @@ PARTS: dict[type[ast.expr], tuple[str, str | None]] = {
 }
 
 
-def instead(function: str, arguments: list[str]) -> str | None:
+# the largest or the least: of several values, or over an axis
+CHOICES = {
+    **dict.fromkeys(("max", "amax", "nanmax"), ("maximum", "largest")),
+    **dict.fromkeys(("min", "amin", "nanmin"), ("minimum", "least")),
+}
+# arguments that say over which axis
+AXIS = ("dim", "axis", "keepdim", "keepdims")
+
+
+def instead(function: str, arguments: list[str], keywords: Sequence[str] = ()) -> str | None:
     """How to write a call of another library's function."""
-    shown = [each if len(each) <= 40 and "\n" not in each else "x" for each in arguments[:2]]
+    shown = [each if len(each) <= 40 and "\n" not in each else "x" for each in arguments]
+    if function == "logsumexp":
+        if len(shown) == 2:
+            return f"write 'logaddexp({shown[0]}, {shown[1]})'"
+        return f"write 'log(sum(exp({shown[0] if shown else 'x'})))'"
+    if function in CHOICES:
+        name, what = CHOICES[function]
+        if len(shown) < 2 or set(keywords) & set(AXIS):
+            return (
+                f"nothing takes the {what} over K or V; '{name}(x, y)' is of two values, and takes "
+                f"it over an extra axis in a loop: m = {name}(m, x[i])"
+            )
+        nested = shown[0]
+        for each in shown[1:4]:
+            nested = f"{name}({nested}, {each})"
+        return f"write '{nested}'"
     if function in ADVICE:
-        return ADVICE[function].format(*(shown or "x"))
+        return ADVICE[function].format(*(shown[:1] or "x"))
     if function not in FUNCTIONS:
         return None
-    return f"write '{FUNCTIONS[function].format(*shown, *'xy'[len(shown) :])}'"
+    given = shown[:2]
+    return f"write '{FUNCTIONS[function].format(*given, *'xy'[len(given) :])}'"

@@ -43,6 +43,7 @@ def apply(
         where = tuple(path.split("."))
         problem = _refusal(document.values, where)
         value, wrong = (None, None) if problem else _value(str(text))
+        problem = problem or _no_map(where, value)
         if where[0] in TEXTS and not isinstance(value, str):
             # a line of text needs no quotes here
             value, wrong = str(text), None
@@ -68,7 +69,7 @@ def _refusal(values: Mapping[str, Any], where: tuple[str, ...]) -> tuple[str, st
     """(message, help) if there is nothing at this path to be set."""
     first, *rest = where
     if first not in SHAPE:
-        return _no_key(where, 0, list(SHAPE))
+        return _no_first(values, where)
     if first == "step":
         return "step can be changed only in the file", None
     if not rest:
@@ -96,6 +97,36 @@ def _refusal(values: Mapping[str, Any], where: tuple[str, ...]) -> tuple[str, st
     if first not in ("inputs", "params", "state") or len(rest) > 2:
         return f"{quote('.'.join(where[:-1]))} has no keys of its own", None
     return None
+
+
+def _no_first(values: Mapping[str, Any], where: tuple[str, ...]) -> tuple[str, str | None]:
+    """A path that begins with what stands inside a section, or with no key at all."""
+    inside: dict[str, str] = dict.fromkeys(("H", "HV", "K", "V"), "sizes")
+    for section in ("sizes", "storage", "state", "params", "inputs"):
+        names = values.get(section)
+        shape = SHAPE[section]
+        for name in (
+            *(names if isinstance(names, dict) else ()),
+            *(shape or () if shape != "*" else ()),
+        ):
+            inside.setdefault(name, section)
+    close = closest(where[0], [*inside, *SHAPE])
+    if close not in inside:
+        return _no_key(where, 0, list(SHAPE))
+    right = ".".join([inside[close], close, *where[1:]])
+    return f"there is no key {quote(where[0])}", f"did you mean {quote(right)}?"
+
+
+def _no_map(where: tuple[str, ...], value: Value) -> tuple[str, str | None] | None:
+    """A whole section that would become a word."""
+    if len(where) > 1 or isinstance(value, dict) or value is None:
+        return None
+    if SHAPE.get(where[0]) is None:
+        return None
+    help = f"set one of its keys, as in {quote(where[0] + '.NAME')}"
+    if where == ("state",):
+        help = "did you mean 'storage.state'?"
+    return f"{quote(where[0])} is a map of names", help
 
 
 def _no_key(where: tuple[str, ...], at: int, names: list[str]) -> tuple[str, str | None]:

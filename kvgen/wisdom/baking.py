@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kvgen.analysis import Analysis
 from kvgen.codegen.config import TOKENS, Tuned, is_safe, tokens_of
 from kvgen.codegen.cost import buffer_length
+from kvgen.language.spec import Spec
 from kvgen.shipped import command
 from kvgen.wisdom.folder import warn
 from kvgen.wisdom.identity import form_hash, shape_of
@@ -125,7 +126,14 @@ def said(analysis: Analysis, table: Table) -> str:
     """In one line what stands behind a module's configurations."""
     if not table:
         return f"no GPU: it runs on estimates ({command('tune', analysis.spec, '--gpu')})"
-    return f"{', '.join(map(str, standings(analysis, table)))}; others run on estimates"
+    here = ", ".join(map(str, standings(analysis, table)))
+    return f"{here}; others, and {vectors(analysis.spec)} of 32 bits, run on estimates"
+
+
+def vectors(spec: Spec) -> str:
+    """The inputs over K or V, whose numbers have 16 bits where kernels are tuned."""
+    names = [each.name for each in spec.inputs if {"K", "V"} & set(each.axes)]
+    return f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0]
 
 
 def required(analysis: Analysis, table: Table) -> None:
