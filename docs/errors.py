@@ -53,16 +53,39 @@ GROUPS = {
 }
 
 
+# published recurrences, by the spec that shows what is said of them
+REFUSED = {
+    "Titans": "bad-state-titans",
+    "Mamba-1": "bad-axes-mamba1",
+    "Longhorn": "decay-separable-longhorn",
+    "MesaNet": "bad-axes-mesanet",
+    "Log-linear attention": "bad-state-log-linear",
+    "Gated slot attention": "bad-state-slots",
+    "DeltaFormer": "unknown-function-deltaformer",
+    "Lattice": "matrix-nonlinear-lattice",
+    "RWKV-4": "bad-state-rwkv4",
+    "Decays of either sign": "decay-sign-signed",
+}
+
+
 def shown(folder: Path) -> dict[str, str]:
-    """The first example of every code."""
-    examples: dict[str, str] = {}
+    """The first example of every code, of a spec that is named by it where there is one."""
+    own: dict[str, str] = {}
+    others: dict[str, str] = {}
     for path in sorted(folder.glob("*.txt"), key=lambda path: (len(path.stem), path.stem)):
-        text = path.read_text(encoding="utf-8").rstrip()
-        for block in re.split(r"\n\n(?=error\[|warning\[)", text):
-            found = re.match(r"(?:error|warning)\[([a-z-]+)\]", block)
-            if found and (path.stem.startswith(found[1]) or found[1] not in examples):
-                examples.setdefault(found[1], block.split("\n\n")[0])
-    return examples
+        for code, block in blocks(path):
+            (own if path.stem.startswith(code) else others).setdefault(code, block)
+    return others | own
+
+
+def blocks(path: Path) -> list[tuple[str, str]]:
+    """Every diagnostic of a report, by its code."""
+    found = []
+    text = path.read_text(encoding="utf-8").rstrip()
+    for block in re.split(r"\n\n(?=error\[|warning\[)", text):
+        if code := re.match(r"(?:error|warning)\[([a-z-]+)\]", block):
+            found.append((code[1], block.split("\n\n")[0]))
+    return found
 
 
 def page() -> str:
@@ -81,4 +104,8 @@ def page() -> str:
     for name, codes in grouped.items():
         parts.append(f"\n## {name}\n\n{GROUPS[name][0]}.")
         parts += [f"\n### {code}\n\n```\n{examples[code]}\n```" for code in codes]
+    parts.append("\n## Recurrences that are refused\n\nAs their readers would write them.")
+    for title, stem in REFUSED.items():
+        report = "\n\n".join(block for _, block in blocks(BAD / f"{stem}.txt"))
+        parts.append(f"\n### {title}\n\n```\n{report}\n```")
     return "\n".join(parts) + "\n"

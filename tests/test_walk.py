@@ -169,7 +169,8 @@ exp(minimum(b,m)-m) exp(-b**2) exp(-sum(f*f)) exp(-relu(b)) unit**2 sqrt(unit) e
 1-sigmoid(b)*l2norm(k)*l2norm(k) 1-l2norm(k)@l2norm(k) l2norm(k)**2 1-l2norm(k)@(unit*l2norm(k))
 unit*sigmoid(m)+(1-unit)*sigmoid(b) sigmoid(b)*unit+sigmoid(-b)*exp(below) 2**below unit**abs(b)
 (1-unit)*sigmoid(m)**2+unit*(1-(1-sigmoid(m))**2) sigmoid(m)+unit*(exp(below)-sigmoid(m))
-sigmoid(m)-unit*(sigmoid(m)-exp(below)) exp(k)/sum(exp(k)) relu(k)/(1+sum(relu(k))) abs(b)/(1+abs(b))
+sigmoid(m)-unit*(sigmoid(m)-exp(below)) exp(k)/sum(exp(k)) relu(k)/(1+sum(relu(k)))
+abs(b)/(1+abs(b))
 exp(logsigmoid(b))*unit+(1-sigmoid(b)) 1/(1+exp(-b))*unit+sigmoid(-b)*unit
 sigmoid(b-m)*unit+sigmoid(m-b)*unit sum(unit*sigmoid(f))/8 exp(minimum(silu(b),0))
 sigmoid(b)*unit exp(-sum(abs(f))) 1/(1+exp(b)) exp(-(k@k)*(k@k)) minimum(unit,sigmoid(b))

@@ -353,7 +353,8 @@ class Walk:
         if square.channel not in ("", wanted):
             shown = [self._within(expr.left, "A"), self._within(expr.right, "B")]
             help = f"a state is [K, V]: write {shown[1]} @ {shown[0]}"
-            raise self.error("axis-mismatch", f"{message}{wanted}", expr.span, help)
+            message = f"{self._what(square)} stands on the side of {wanted}"
+            raise self.error("axis-mismatch", message, expr.span, help)
         square = replace(square, channel=wanted)
         side = expr.left if before else expr.right
         found = [
