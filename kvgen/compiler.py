@@ -94,9 +94,9 @@ def load(name: str, /, **overrides: object) -> ModuleType:
 def _compiled(
     spec: str | Path, out: str | Path | None, overrides: Mapping[str, object]
 ) -> ModuleType:
-    named = isinstance(spec, str) and "\n" not in spec
-    path_or_text = shipped.resolve(spec) if named else spec
-    analysis = analyse(path_or_text, {key: str(value) for key, value in overrides.items()})
+    if isinstance(spec, str) and "\n" not in spec:
+        spec = shipped.resolve(spec)
+    analysis = analyse(spec, {key: str(value) for key, value in overrides.items()})
     if analysis.warnings:
         # for whoever called `compile` or `load`
         warnings.warn(analysis.report, SpecWarning, stacklevel=3)

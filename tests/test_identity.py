@@ -129,3 +129,26 @@ def test_a_matrix_on_the_wrong_side_is_turned() -> None:
     assert errors(step("S = S + outer(k, v - S)"))[0].help == (
         "read the matrix first, with a vector over K: v - k @ S"
     )
+
+
+def test_a_decay_that_rounding_takes_to_zero_is_a_number() -> None:
+    """1 - b k² of a key with one part and a gate that is open: its log is of 0 or just below."""
+    lines = ("k = l2norm(k, eps=0)", "S = (1 - sigmoid(b) * k * k) * S + outer(k, v)", "o = q @ S")
+    module = compiler.built(compiler.analyse(step(*lines)))
+    cache = module.Cache.empty(slots=1, device="cpu", dtype=torch.float32, buffer=2)
+    slots = torch.tensor([0], dtype=torch.int32)
+    torch.manual_seed(0)
+    names = {"q": (2, 8), "k": (2, 8), "v": (4, 12), "b": (4,), "f": (4, 8), "h": (4, 12)}
+    names |= {"kk": (4, 2, 8), "unit": (4,), "below": (4,)}
+    state = None
+    for token in range(4):
+        inputs = {name: torch.randn(1, *shape) for name, shape in names.items()}
+        inputs["b"] = torch.full((1, 4), 60.0)
+        inputs["k"] = torch.zeros(1, 2, 8)
+        inputs["k"][..., token % 2] = 0.3 + token / 7
+        params = {"A_log": torch.zeros(4)}
+        exact = {name: value.double() for name, value in (inputs | params).items()}
+        expected, state = module.reference(state, **exact)
+        output = module.decode(cache, 0, slots, **inputs, **params)
+        module.advance(cache, slots)
+        assert (output - expected).norm() <= 2e-5 * expected.norm()

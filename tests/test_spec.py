@@ -175,7 +175,7 @@ def test_states_of_other_axes_are_refused(axes: str) -> None:
     assert [each.code for each in errors(text)] == ["bad-state"]
 
 
-@pytest.mark.parametrize("name", ["B", "C", "D", "E", "I", "N", "Q", "S2", "beta", "gamma", "dt"])
+@pytest.mark.parametrize("name", ["B", "C", "D", "E", "N", "Q", "S2", "beta", "gamma", "dt"])
 def test_the_names_of_papers_are_legal(name: str) -> None:
     read(GDN.replace("  b: [HV]", f"  b: [HV]\n  {name}: [HV]"))
 

@@ -119,14 +119,13 @@ def _no_first(values: Mapping[str, Any], where: tuple[str, ...]) -> tuple[str, s
 
 def _no_map(where: tuple[str, ...], value: Value) -> tuple[str, str | None] | None:
     """A whole section that would become a word."""
-    if len(where) > 1 or isinstance(value, dict) or value is None:
+    section, *rest = where
+    if rest or isinstance(value, dict) or value is None or SHAPE.get(section) is None:
         return None
-    if SHAPE.get(where[0]) is None:
-        return None
-    help = f"set one of its keys, as in {quote(where[0] + '.NAME')}"
-    if where == ("state",):
+    help = f"set one of its keys, as in {quote(section + '.NAME')}"
+    if section == "state":
         help = "did you mean 'storage.state'?"
-    return f"{quote(where[0])} is a map of names", help
+    return f"{quote(section)} is a map of names", help
 
 
 def _no_key(where: tuple[str, ...], at: int, names: list[str]) -> tuple[str, str | None]:
