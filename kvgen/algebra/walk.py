@@ -15,9 +15,10 @@ from kvgen.algebra import axes as ax
 from kvgen.algebra import matrix as mx
 from kvgen.algebra import square as sq
 from kvgen.algebra.axes import Axes
-from kvgen.algebra.graph import BINARY, UNARY, Graph, Node, leaf_of, reachable
+from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.interval import Interval
 from kvgen.algebra.matrix import Matrix, Term
+from kvgen.algebra.signs import how_to_prove
 from kvgen.algebra.square import Square
 from kvgen.diagnostics import Diagnostic, Span
 from kvgen.language.constants import LARGEST
@@ -48,8 +49,6 @@ NORMS = (
 )
 
 MOST_WRITES, MOST_READS = 256, 64
-# tensors of which a range is tried, to see whether it would prove a decay
-MOST_TRIED = 8
 # a kernel has a line for every pair of an outer product and a vector that reads
 MOST_DOTS = 4096
 
@@ -764,59 +763,7 @@ class Walk:
             message = f"the factor on {name} is not proved to be >= 0"
             if math.isfinite(bounds.lo):
                 message += f", only to be >= {bounds.lo:g}"
-            self.error("decay-sign", message, span, self._how_to_prove(factor, span))
-
-    def _how_to_prove(self, factor: Node, span: Span) -> str:
-        """What could be done about a factor whose sign is not known."""
-        if -1 <= factor.bounds.lo < 0 < factor.bounds.hi <= 1:
-            return self._how_to_carry(factor, span)
-        help = "write it with exp, sigmoid or squares"
-        for tensor in unproved(factor):
-            axes = ", ".join(tensor.axes.names)
-            for low, high in ((0, 1), (0, "inf")):
-                bounds = Interval(float(low), float(high))
-                if self._ranged(factor, tensor, bounds).bounds.nonnegative:
-                    declared = f"{{axes: [{axes}], range: [{low}, {high}]}}"
-                    return f"{help}, or declare a range: {tensor.value}: {declared}"
-        return f"{help}, or keep it above 0: maximum(x, 0), relu(x), abs(x)"
-
-    def _ranged(self, factor: Node, leaf: Node, bounds: Interval) -> Node:
-        """The factor, were a range of one of its tensors declared."""
-        graph = Graph(dict(self.spec.sizes))
-        found: dict[Node, Node] = {}
-        for node in reachable([factor]):
-            if node.is_const:
-                found[node] = graph.const(node.const)
-            elif node.op in UNARY or node.op in BINARY or node.op == "sum":
-                found[node] = graph.rebuild(node, tuple(found[arg] for arg in node.args))
-            else:
-                known = bounds if leaf_of(node) is leaf else node.bounds
-                found[node] = graph.leaf("input", str(node.order), node.axes, known)
-        return found[factor]
-
-    def _how_to_carry(self, factor: Node, span: Span) -> str:
-        """How a decay of either sign is written: its size as the decay, the running sign beside."""
-        row = self.spec.original.split("\n")[span.line - 1]
-        shown = row[span.column - 1 : span.end - 1]
-        shown = shown if len(shown) <= 40 and shown.count("(") == shown.count(")") else "..."
-        axes = factor.axes if factor.axes.channels != "V" else replace(factor.axes, head="HV")
-        write, read = "outer(k, s * v)", "s * (q @ S)"
-        if axes.channels == "K":
-            write, read = "outer(s * k, v)", "(s * q) @ S"
-        return (
-            f"where it may be negative, carry its sign: a = {shown} + 1e-30, s = s * a / abs(a), "
-            f"S = abs(a) * S + {write}, read as {read}, with s: {{axes: {axes}, init: 1}} in state"
-        )
-
-
-def unproved(factor: Node) -> list[Node]:
-    """The inputs and parameters below what is not known to be >= 0, at most a few."""
-    proved = [node for node in reachable([factor]) if node.bounds.nonnegative]
-    leaves = (leaf_of(node) for node in reachable([factor], set(proved)))
-    found = dict.fromkeys(leaf for leaf in leaves if leaf.op in ("input", "param"))
-    below = dict.fromkeys(leaf_of(node) for node in reachable([factor]))
-    found |= {leaf: None for leaf in below if leaf.op in ("input", "param")}
-    return list(found)[:MOST_TRIED]
+            self.error("decay-sign", message, span, how_to_prove(self.spec, factor, span))
 
 
 def _finite(number: Fraction) -> float:
