@@ -10,6 +10,8 @@ from kvgen.algebra.chain import TOKENS, chains
 from kvgen.algebra.solving import Solve, obstacles, solve
 from kvgen.codegen.kernels import per_head
 from kvgen.codegen.untuned import configurations
+from kvgen.codegen.window_cost import Work
+from kvgen.explaining import pace
 from kvgen.explaining.derivation import WINDOW, Derivation
 from kvgen.explaining.layout import equations, indented, wrapped
 from kvgen.explaining.notation import Line
@@ -71,7 +73,8 @@ def summary(d: Derivation) -> str:
     found = window(d)
     if found is None:
         return f"1, decode; no verify and no extend, as {reason(d)}"
-    return f"verify, 1 to {found.most}, chains and trees; extend, a prompt of any length"
+    slow = f"{pace.said(pace.prompt(d))} the plain recurrence's operations"
+    return f"verify, 1 to {found.most}, chains and trees; extend, a prompt of any length, at {slow}"
 
 
 def section(d: Derivation) -> list[str]:
@@ -108,6 +111,8 @@ def section(d: Derivation) -> list[str]:
             "nothing. An extend folds what the buffer holds, and then every block, into "
             f"{d.state}₀."
         ),
+        "",
+        *wrapped(pace.sentence(d, found.most)),
     ]
 
 
@@ -178,7 +183,16 @@ def data(d: Derivation) -> dict[str, Any]:
         "definitions": [{"name": line.name, "text": line.text} for line in found.lines],
         "feedback": found.feedback,
         "carried": [{"name": name, "solved": name in late} for name in carried],
+        "operations": {
+            "extend": _work(pace.prompt(d)),
+            "verify": [_work(work) for work in pace.drafts(d, found.most)],
+        },
     }
+
+
+def _work(work: Work) -> dict[str, Any]:
+    """Of one token; ratio: to the plain recurrence's operations."""
+    return {"tokens": work.tokens, "operations": round(work.total), "ratio": work.ratio}
 
 
 def _powers(most: int) -> list[str]:

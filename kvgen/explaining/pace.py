@@ -1,0 +1,68 @@
+"""What several tokens at once cost beside the plain recurrence, and why, where that is much."""
+
+from __future__ import annotations
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.solving import solve
+from kvgen.codegen import window_cost
+from kvgen.codegen.window_cost import Work
+from kvgen.explaining.derivation import Derivation
+from kvgen.explaining.layout import count
+
+# drafts that are verified together: as many as speculative decoding has most often, and the most
+DRAFTS = (4, 16)
+
+
+def prompt(d: Derivation) -> Work:
+    """What a token of a prompt takes."""
+    return window_cost.extend_work(d.form, d.records)
+
+
+def drafts(d: Derivation, most: int) -> list[Work]:
+    """What a draft takes among those that are verified together. most: that a verify can take."""
+    return [
+        window_cost.verify_work(d.form, d.records, tokens)
+        for tokens in dict.fromkeys(min(tokens, most) for tokens in DRAFTS)
+    ]
+
+
+def said(work: Work) -> str:
+    """As in `3.8 times`."""
+    return f"{work.ratio:.1f} times"
+
+
+def sentence(d: Derivation, most: int) -> str:
+    """For `kvgen explain`."""
+    of_prompt, of_drafts = prompt(d), drafts(d, most)
+    text = (
+        f"A token of a prompt takes {count(round(of_prompt.total))} operations in a layer, "
+        f"{said(of_prompt)} the plain recurrence's {count(of_prompt.plain)}; a draft "
+        + " and ".join(
+            f"{said(work)} where {work.tokens} are verified together" for work in of_drafts
+        )
+        + "."
+    )
+    slow = max([of_prompt, *of_drafts], key=lambda work: work.ratio)
+    return f"{text} That is a slow path: {why(d.form, slow)}." if slow.steep else text
+
+
+def why(form: Form, work: Work) -> str:
+    """What most of a window's operations are spent on."""
+    solved = solve(form)
+    decayed = [decay.channel for decay in form.summed_decays if decay.channel]
+    pairs = (
+        f"every pair of tokens sums the logs of their decay, and raises e to them, for each "
+        f"channel of {' and of '.join(decayed)}"
+    )
+    turns = (
+        "what is written depends on what is read, and is found by substitution, in "
+        f"{work.tokens} turns"
+    )
+    vectors = [carry.tensor.name for carry in form.carries if carry.axes.channels]
+    if solved.method == "substitution" and work.solving > work.pairs:
+        return f"{turns}; in each of them {pairs}" if decayed else turns
+    if work.carried > work.pairs:
+        return f"{' and '.join(vectors)} {'go' if len(vectors) > 1 else 'goes'} from token to token"
+    if not decayed:
+        return "each token meets the writes of all tokens beside it"
+    return f"{pairs}; {turns}" if solved.method == "substitution" else pairs
