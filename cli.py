@@ -18,7 +18,7 @@ import click
 
 from kvgen import __version__, streams
 from kvgen.benching.peers import LIBRARIES
-from kvgen.terminal import fail, note, print_json, print_table, printable, say, working
+from kvgen.terminal import fail, note, print_json, print_table, printable, say, seldom, working
 from kvgen.wisdom.places import PlaceError
 
 # what a command needs is imported when it runs: `kvgen list` and `--help` answer at once
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kvgen.benching.report import Report
     from kvgen.compiler import Analysis
     from kvgen.diagnostics import Diagnostic
+    from kvgen.probing.probe import KernelUsage
     from kvgen.tuning.choices import Report as TuningReport
     from kvgen.tuning.plan import Options
     from kvgen.wisdom.store import Store
@@ -228,10 +229,19 @@ def diagnostic(d: Diagnostic, path: str) -> dict[str, Any]:
     }
 
 
+def foreseen(analysis: Analysis) -> tuple[Diagnostic, ...]:
+    """What will disappoint in a spec that compiles, and in its module."""
+    from kvgen.explaining import foresight
+
+    return (*analysis.warnings, *foresight.warnings(analysis))
+
+
 def warned(analysis: Analysis) -> None:
-    """Print what will disappoint in a spec that compiles."""
-    if analysis.warnings:
-        note(analysis.report)
+    """Print it."""
+    from kvgen.diagnostics import render
+
+    if found := foreseen(analysis):
+        note(render(found, analysis.spec.path, analysis.spec.original))
 
 
 @contextmanager
@@ -375,12 +385,16 @@ Examples:
     help="Compile the kernels for this GPU too, and show what they use. Needs triton, but no "
     "GPU. May be repeated.",
 )
+@click.option(
+    "--programs", is_flag=True, help="With --target, a row for each program and not each kernel."
+)
 @json_option
 def compile_(
     spec: Path,
     out: Path | None,
     overrides: tuple[tuple[str, str], ...],
     targets: tuple[str, ...],
+    programs: bool,
     as_json: bool,
 ) -> None:
     """Write the Triton module of a spec.
@@ -389,7 +403,9 @@ def compile_(
     it differs, and not at all if the spec has an error. Printed are its records, which are what a
     token leaves in the buffer, its bytes per token, L*, the buffer length that moves the fewest,
     how many tokens a call takes, and for which GPUs its configurations are tuned; for each --target
-    also the registers, spills and shared memory of each kernel.
+    also the registers, spills and shared memory of each kernel, by the program that takes most, and
+    a line that says what fits, what spills and what cannot be built: then the exit code is 1. What
+    will disappoint, as prompts on a slow path, is said on stderr.
 
     The configurations are what `kvgen wisdom` knows of every GPU. With KVGEN_REQUIRE_TUNED=1 it is
     an error where it knows of none.
@@ -397,6 +413,7 @@ def compile_(
     with errors_printed(as_json):
         from kvgen import compiler
         from kvgen.explaining import explain
+        from kvgen.probing import verdict
         from kvgen.wisdom import baking
 
         if out is not None and out.is_file() and out.samefile(spec):
@@ -416,36 +433,57 @@ def compile_(
         lengths = any(each.buffer is not None for each in standings)
         rows = [("module", str(path)), *explain.summary(analysis, tuned=lengths)]
         rows.append(("tuned for", baking.said(analysis, tuned)))
-        usages = [(target, usage) for target in targets for usage in probed(analysis, target)]
+        usages = {target: probed(analysis, target) for target in dict.fromkeys(targets)}
+        verdicts = {target: verdict.kernels(usages[target], target) for target in usages}
+    lines = {target: verdict.line(rows, target) for target, rows in verdicts.items()}
     if as_json:
         print_json(
             {
                 "module": str(path),
                 "summary": dict(rows[1:]),
-                "warnings": [diagnostic(d, str(spec)) for d in analysis.warnings],
+                "warnings": [diagnostic(d, str(spec)) for d in foreseen(analysis)],
                 "tuned": [asdict(each) for each in standings],
-                "kernels": [{"target": target, **asdict(usage)} for target, usage in usages],
+                "kernels": [{"target": t, **asdict(u)} for t in usages for u in usages[t]],
+                "verdicts": [
+                    {"target": t, "line": lines[t], "kernels": [asdict(row) for row in verdicts[t]]}
+                    for t in verdicts
+                ],
             }
         )
     else:
         print_table(rows)
-        if usages:
+        for target, kernels in verdicts.items():
             say("")
-            print_table(
-                [(t, u.kernel, u.config, u.registers, u.spills, u.shared) for t, u in usages],
-                ("target", "kernel", "config", "registers", "spills", "shared"),
-            )
-    broken = [f"error: {t}: {u.kernel} ({u.config}): {u.error}" for t, u in usages if u.error]
-    if broken:
-        fail("\n".join(broken))
+            if programs:
+                print_rows(usages[target])
+            else:
+                used = [(k.kernel, k.programs, k.registers, k.spills, k.shared) for k in kernels]
+                print_table(used, (target, "programs", "registers", "spills", "shared"))
+        if lines:
+            say("\n".join(["", *lines.values()]))
+    if broken := [target for target, rows in verdicts.items() if any(row.unfit for row in rows)]:
+        fail(f"error: kernels cannot be built for {', '.join(broken)}")
 
 
-def probed(analysis: Analysis, target: str) -> list[Any]:
+def probed(analysis: Analysis, target: str) -> list[KernelUsage]:
     from kvgen import compiler
-    from kvgen.probing import probe
+    from kvgen.codegen import capacity
+    from kvgen.probing import probe, verdict
 
-    with working(f"compiling for {target}"):
-        return list(probe.probe(compiler.emit(analysis), target))
+    said: set[str] = set()
+
+    def told(usage: KernelUsage) -> None:
+        """What cannot be built is said at once, for each kernel."""
+        why = verdict.unfit(usage, target)
+        if why and usage.kernel not in said:
+            said.add(usage.kernel)
+            note(f"{target}: {usage.kernel} cannot be built: {why}")
+
+    hard = tuple(need.kernel for need in capacity.unheld(analysis.form, analysis.records))
+    with working(f"compiling for {target}") as progress:
+        return probe.probe(
+            compiler.emit(analysis), target, progress=seldom(progress), told=told, first=hard
+        )
 
 
 @cli.command(
@@ -475,7 +513,7 @@ def explain(spec: Path, overrides: tuple[tuple[str, str], ...], as_json: bool) -
         analysis = compiler.analyse(spec, dict(overrides))
         times = contexts.timed(baking.known(analysis), SHORT)
         if as_json:
-            found = [diagnostic(d, str(spec)) for d in analysis.warnings]
+            found = [diagnostic(d, str(spec)) for d in foreseen(analysis)]
             print_json({**explanation.data(analysis, times), "warnings": found})
         else:
             warned(analysis)

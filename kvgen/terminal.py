@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -12,6 +13,9 @@ from typing import Any, NoReturn
 import click
 
 from kvgen import streams
+
+# seconds between lines of progress, where nobody looks at a terminal
+PAUSE = 10.0
 
 
 def printable(text: str) -> str:
@@ -89,6 +93,19 @@ def cell(value: Any) -> str:
 
 def style(value: Any) -> str:
     return {True: "green", False: "bold red"}[value] if isinstance(value, bool) else ""
+
+
+def seldom(say: Callable[[str], None], seconds: float = PAUSE) -> Callable[[str], None]:
+    """Of many lines of progress one in so many seconds, where nobody looks at a terminal."""
+    said = time.monotonic()
+
+    def once(text: str) -> None:
+        nonlocal said
+        if sys.stderr.isatty() or time.monotonic() - said >= seconds:
+            said = time.monotonic()
+            say(text)
+
+    return once
 
 
 @contextmanager

@@ -10,11 +10,13 @@ from typing import Any
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.records import INPUT_BYTES, Records, Stored
-from kvgen.codegen.kernels import arguments, per_head
+from kvgen.codegen.kernels import arguments, per_head, power_of_two
 
 STATE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "split": 4}
 READ_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "split": 2}
 LENGTHS = (1, 2, 4, 8, 16, 32, 64)
+# elements of the buffer's keys that one program can hold: half of a GPU's registers
+KEYS = 32768
 
 
 @dataclass(frozen=True)
@@ -171,15 +173,21 @@ def operations(
 
 
 def buffer_length(form: Form, records: Records) -> int:
-    """The spec's buffer length, or the power of two that moves the fewest bytes."""
+    """The spec's buffer length, or the power of two that moves the fewest bytes, among those whose
+    keys one program can hold."""
     if form.spec.buffer is not None:
         return form.spec.buffer
     bytes_moved = cost(form, records).decode
-    most = form.factored.most if form.factored else LENGTHS[-1]
+    most = min(form.factored.most if form.factored else LENGTHS[-1], held(form))
     return min(
         (length for length in LENGTHS if length <= most),
         key=lambda length: (bytes_moved(length), length),
     )
+
+
+def held(form: Form) -> int:
+    """Places of a buffer whose keys one program can hold; at least 1."""
+    return max(1, KEYS // power_of_two(form.spec.size("K")))
 
 
 def _count(axes: tuple[str, ...], sizes: Mapping[str, Any]) -> Any:

@@ -74,6 +74,12 @@ class Shapes:
     def masks_v(self) -> bool:
         return self.v & (self.v - 1) != 0
 
+    @property
+    def least_span(self) -> int:
+        """Places that a window's operands have at least: as tensor cores take them, but of keys so
+        long that they would not fit in shared memory."""
+        return min(16, max(1, 32768 // self.span("K")))
+
     def size(self, channel: str) -> int:
         return {"": 1, "K": self.k, "V": self.v}[channel]
 

@@ -18,6 +18,8 @@ BATCHES = (1, 4, 16, 64, 256)
 ANY = 64
 # values a thread can hold or stream through its 255 registers before they spill
 MOST = 399
+# keys from which on their vectors, not the state's tile, are what fills the registers
+LONG = 1024
 
 Config = dict[str, int]
 
@@ -188,7 +190,9 @@ def _decode(load: Load, batch: int) -> Config:
 
 def _decode_few(load: Load, filled: float) -> tuple[int, int]:
     """A tile's width and its elements in a thread: small programs hide latency best."""
-    if load.k > 128:
+    if load.k >= LONG:
+        width, each = max(8, 32768 // load.k), 128
+    elif load.k > 128:
         width, each = (64, 128) if filled >= 8 else (max(16, 8192 // load.k), 64)
     elif load.narrow:
         width, each = (64, 256 if filled >= 16 else 128) if filled >= 4 else (32, 64)
@@ -207,6 +211,8 @@ def _decode_many(load: Load, filled: float) -> tuple[int, int, int, int]:
         few = filled < 48
         return load.tile(4096), 64 if few and load.channels else 128, 2 if few else 8, 1
     width = min(load.v, 64)
+    if load.k >= LONG:
+        return min(load.v, max(8, 32768 // load.k)), 128, 4, 1
     if load.k > 128:
         return width, 256 if load.columns == 1 else 128, 2 if filled < 64 else 4, 1
     # a state read in 16 bits leaves registers to load the next tile ahead
@@ -257,7 +263,16 @@ def _window_tile(load: Load, batch: int) -> int:
     return load.tile(4096 if batch < 16 else 16384 if batch == 16 else 8192)
 
 
+def _verify_long(load: Load) -> Config:
+    """The tokens' columns and the buffer's keys fill the registers of all warps there can be."""
+    width = load.tile(8192)
+    tiles = min(load.count(width), 4)
+    return {"TILE": width, "TILES": tiles, "STAGES": 1, "num_warps": 8}
+
+
 def _verify(load: Load, batch: int) -> Config:
+    if load.k >= LONG:
+        return _verify_long(load)
     if load.wide:
         return _verify_wide(load, batch)
     width = _window_tile(load, batch)
@@ -293,6 +308,8 @@ def _verify_wide(load: Load, batch: int) -> Config:
 
 
 def _chain(load: Load, batch: int) -> Config:
+    if load.k >= LONG:
+        return _verify_long(load) | {"EARLY": 0, "PDL": 1}
     if load.wide and load.columns < 3:
         return _chain_wide(load, batch)
     few, crowded = batch < 16, load.crowded
@@ -351,6 +368,10 @@ def _extend(load: Load) -> Config:
     most = load.form.factored.most if load.form.factored else 16
     tokens = min(16, 1 << (most.bit_length() - 1))
     warps = _warps(load.k * width, 64)
+    if load.k >= LONG:
+        # a block's vectors in flight would fill all shared memory
+        tokens = min(tokens, max(1, 8192 // load.k))
+        return {"TILE": width, "TOKENS": tokens, "STAGES": 1, "num_warps": 8}
     return {
         "TILE": width,
         "TOKENS": tokens,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kvgen.algebra.form import Form
-from kvgen.algebra.graph import Node, reachable
+from kvgen.algebra.graph import reachable
 from kvgen.algebra.records import Records
 from kvgen.algebra.solving import Solve, solve
 from kvgen.codegen.cost import buffer_length, operations

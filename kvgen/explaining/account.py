@@ -38,6 +38,8 @@ def account(d: Derivation, found: Mapping[str, Formula]) -> list[str]:
     right = tuple(range(1, len(lengths) + 1))
     lines += ["", *indented(table(trial, right=right)), ""]
     why = "as the spec says" if d.spec.buffer else "the power of two with the fewest bytes"
+    if not d.spec.buffer and buffer == cost.held(d.form) < cost.LENGTHS[-1]:
+        why += " among those whose keys one program can hold"
     lines += wrapped(
         f"The buffer has {places(buffer)}, {why}. By bytes alone a decode is then "
         f"{total.gain(buffer):.2f} times as fast as the plain kernel."

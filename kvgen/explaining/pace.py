@@ -34,13 +34,11 @@ def said(work: Work) -> str:
 def sentence(d: Derivation, most: int) -> str:
     """For `kvgen explain`."""
     of_prompt, of_drafts = prompt(d), drafts(d, most)
+    several = (f"{said(work)} where {work.tokens} are verified together" for work in of_drafts)
     text = (
         f"A token of a prompt takes {count(round(of_prompt.total))} operations in a layer, "
         f"{said(of_prompt)} the plain recurrence's {count(of_prompt.plain)}; a draft "
-        + " and ".join(
-            f"{said(work)} where {work.tokens} are verified together" for work in of_drafts
-        )
-        + "."
+        f"{' and '.join(several)}."
     )
     slow = max([of_prompt, *of_drafts], key=lambda work: work.ratio)
     return f"{text} That is a slow path: {why(d.form, slow)}." if slow.steep else text
@@ -62,7 +60,8 @@ def why(form: Form, work: Work) -> str:
     if solved.method == "substitution" and work.solving > work.pairs:
         return f"{turns}; in each of them {pairs}" if decayed else turns
     if work.carried > work.pairs:
-        return f"{' and '.join(vectors)} {'go' if len(vectors) > 1 else 'goes'} from token to token"
+        names = " and ".join(vectors)
+        return f"what is carried in {names} goes from token to token, in {work.tokens} turns"
     if not decayed:
         return "each token meets the writes of all tokens beside it"
     return f"{pairs}; {turns}" if solved.method == "substitution" else pairs

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DEADLINE = 120.0
 MOST_PROCESSES = 8
+AFTER = "after {:.0f} s"
 
 
 def main() -> None:
@@ -49,33 +50,44 @@ def main() -> None:
     if request["kernel"] is not None:
         launches = [launch for launch in launches if launch.kernel == request["kernel"]]
     answer(started=len(launches))
+    hard = tuple(request["first"])
+    order = sorted(range(len(launches)), key=lambda i: not launches[i].kernel.startswith(hard))
     # Triton's hash of itself takes longer than most kernels; the processes inherit it
     with suppress(ImportError):
         from triton.runtime.cache import triton_key
 
         triton_key()
-    for index, launch, result in _all_compiled(launches, target, request["kernel"] is not None):
-        answer(index=index, kernel=launch.kernel, config=launch.config, **result)
+    several = [launches[i] for i in order]
+    for index, launch, result in _all_compiled(several, target, request["kernel"] is not None):
+        answer(index=order[index], kernel=launch.kernel, config=launch.config, **result)
 
 
 def _all_compiled(
     launches: list[Launch], target: GPUTarget, text: bool
 ) -> Iterator[tuple[int, Launch, dict[str, Any]]]:
-    """Compile side by side; in the order in which they finish."""
+    """Compile side by side; in the order in which they finish. Of a kernel that has taken too long
+    no other program is begun."""
     # a fork has the module and all of Triton loaded already
     fork = multiprocessing.get_context("fork")
     most = min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
     waiting = list(enumerate(launches))[::-1]
     running: dict[Any, tuple[int, Any, float]] = {}
+    late: set[str] = set()
     try:
         while waiting or running:
             while waiting and len(running) < most:
                 index, launch = waiting.pop()
+                if launch.kernel in late:
+                    why = f"not tried: another of its programs was not compiled {AFTER}"
+                    yield index, launch, _failed(why.format(DEADLINE))
+                    continue
                 ours, theirs = fork.Pipe(duplex=False)
                 process = fork.Process(target=_compile, args=(launch, target, text, theirs))
                 process.start()
                 theirs.close()
                 running[ours] = index, process, time.monotonic() + DEADLINE
+            if not running:
+                break
             earliest = min(deadline for _, _, deadline in running.values())
             ready = connection.wait(list(running), max(0.0, earliest - time.monotonic()))
             for pipe in list(running):
@@ -84,7 +96,8 @@ def _all_compiled(
                     result = _received(pipe, process)
                 elif time.monotonic() >= deadline:
                     _kill(process)
-                    result = _failed(f"not compiled after {DEADLINE:.0f} s")
+                    late.add(launches[index].kernel)
+                    result = _failed(f"not compiled {AFTER}".format(DEADLINE))
                 else:
                     continue
                 del running[pipe]

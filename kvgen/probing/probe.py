@@ -43,20 +43,23 @@ def probe(
     *,
     batches: tuple[int, ...] | None = None,
     progress: Callable[[str], None] | None = None,
+    told: Callable[[KernelUsage], None] | None = None,
+    first: tuple[str, ...] = (),
 ) -> list[KernelUsage]:
     """Compile every kernel that the module launches, with all its configurations.
 
     target: sm_80, sm_90, sm_100, sm_120 or gfx942. batches: None for all that the configurations
-    distinguish. progress: told of each program. Raises ProbeError.
+    distinguish. progress: told of each program; told: what each comes to, as it is known. first:
+    how the names of kernels begin that are compiled before all others. Raises ProbeError.
     """
-    answers = _answers(module_text, target, batches, None, progress)
+    answers = _answers(module_text, target, batches, None, progress, told, first)
     return [KernelUsage(**answer) for answer in answers]
 
 
 def assembly(module_text: str, target: str, kernel: str) -> dict[str, str]:
     """The PTX or AMD assembly of a kernel, as in decode, by configuration. Raises ProbeError."""
     texts = {}
-    for answer in _answers(module_text, target, None, kernel, None):
+    for answer in _answers(module_text, target, None, kernel):
         if answer["error"]:
             raise ProbeError(answer["error"])
         texts[answer["config"]] = answer["text"]
@@ -68,7 +71,9 @@ def _answers(
     target: str,
     batches: tuple[int, ...] | None,
     kernel: str | None,
-    progress: Callable[[str], None] | None,
+    progress: Callable[[str], None] | None = None,
+    told: Callable[[KernelUsage], None] | None = None,
+    first: tuple[str, ...] = (),
 ) -> list[dict[str, Any]]:
     for package in ("torch", "triton"):
         if importlib.util.find_spec(package) is None:
@@ -76,7 +81,10 @@ def _answers(
     with tempfile.TemporaryDirectory(prefix="kvgen-") as folder:
         module = Path(folder) / "module.py"
         module.write_text(module_text, encoding="utf-8")
-        request = {"module": str(module), "target": target, "batches": batches, "kernel": kernel}
+        request = {
+            "module": str(module), "target": target, "batches": batches, "kernel": kernel,
+            "first": first,
+        }  # fmt: skip
         answers = []
         total = 0
         for answer in _conversation(json.dumps(request), Path(folder) / "errors"):
@@ -84,6 +92,8 @@ def _answers(
                 total = answer["started"]
                 continue
             answers.append(answer)
+            if told is not None:
+                told(KernelUsage(**{k: v for k, v in answer.items() if k != "index"}))
             if progress is not None:
                 progress(f"{answer['kernel']}, {len(answers)} of {total}")
     answers.sort(key=lambda answer: answer.pop("index"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kvgen.codegen.capacity import SHARED
+
 # of an SM
 REGISTERS, THREADS, BLOCKS = 65536, 2048, 32
 
@@ -39,9 +41,9 @@ class Gpu:
 
 # what estimates are made for where there is no GPU: data sheets' figures, of the bandwidth 0.9
 SHEETS = {
-    "sm_80": Gpu("A100", "sm_80", 108, 166912, 40 << 20, 1.8e12),
-    "sm_90": Gpu("H100", "sm_90", 132, 232448, 50 << 20, 3.0e12),
-    "sm_100": Gpu("B200", "sm_100", 148, 232448, 126 << 20, 7.2e12),
-    "sm_120": Gpu("RTX PRO 6000", "sm_120", 188, 101376, 128 << 20, 1.6e12),
-    "gfx942": Gpu("MI300X", "gfx942", 304, 65536, 256 << 20, 4.7e12),
+    "sm_80": Gpu("A100", "sm_80", 108, SHARED["sm_80"], 40 << 20, 1.8e12),
+    "sm_90": Gpu("H100", "sm_90", 132, SHARED["sm_90"], 50 << 20, 3.0e12),
+    "sm_100": Gpu("B200", "sm_100", 148, SHARED["sm_100"], 126 << 20, 7.2e12),
+    "sm_120": Gpu("RTX PRO 6000", "sm_120", 188, SHARED["sm_120"], 128 << 20, 1.6e12),
+    "gfx942": Gpu("MI300X", "gfx942", 304, SHARED["gfx942"], 256 << 20, 4.7e12),
 }

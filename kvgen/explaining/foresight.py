@@ -1,0 +1,72 @@
+"""What will disappoint in a module, before it is written: slow paths, kernels that nothing holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvgen.analysis import Analysis
+from kvgen.codegen.capacity import LARGEST, unheld
+from kvgen.codegen.cost import cost
+from kvgen.diagnostics import Diagnostic, tidy, warning
+from kvgen.explaining import pace, windows
+from kvgen.explaining.derivation import Derivation
+from kvgen.explaining.layout import count
+
+
+def warnings(analysis: Analysis) -> tuple[Diagnostic, ...]:
+    """In the style of errors, with numbers; without a place, for the whole recurrence is meant."""
+    d = Derivation(analysis)
+    return tidy((*_windows(d), *_kernels(analysis)))
+
+
+def _windows(d: Derivation) -> Iterator[Diagnostic]:
+    """Prompts and drafts whose tokens cost much more than they do one by one."""
+    found = windows.window(d)
+    if found is None:
+        total = cost(d.form, d.records)
+        yield warning(
+            "no-window",
+            f"there is no verify and no extend: {windows.reason(d)}; a prompt is taken token by "
+            f"token, each of which moves {count(total.recurrent())} bytes in a layer",
+            None,
+            "decode is not affected",
+        )
+        return
+    prompt, drafts = pace.prompt(d), pace.drafts(d, found.most)
+    slow = [work for work in drafts if work.steep]
+    if not (prompt.steep or slow):
+        return
+    each = [("of a prompt", prompt)] if prompt.steep else []
+    each += [(f"of {work.tokens} verified together", work) for work in slow]
+    (which, first), *others = each
+    more = "".join(f", {name} {pace.said(work)}" for name, work in others)
+    worst = max((work for _, work in each), key=lambda work: work.ratio)
+    yield warning(
+        "slow-window",
+        f"each token {which} takes {pace.said(first)} the plain recurrence's operations{more}: "
+        f"{pace.why(d.form, worst)}",
+        None,
+        _instead(d),
+    )
+
+
+def _instead(d: Derivation) -> str:
+    """What the author of a recurrence can do about it."""
+    decay = d.form.decay("K")
+    if decay is not None and decay in d.form.summed_decays and decay.lower is None:
+        return (
+            "a decay over K that has a proved lower bound, as in kimi_delta_attention_bounded, "
+            "is multiplied in one product; decode is not affected"
+        )
+    return "decode is not affected"
+
+
+def _kernels(analysis: Analysis) -> Iterator[Diagnostic]:
+    """Kernels that no GPU holds at the spec's sizes."""
+    for need in unheld(analysis.form, analysis.records):
+        yield warning(
+            "too-large",
+            f"{need.called} cannot be held by a GPU: {need.reason}",
+            None,
+            need.help,
+        )
