@@ -17,6 +17,8 @@ from kvgen.algebra.naming import described, vector_of
 # tokens of a step, the columns that one operand of a tensor core takes, and the dots of a token's
 # columns with an earlier one's writes that a kernel is still worth for
 TOKENS, MOST_COLUMNS, MOST_DOTS = 4, 16, 8
+# channels of keys up to which the tokens' vectors beside those of the buffer fit a program
+MOST_KEYS = 512
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def chains(form: Form) -> bool:
         form.windows
         and 0 < columns * TOKENS <= MOST_COLUMNS
         and columns * writes <= MOST_DOTS
+        and form.spec.size("K") <= MOST_KEYS
         and all(carry.after.axes == carry.axes for carry in form.carries)
     )
 

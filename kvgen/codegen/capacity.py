@@ -8,17 +8,14 @@ the second operand is staged, of a loop with stages all that its turns load ahea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from kvgen.algebra.chain import chains
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
 from kvgen.codegen.config import PAGE
-from kvgen.codegen.cost import buffer_length, held
+from kvgen.codegen.cost import buffer_length
 from kvgen.codegen.kernels import Shapes, per_head, power_of_two
-from kvgen.codegen.untuned import configurations
-from kvgen.language.spec import MAX_WINDOW
+from kvgen.codegen.untuned import Config, configurations
 
 # bytes of shared memory that one program can have
 SHARED = {
@@ -34,6 +31,17 @@ LARGEST = max(SHARED.values())
 VALUES = 768
 # operands of tensor cores have so many rows at least, smaller ones are added up in registers
 ROWS = 16
+# the kernels that are looked at, each with the kernel whose configuration it takes
+CONFIGURED = {
+    "decode": "decode",
+    "recurrent": "recurrent",
+    "fold": "fold",
+    "verify": "verify",
+    "chain": "chain",
+    "extend": "extend",
+    "short_decode": "short",
+    "short_verify": "verify",
+}
 # drafts that are verified together most often
 DRAFTS = 4
 
@@ -51,6 +59,11 @@ class Need:
     values: int
 
     @property
+    def called(self) -> str:
+        kernel = self.kernel.removeprefix("short_")
+        return f"{kernel} of short contexts" if kernel != self.kernel else kernel
+
+    @property
     def reason(self) -> str | None:
         """Why a GPU cannot hold it, None where one can."""
         if self.shared > LARGEST:
@@ -59,7 +72,7 @@ class Need:
                 f"{LARGEST:,} for a program"
             )
         if self.values > VALUES:
-            return f"about {self.values:,} values in each thread, which has 255 registers"
+            return f"about {self.values:,} values in each thread, beyond its 255 registers"
         return None
 
 
@@ -69,23 +82,32 @@ def shared_limit(target: str) -> int:
 
 
 def needs(form: Form, records: Records) -> list[Need]:
-    """What every kernel takes by rules of thumb, by the batch that takes most."""
+    """What kernels take by rules of thumb, each by the batch that takes most."""
     table = configurations(form, records, per_head(form, records))["default"]
-    size = _Size(form, records)
-    rules = {
-        "decode": size.decode,
-        "recurrent": size.recurrent,
-        "fold": size.recurrent,
-        "verify": lambda config: size.window("verify", config, DRAFTS),
-        "chain": size.chain,
-        "extend": lambda config: size.window("extend", config, config["TOKENS"]),
-        "short": size.short,
-    }
     found: list[Need] = []
-    for kernel, configs in table.items():
-        several = [rules[kernel](config) for config in configs.values()]
-        found.append(max(several, key=lambda need: (need.shared > LARGEST, need.values)))
+    for kernel, configured in CONFIGURED.items():
+        several = [need(form, records, kernel, each) for each in table.get(configured, {}).values()]
+        # short contexts are there with windows alone
+        if several and (kernel != "short_verify" or "short" in table):
+            found.append(max(several, key=lambda need: (need.shared, need.values)))
     return found
+
+
+def need(form: Form, records: Records, kernel: str, config: Config) -> Need:
+    """What a kernel, as in CONFIGURED, takes with a configuration."""
+    size = _Size(form, records)
+    match kernel:
+        case "decode":
+            return size.decode(config)
+        case "chain":
+            return size.chain(config)
+        case "short_decode":
+            return size.short(config)
+        case "extend":
+            return size.window(kernel, config, config["TOKENS"])
+        case "verify" | "short_verify":
+            return size.window(kernel, config, DRAFTS)
+    return size.state(kernel, config)
 
 
 def unheld(form: Form, records: Records) -> list[Need]:
@@ -107,51 +129,61 @@ class _Size:
         self.columns = [column for column in form.columns if column.axes.channels == "K"]
         self.bytes = 4 if form.spec.storage.records == "float32" else 2
 
-    def _threads(self, config: Mapping[str, int]) -> int:
+    def _threads(self, config: Config) -> int:
         return 32 * config["num_warps"]
 
     def _vectors(self) -> int:
         """A token's vectors over K, of which the columns and the keys are some."""
         return len(dict.fromkeys((*self.columns, *self.form.keys)))
 
-    def recurrent(self, config: Mapping[str, int]) -> Need:
+    def state(self, kernel: str, config: Config) -> Need:
+        """Of what goes over the state, token by token."""
         elements = self.k * (config["TILE"] + self._vectors())
-        return Need("recurrent", 1, 0, elements // self._threads(config))
+        return Need(kernel, 1, 0, elements // self._threads(config))
 
-    def decode(self, config: Mapping[str, int]) -> Need:
+    def decode(self, config: Config) -> Need:
         # the state and the keys are streamed through sums: a quarter of them is there at a time
         streamed = self.k * (config["TILE"] + self.places * (self.kept + self.decays))
         elements = streamed // 4 + self.k * self._vectors()
         return Need("decode", 1, 0, elements // self._threads(config))
 
-    def chain(self, config: Mapping[str, int]) -> Need:
+    def chain(self, config: Config) -> Need:
         streamed = self.k * (config["TILE"] + self.places * (self.kept + self.decays))
         elements = streamed // 4 + self.k * DRAFTS * self._vectors()
         return Need("chain", DRAFTS, 0, elements // self._threads(config))
 
-    def window(self, kernel: str, config: Mapping[str, int], tokens: int) -> Need:
-        vectors = tokens * self._vectors()
+    def window(self, kernel: str, config: Config, tokens: int) -> Need:
+        """Several tokens at once: their columns meet the state's tile, each other's keys, and, of a
+        verify, the buffer's. A product that fills tensor cores has its second operand in shared
+        memory, and its first, whole, in the registers of every warp."""
         asked = tokens * len(self.columns)
-        held_, staged = vectors + config["TILE"], []
-        products = []
         others = [tokens, config["TILE"]]
         if kernel == "verify":
-            span = max(self.shapes.least_span, self.places)
-            others.append(span)
-            held_ += span * self.decays
-        for other in others:
-            if other >= ROWS:
-                staged.append(self.k * other * 4)
-            else:
-                products.append(asked * other)
-        # a loop over blocks loads the next ones ahead, for all but one of its stages
-        ahead = (config["STAGES"] - 1) * self.k * tokens * 2 * self._vectors()
-        shared = max([ahead if kernel == "extend" else 0, *staged])
-        elements = self.k * (held_ + max(products, default=0))
-        return Need(kernel, tokens, shared, elements // self._threads(config))
+            others.append(max(self.shapes.least_span, self.places))
+        if kernel == "short_verify":
+            others.append(PAGE)
+        multiplied = [other for other in others if other >= ROWS]
+        added = [other for other in others if other < ROWS]
+        shared = self.k * max(multiplied, default=0) * 4
+        if kernel == "extend":
+            # a loop over blocks loads those to come, for all but one of its stages
+            ahead = (config["STAGES"] - 1) * self.k * tokens * 2 * self._vectors()
+            shared = max(shared, ahead)
+        # the state is streamed, and so are the products that are added up in registers
+        streamed = config["TILE"] // 4 + asked * max(added, default=0) // 2
+        elements = self.k * (tokens * self._vectors() + streamed)
+        values = elements // self._threads(config)
+        if multiplied:
+            # a verify's columns are multiplied together; float32 in parts, two of them at once
+            rows = tokens if kernel == "extend" else power_of_two(asked)
+            values += self.k * max(ROWS, rows) // 32 * self._parts()
+        return Need(kernel, tokens, shared, values)
 
-    def short(self, config: Mapping[str, int]) -> Need:
+    def _parts(self) -> int:
+        return 2 if self.form.spec.storage.state == "float32" else 1
+
+    def short(self, config: Config) -> Need:
         rows = PAGE * config["PAGES"]
         elements = self.k * (rows * (self.kept + self.decays) // 4 + self._vectors())
         ahead = (config["STAGES"] - 1) * self.k * rows * self.bytes * self.kept
-        return Need("short", 1, ahead, elements // self._threads(config))
+        return Need("short_decode", 1, ahead, elements // self._threads(config))

@@ -308,8 +308,6 @@ def _verify_wide(load: Load, batch: int) -> Config:
 
 
 def _chain(load: Load, batch: int) -> Config:
-    if load.k >= LONG:
-        return _verify_long(load) | {"EARLY": 0, "PDL": 1}
     if load.wide and load.columns < 3:
         return _chain_wide(load, batch)
     few, crowded = batch < 16, load.crowded
@@ -383,6 +381,9 @@ def _extend(load: Load) -> Config:
 
 def _short(load: Load, batch: int) -> Config:
     channels, busy = load.channels, load.busy(batch)
+    if load.k >= LONG:
+        # a page's keys fill the registers, and those of a page ahead all shared memory
+        return {"TILE": load.tile(8192), "TILES": 1, "PAGES": 1, "STAGES": 1, "num_warps": 8}
     # few rows, or long keys: warps that share two pages
     long = load.k > 128
     pages = 2 if long or busy < (8 if channels else 4) else 1

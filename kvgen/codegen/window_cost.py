@@ -34,7 +34,7 @@ class Work:
     passes: its columns through the state, and against the buffer. pairs: with the writes of the
     tokens beside it. solving: what writes that depend on reads take, turn after turn or by a
     triangle. carried: what carried states of channels take. update: of the state, its share. plain:
-    the plain recurrence's.
+    the plain recurrence's. programs: for the values of a head.
     """
 
     tokens: int
@@ -44,6 +44,7 @@ class Work:
     carried: float
     update: float
     plain: int
+    programs: int
 
     @property
     def total(self) -> float:
@@ -89,7 +90,9 @@ class _Count:
         self.solved: Solve = solve(form)
         self.decayed = {decay.channel for decay in form.summed_decays}
         tile = min(chosen["TILE"], form.spec.size("V"))
-        self.tiles = -(-form.spec.size("V") // tile)
+        # a verify goes over several tiles in one program
+        each = tile * (1 if prompt else chosen["TILES"])
+        self.programs = -(-form.spec.size("V") // each)
         self.buffer = 0 if prompt else buffer_length(form, records)
 
     def work(self) -> Work:
@@ -104,11 +107,12 @@ class _Count:
             carried=scale * self._carried(),
             update=scale * self._update() if self.prompt else 0.0,
             plain=operations(self.form, self.records, 1).recurrent,
+            programs=self.programs,
         )
 
     def _channels(self, channel: str) -> int:
-        """Elements of a vector that all tiles of a head compute."""
-        return self.sizes["V"] if channel == "V" else self.sizes["K"] * self.tiles
+        """Elements of a vector that all programs of a head compute."""
+        return self.sizes["V"] if channel == "V" else self.sizes["K"] * self.programs
 
     def _passes(self) -> float:
         form, tokens = self.form, self.tokens
@@ -153,7 +157,7 @@ class _Count:
                 once += times[1] * self._pair(far)
         if self.solved.method == "triangle":
             squares = max(0, (self.tokens - 1).bit_length() - 1)
-            solving += self.tiles * 4.0 * squares * self.tokens**3
+            solving += self.programs * 4.0 * squares * self.tokens**3
             solving += 2.0 * self.tokens**2 * self.sizes["V"]
         once += sum(2.0 * self.tokens**2 * self._channels(c) for c in self.decayed if c)
         return once, solving

@@ -1,12 +1,13 @@
-"""What will disappoint in a module, before it is written: slow paths, kernels that nothing holds."""
+"""What will disappoint in a module, before it is written: slow paths, kernels that no GPU holds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from kvgen.analysis import Analysis
-from kvgen.codegen.capacity import LARGEST, unheld
-from kvgen.codegen.cost import cost
+from kvgen.codegen.capacity import needs, unheld
+from kvgen.codegen.cost import cost, held
+from kvgen.codegen.kernels import power_of_two
 from kvgen.diagnostics import Diagnostic, tidy, warning
 from kvgen.explaining import pace, windows
 from kvgen.explaining.derivation import Derivation
@@ -63,10 +64,18 @@ def _instead(d: Derivation) -> str:
 
 def _kernels(analysis: Analysis) -> Iterator[Diagnostic]:
     """Kernels that no GPU holds at the spec's sizes."""
-    for need in unheld(analysis.form, analysis.records):
+    form = analysis.form
+    found = unheld(form, analysis.records)
+    if not found:
+        return
+    keys, padded = form.spec.size("K"), power_of_two(form.spec.size("K"))
+    help = "fewer keys fit" if keys == padded else f"K = {keys:,} is padded to {padded:,}"
+    if form.spec.buffer is not None and form.spec.buffer > held(form):
+        help += f"; the keys of {held(form)} places fit, those of buffer: {form.spec.buffer} do not"
+    others = [need.called for need in needs(form, analysis.records) if need not in found]
+    if others:
+        help += f"; {windows.listed(others)} {'is' if len(others) == 1 else 'are'} not affected"
+    for need in found:
         yield warning(
-            "too-large",
-            f"{need.called} cannot be held by a GPU: {need.reason}",
-            None,
-            need.help,
+            "too-large", f"{need.called} is more than a GPU can hold: {need.reason}", None, help
         )

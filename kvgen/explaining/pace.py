@@ -62,6 +62,8 @@ def why(form: Form, work: Work) -> str:
     if work.carried > work.pairs:
         names = " and ".join(vectors)
         return f"what is carried in {names} goes from token to token, in {work.tokens} turns"
+    if not decayed and work.programs > 1:
+        return f"{work.programs} programs have the values of a head, each multiplies all its keys"
     if not decayed:
-        return "each token meets the writes of all tokens beside it"
+        return "every token's vectors are multiplied with those of all tokens beside it"
     return f"{pairs}; {turns}" if solved.method == "substitution" else pairs

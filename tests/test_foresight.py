@@ -1,0 +1,153 @@
+"""What will disappoint in a module: slow paths and kernels that no GPU holds, said beforehand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from test_explain_windows import feedback
+from test_window_cost import sized
+from twins import STATES, twin, within
+
+from cli import cli
+from kvgen import compiler
+from kvgen.codegen.capacity import LARGEST, VALUES, need, needs, unheld
+from kvgen.codegen.cost import buffer_length
+from kvgen.diagnostics import Diagnostic
+from kvgen.explaining import foresight
+from kvgen.shipped import resolve, shipped
+
+NAMES = [spec.name for spec in shipped()]
+
+
+def long(name: str, k: int, **more: Any) -> compiler.Analysis:
+    overrides = {"sizes.K": str(k)} | {key: str(value) for key, value in more.items()}
+    return compiler.analyse(resolve(name), overrides)
+
+
+def codes(analysis: compiler.Analysis) -> dict[str, list[Diagnostic]]:
+    found: dict[str, list[Diagnostic]] = {}
+    for each in foresight.warnings(analysis):
+        assert each.severity == "warning"
+        found.setdefault(each.code, []).append(each)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_that_ships_is_held(name: str) -> None:
+    for state in STATES:
+        for records in ("auto", "float32", "input"):
+            storage = {"storage.state": state}
+            if records != "auto":
+                storage["storage.records"] = records
+            analysis = compiler.analyse(resolve(name), storage)
+            assert unheld(analysis.form, analysis.records) == [], storage
+
+
+# bytes of shared memory that ptxas has found for sm_90, with configurations of those kernels
+@pytest.mark.parametrize(
+    ("k", "kernel", "buffer", "config", "bytes_"),
+    [
+        (2080, "extend", 32, {"TILE": 2, "TOKENS": 16, "STAGES": 3, "num_warps": 4}, 529408),
+        (2080, "verify", 32, {"TILE": 4, "TILES": 8, "STAGES": 1, "num_warps": 4}, 525696),
+        (512, "verify", 32, {"TILE": 32, "TILES": 1, "STAGES": 1, "num_warps": 4}, 65536),
+        (512, "extend", 32, {"TILE": 16, "TOKENS": 16, "STAGES": 3, "num_warps": 4}, 83968),
+    ],
+)
+def test_shared_memory_is_what_compilers_find(
+    k: int, kernel: str, buffer: int, config: dict[str, int], bytes_: int
+) -> None:
+    analysis = long("simple_gla", k, buffer=buffer)
+    found = need(analysis.form, analysis.records, kernel, config)
+    assert 0.75 * bytes_ < found.shared <= 1.01 * bytes_
+    assert (found.shared > LARGEST) is (bytes_ > LARGEST)
+
+
+def test_long_keys_have_rules_that_fit() -> None:
+    analysis = long("simple_gla", 2080)
+    assert buffer_length(analysis.form, analysis.records) == 8
+    found = {each.kernel: each for each in needs(analysis.form, analysis.records)}
+    assert "chain" not in found
+    fit = {name for name, each in found.items() if each.reason is None}
+    assert fit == {"decode", "recurrent", "fold", "verify", "extend", "short_decode"}
+    (only,) = codes(analysis)["too-large"]
+    assert only.message == (
+        "verify of short contexts is more than a GPU can hold: about 262,144 bytes of shared "
+        "memory, and no GPU has more than 232,448 for a program"
+    )
+    assert only.help and only.help.startswith("K = 2,080 is padded to 4,096; decode, recurrent, ")
+
+
+def test_a_buffer_whose_keys_no_program_holds() -> None:
+    found = codes(long("simple_gla", 2080, buffer=32))["too-large"]
+    assert found[0].message.startswith("verify is more than a GPU can hold: about 524,288 bytes")
+    assert "the keys of 8 places fit, those of buffer: 32 do not" in str(found[0].help)
+
+
+def test_registers_that_overflow() -> None:
+    found = {each.kernel: each for each in unheld(*parts(long("gated_deltanet", 1024)))}
+    assert set(found) == {"verify", "short_verify"}
+    assert VALUES < found["verify"].values and found["verify"].shared < LARGEST
+    assert "beyond its 255 registers" in str(found["verify"].reason)
+    longest = {each.kernel for each in unheld(*parts(long("simple_gla", 1 << 16)))}
+    assert longest == {"decode", "verify", "short_decode", "short_verify"}
+
+
+def parts(analysis: compiler.Analysis) -> tuple[Any, Any]:
+    return analysis.form, analysis.records
+
+
+@pytest.mark.parametrize(
+    ("name", "warns"),
+    [("over_v", True), ("twice", True), ("gated_deltanet", False), ("mamba2", False)],
+)
+def test_slow_prompts(name: str, warns: bool) -> None:
+    found = codes(sized(name) if name != "mamba2" else compiler.analyse(resolve(name)))
+    assert ("slow-window" in found) is warns
+    if warns:
+        (only,) = found["slow-window"]
+        assert "is found by substitution, in 16 turns" in only.message
+        assert "for each channel of V" in only.message
+
+
+def test_slow_prompts_say_how_much_and_what_helps() -> None:
+    (only,) = codes(compiler.analyse(resolve("kimi_delta_attention")))["slow-window"]
+    assert only.message.startswith(
+        "each token of a prompt takes 3.8 times the plain recurrence's operations: every pair"
+    )
+    assert "as in kimi_delta_attention_bounded" in str(only.help)
+    assert not codes(compiler.analyse(resolve("kimi_delta_attention_bounded")))
+    (oja,) = codes(compiler.analyse(resolve("gated_oja")))["slow-window"]
+    assert "2.9 times" in oja.message and "of 16 verified together 2.7 times" in oja.message
+
+
+def test_neither_verify_nor_extend() -> None:
+    (only,) = codes(feedback("decay"))["no-window"]
+    assert "there is no verify and no extend: log_decay depends on" in only.message
+    assert "token by token" in only.message and " bytes in a layer" in only.message
+
+
+def test_the_command_line_says_it(tmp_path: Path) -> None:
+    out = ["-o", str(tmp_path / "out.py")]
+    for command in (["compile", "gated_oja", *out], ["explain", "gated_oja"]):
+        run = CliRunner().invoke(cli, command)
+        assert run.exit_code == 0 and run.stderr.startswith("warning[slow-window]: each token of")
+        assert "warning" not in run.stdout
+        run = CliRunner().invoke(cli, [*command, "--json"])
+        (found,) = json.loads(run.stdout)["warnings"]
+        assert found["code"] == "slow-window" and found["severity"] == "warning"
+    run = CliRunner().invoke(cli, ["compile", "gated_deltanet", *out])
+    assert run.exit_code == 0 and not run.stderr
+
+
+@pytest.mark.parametrize("name", ["simple_gla", "gated_deltanet"])
+def test_long_keys_are_right(name: str) -> None:
+    """With the blocks, buffers and tiles that rules of thumb take for them."""
+    pair = twin(name, K=1040, V=2, slots=3, buffer=2, window=2)
+    for _ in range(3):
+        pair.step([0, 2])
+    pair.step([2], kernel="recurrent")
+    within(pair)
