@@ -904,10 +904,14 @@ def estimated(analyses: list[Analysis], options: Options, target: str, as_json: 
 
     rows: list[estimates.Estimate] = []
     failed: list[str] = []
+    which = f"{len(analyses)} specs" if len(analyses) > 1 else analyses[0].spec.name
+    note(f"without --gpu nothing is timed: compiling {which} for an estimate for {target}")
     for analysis in analyses:
-        with working(f"compiling {analysis.spec.name} for {target}") as progress:
+        plan = estimates.likely(analysis, options, target)
+        name = analysis.spec.name
+        with working(f"compiling {name}: {estimates.announced(plan)}") as progress:
             try:
-                rows += estimates.estimates(analysis, options, target, progress)
+                rows += estimates.estimates(analysis, plan, target, seldom(progress))
             except estimates.NoneCompiledError as error:
                 failed.append(f"error: {analysis.spec.name}: {error}")
     note(f"an estimate for {target}, from compiled programs and a model: nothing was timed or kept")

@@ -10,10 +10,12 @@ import pytest
 from click.testing import CliRunner
 from test_explain_windows import feedback
 from test_window_cost import sized
-from twins import STATES, twin, within
+from twins import STATES, made, within
 
 from cli import cli
 from kvgen import compiler
+from kvgen.checking.twin import Twin
+from kvgen.checking.windows import Extend, Verify
 from kvgen.codegen.capacity import LARGEST, VALUES, need, needs, unheld
 from kvgen.codegen.cost import buffer_length
 from kvgen.diagnostics import Diagnostic
@@ -90,7 +92,7 @@ def test_a_buffer_whose_keys_no_program_holds() -> None:
 def test_registers_that_overflow() -> None:
     found = {each.kernel: each for each in unheld(*parts(long("gated_deltanet", 1024)))}
     assert set(found) == {"verify", "short_verify"}
-    assert VALUES < found["verify"].values and found["verify"].shared < LARGEST
+    assert found["verify"].values > VALUES and found["verify"].shared < LARGEST
     assert "beyond its 255 registers" in str(found["verify"].reason)
     longest = {each.kernel for each in unheld(*parts(long("simple_gla", 1 << 16)))}
     assert longest == {"decode", "verify", "short_decode", "short_verify"}
@@ -145,9 +147,12 @@ def test_the_command_line_says_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["simple_gla", "gated_deltanet"])
 def test_long_keys_are_right(name: str) -> None:
-    """With the blocks, buffers and tiles that rules of thumb take for them."""
-    pair = twin(name, K=1040, V=2, slots=3, buffer=2, window=2)
-    for _ in range(3):
+    """With the blocks, places and tiles that rules of thumb take for them."""
+    pair = Twin(made(name, K=2080, V=2), "cpu", layers=1, slots=3, buffer=4, window=2)
+    pair.together(Extend(pair, [0, 2], [7, 3]))
+    for _ in range(2):
         pair.step([0, 2])
-    pair.step([2], kernel="recurrent")
+    pair.together(Verify(pair, [2, 0], 2, counts=[2, 1]))
+    pair.step([0, 2], kernel="recurrent")
+    pair.compare()
     within(pair)

@@ -351,7 +351,14 @@ def test_an_estimate(
     monkeypatch.setattr("kvgen.tuning.estimates.Compilers", compilers)
     result = run("gated_deltanet", "--batch", "4,64", "--target", "sm_80")
     assert result.exit_code == 0, result.output
-    assert "an estimate for sm_80" in result.stderr
+    # before anything is compiled, how much there is to do
+    said, first, *_ = result.stderr.splitlines()
+    assert said == (
+        "without --gpu nothing is timed: compiling gated_deltanet for an estimate for sm_80"
+    )
+    counted = r"compiling gated_deltanet: \d+ programs, \d+ at a time, about \d+ min \.\.\."
+    assert re.fullmatch(counted, first)
+    assert "an estimate for sm_80, from compiled programs" in result.stderr
     assert "nothing was timed or kept" in result.stderr
     assert [each.target for each in begun] == ["sm_80"] and begun[0].begun
     rows = [line.split() for line in result.stdout.splitlines()[1:]]

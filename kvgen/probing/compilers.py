@@ -34,6 +34,12 @@ class Compiled:
     error: str | None = None
 
 
+def side_by_side() -> int:
+    """Programs that are compiled at a time: one a core, but one that is left to whoever waits."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores - (cores > 2))
+
+
 class Compilers:
     """A server of compilations; the same case is compiled once.
 
@@ -41,9 +47,8 @@ class Compilers:
     """
 
     def __init__(self, target: str = "", processes: int | None = None) -> None:
-        """processes: None for one for each core, but one that is left to whoever waits."""
-        cores = len(os.sched_getaffinity(0))
-        options = {"processes": processes or max(1, cores - (cores > 2)), "seconds": DEADLINE}
+        """processes: None for as many as `side_by_side` says."""
+        options = {"processes": processes or side_by_side(), "seconds": DEADLINE}
         # which of the two Triton runs is decided at import
         environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
         self._child = Child("kvgen.probing.server", [json.dumps(options)], environment)

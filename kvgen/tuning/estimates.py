@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kvgen.codegen.cost import buffer_length
 from kvgen.compiler import Analysis
-from kvgen.probing.compilers import Compilers
+from kvgen.probing.compilers import Compilers, side_by_side
 from kvgen.tuning import space
 from kvgen.tuning.evaluate import Programs
 from kvgen.tuning.gpu import SHEETS
@@ -18,6 +18,13 @@ from kvgen.tuning.tune import make_job, require
 
 # of each kernel and batch so many are compiled, and so many are shown
 COMPILED, SHOWN = 12, 2
+
+
+# roughly what one takes on a core
+SECONDS = 3.0
+
+# kernel and batch -> the configurations that are compiled for them
+Likely = dict[tuple[str, int], list[space.Config]]
 
 
 class NoneCompiledError(Exception):
@@ -38,36 +45,57 @@ class Estimate:
     configuration: str
 
 
+def likely(analysis: Analysis, options: Options, target: str) -> Likely:
+    """The configurations that a model of the GPU likes best, the untuned one in front.
+
+    Raises ModuleNotFoundError where no compiler is installed.
+    """
+    require("torch", "triton")
+    gpu = SHEETS[target]
+    buffer = buffer_length(analysis.form, analysis.records)
+    found: Likely = {}
+    for kernel in SINGLE:
+        configs = space.legal(analysis, kernel, target)
+        for batch in options.batches:
+            first = space.default(analysis, kernel, batch)
+            best = ordered(analysis, kernel, configs, batch, gpu, buffer)
+            found[kernel, batch] = [first, *(c for c in best if c != first)][: COMPILED + 1]
+    return found
+
+
+def announced(plan: Likely) -> str:
+    """How much is to be compiled, and how long that takes."""
+    distinct = {
+        (kernel, space.text(config)) for (kernel, _), some in plan.items() for config in some
+    }
+    at_once = side_by_side()
+    minutes = max(1, round(len(distinct) * SECONDS / at_once / 60))
+    return f"{len(distinct)} programs, {at_once} at a time, about {minutes} min"
+
+
 def estimates(
-    analysis: Analysis, options: Options, target: str, say: Callable[[str], None]
+    analysis: Analysis, plan: Likely, target: str, say: Callable[[str], None]
 ) -> list[Estimate]:
     """The best by the model for every kernel of single tokens and batch.
 
-    Raises ModuleNotFoundError where no compiler is installed, and NoneCompiledError.
+    plan: of `likely`. Raises NoneCompiledError.
     """
-    require("torch", "triton")
     gpu = SHEETS[target]
     buffer = buffer_length(analysis.form, analysis.records)
     compilers = Compilers(target)
     try:
         programs = Programs(make_job(analysis, {}), gpu, compilers)
-        likely: dict[tuple[str, int], list[space.Config]] = {}
-        for kernel in SINGLE:
-            for batch in options.batches:
-                configs = space.legal(analysis, kernel, target)
-                likely[kernel, batch] = [space.default(analysis, kernel, batch)]
-                likely[kernel, batch] += [
-                    config
-                    for config in ordered(analysis, kernel, configs, batch, gpu, buffer)
-                    if config not in likely[kernel, batch]
-                ][:COMPILED]
-                programs.begin(kernel, likely[kernel, batch], buffer)
+        for (kernel, _), configs in plan.items():
+            programs.begin(kernel, configs, buffer)
+        total = sum(map(len, plan.values()))
+        done = 0
         found: list[Estimate] = []
         first = ""
-        for (kernel, batch), configs in likely.items():
-            say(f"{kernel}, batch {batch}")
+        for (kernel, batch), configs in plan.items():
             rows: list[Estimate] = []
             for config in configs:
+                say(f"{kernel}, batch {batch}: {done} of {total}")
+                done += 1
                 used = programs.compiled(kernel, config, buffer)
                 unfit = programs.pruned(kernel, config, buffer, used)
                 if unfit is not None:
