@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-BAD, WARNED = TESTS / "bad", TESTS / "warned"
+BAD, WARNED, FORESEEN = TESTS / "bad", TESTS / "warned", TESTS / "foreseen"
 
 HEAD = """\
 # Errors and warnings
@@ -19,7 +19,8 @@ with what to write instead, and `= note` where another place has a part in it. F
 A warning says in the same words what will disappoint in a spec that compiles. `kvgen compile` and
 `kvgen explain` print them on stderr, and go on; from Python they are a `kvgen.SpecWarning`.
 
-Below, every code as it is printed for a spec of the test suite (`tests/bad`, `tests/warned`);
+Below, every code as it is printed for a spec of the test suite (`tests/bad`, `tests/warned`,
+`tests/foreseen`);
 `python docs/build.py` writes this page anew.
 """
 
@@ -90,7 +91,7 @@ def blocks(path: Path) -> list[tuple[str, str]]:
 
 def page() -> str:
     """The text of the page: every code, by group."""
-    examples, warned = shown(BAD), shown(WARNED)
+    examples, warned = shown(BAD), shown(WARNED) | shown(FORESEEN)
     grouped = {name: codes.split() for name, (_, codes) in GROUPS.items()}
     named = {code for codes in grouped.values() for code in codes}
     if unknown := named - set(examples):

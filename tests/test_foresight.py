@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from kvgen.checking.twin import Twin
 from kvgen.checking.windows import Extend, Verify
 from kvgen.codegen.capacity import LARGEST, VALUES, need, needs, unheld
 from kvgen.codegen.cost import buffer_length
-from kvgen.diagnostics import Diagnostic
+from kvgen.diagnostics import Diagnostic, render
 from kvgen.explaining import foresight
 from kvgen.shipped import resolve, shipped
 
+FORESEEN = Path(__file__).parent / "foreseen"
 NAMES = [spec.name for spec in shipped()]
 
 
@@ -36,6 +38,18 @@ def codes(analysis: compiler.Analysis) -> dict[str, list[Diagnostic]]:
         assert each.severity == "warning"
         found.setdefault(each.code, []).append(each)
     return found
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FORESEEN.glob("*.yaml")))
+def test_as_it_is_printed(
+    name: str, golden: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(FORESEEN)
+    analysis = compiler.analyse(Path(f"{name}.yaml"))
+    found = foresight.warnings(analysis)
+    assert {each.code for each in found} >= {name}
+    text = render(found, analysis.spec.path, analysis.spec.original)
+    assert golden(f"../foreseen/{name}.txt") == text + "\n"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,6 +163,7 @@ def test_the_command_line_says_it(tmp_path: Path) -> None:
 def test_long_keys_are_right(name: str) -> None:
     """With the blocks, places and tiles that rules of thumb take for them."""
     pair = Twin(made(name, K=2080, V=2), "cpu", layers=1, slots=3, buffer=4, window=2)
+    pair.admit([0, 2])
     pair.together(Extend(pair, [0, 2], [7, 3]))
     for _ in range(2):
         pair.step([0, 2])
