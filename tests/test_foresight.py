@@ -82,19 +82,40 @@ def test_shared_memory_is_what_compilers_find(
     assert (found.shared > LARGEST) is (bytes_ > LARGEST)
 
 
+# bytes of a thread that ptxas has spilled in a verify of four tokens for sm_90
+@pytest.mark.parametrize(
+    ("name", "k", "state", "config", "bytes_"),
+    [
+        ("simple_gla", 512, "float32", {"TILE": 32, "TILES": 1, "num_warps": 8}, 328),
+        ("simple_gla", 2080, "float32", {"TILE": 2, "TILES": 4, "num_warps": 8}, 4448),
+        ("gated_deltanet", 1024, "float32", {"TILE": 16, "TILES": 4, "num_warps": 8}, 6784),
+        ("linear_attention", 512, "split", {"TILE": 8, "TILES": 1, "num_warps": 1}, 6312),
+        ("linear_attention", 512, "split", {"TILE": 8, "TILES": 1, "num_warps": 8}, 0),
+        ("linear_attention", 512, "split", {"TILE": 32, "TILES": 1, "num_warps": 8}, 0),
+    ],
+)
+def test_registers_are_what_compilers_find(
+    name: str, k: int, state: str, config: dict[str, int], bytes_: int
+) -> None:
+    analysis = long(name, k, **{"storage.state": state})
+    found = need(analysis.form, analysis.records, "verify", config | {"STAGES": 1})
+    assert (found.values > VALUES) is (bytes_ > 1024), found
+
+
 def test_long_keys_have_rules_that_fit() -> None:
     analysis = long("simple_gla", 2080)
     assert buffer_length(analysis.form, analysis.records) == 8
     found = {each.kernel: each for each in needs(analysis.form, analysis.records)}
     assert "chain" not in found
     fit = {name for name, each in found.items() if each.reason is None}
-    assert fit == {"decode", "recurrent", "fold", "verify", "extend", "short_decode"}
-    (only,) = codes(analysis)["too-large"]
-    assert only.message == (
+    assert fit == {"decode", "recurrent", "fold", "extend", "short_decode"}
+    verify, short = codes(analysis)["too-large"]
+    assert "verify is more than a GPU can hold: about 800 values in each thread" in verify.message
+    assert short.message == (
         "verify of short contexts is more than a GPU can hold: about 262,144 bytes of shared "
         "memory, and no GPU has more than 232,448 for a program"
     )
-    assert only.help and only.help.startswith("K = 2,080 is padded to 4,096; decode, recurrent, ")
+    assert short.help and short.help.startswith("K = 2,080 is padded to 4,096; decode, recurrent, ")
 
 
 def test_a_buffer_whose_keys_no_program_holds() -> None:

@@ -156,7 +156,8 @@ class _Size:
         """Several tokens at once: their columns meet the state's tile, each other's keys, and, of a
         verify, the buffer's. A product that fills tensor cores has its second operand in shared
         memory, and its first, whole, in the registers of every warp."""
-        asked = tokens * len(self.columns)
+        # a prompt's go one after the other, for they fill an operand each
+        asked = tokens * (min(1, len(self.columns)) if kernel == "extend" else len(self.columns))
         others = [tokens, config["TILE"]]
         if kernel == "verify":
             others.append(max(self.shapes.least_span, self.places))
@@ -170,13 +171,12 @@ class _Size:
             ahead = (config["STAGES"] - 1) * self.k * tokens * 2 * self._vectors()
             shared = max(shared, ahead)
         # the state is streamed, and so are the products that are added up in registers
-        streamed = config["TILE"] // 4 + asked * max(added, default=0) // 2
+        streamed = config["TILE"] // 4 + asked * 3 * sum(added) // 4
         elements = self.k * (tokens * self._vectors() + streamed)
         values = elements // self._threads(config)
         if multiplied:
-            # a verify's columns are multiplied together; float32 in parts, two of them at once
-            rows = tokens if kernel == "extend" else power_of_two(asked)
-            values += self.k * max(ROWS, rows) // 32 * self._parts()
+            # float32 in parts, two of them at once
+            values += self.k * max(ROWS, power_of_two(max(asked, 1))) // 32 * self._parts()
         return Need(kernel, tokens, shared, values)
 
     def _parts(self) -> int:

@@ -278,11 +278,13 @@ def _verify(load: Load, batch: int) -> Config:
     width = _window_tile(load, batch)
     # vectors over K that are computed, rather than given in 16 bits, take registers of their own
     heavy = load.channels or load.form.whole_v or not load.narrow or load.carried
+    warps = _warps(load.k * width, 64 if heavy else 128 if batch < 16 else 256)
     return {
         "TILE": width,
         "TILES": min(load.count(width), 4) if batch > 16 else 1,
         "STAGES": 2 if batch > 16 and load.narrow else 1,
-        "num_warps": _warps(load.k * width, 64 if heavy else 128 if batch < 16 else 256),
+        # products with keys as long as these leave one warp no registers
+        "num_warps": max(warps, 8) if load.k > 256 else warps,
     }
 
 
