@@ -166,12 +166,16 @@ class _Size:
         multiplied = [other for other in others if other >= ROWS]
         added = [other for other in others if other < ROWS]
         shared = self.k * max(multiplied, default=0) * 4
+        if len({column.axes.channels for column in self.form.columns}) > 1:
+            # what reads from either side has the state's tile as an operand twice
+            shared = max(shared, 2 * self.k * config["TILE"] * 4)
         if kernel == "extend":
             # a loop over blocks loads those to come, for all but one of its stages
             ahead = (config["STAGES"] - 1) * self.k * tokens * 2 * self._vectors()
             shared = max(shared, ahead)
-        # the state is streamed, and so are the products that are added up in registers
-        streamed = config["TILE"] // 4 + asked * 3 * sum(added) // 4
+        # a verify streams the state, a prompt keeps it; products that are added up are streamed too
+        state = config["TILE"] if kernel == "extend" else config["TILE"] // 4
+        streamed = state + asked * 3 * sum(added) // 4
         elements = self.k * (tokens * self._vectors() + streamed)
         values = elements // self._threads(config)
         if multiplied:
