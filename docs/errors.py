@@ -17,11 +17,11 @@ with what to write instead, and `= note` where another place has a part in it. F
 `kvgen.SpecError(…).diagnostics`; `--json` prints them for programs.
 
 A warning says in the same words what will disappoint in a spec that compiles. `kvgen compile` and
-`kvgen explain` print them on stderr, and go on; from Python they are a `kvgen.SpecWarning`.
+`kvgen explain` print them on stderr, and go on; from Python those of a spec's text are a
+`kvgen.SpecWarning`, those of what its module costs (`tests/foreseen`) are not said.
 
 Below, every code as it is printed for a spec of the test suite (`tests/bad`, `tests/warned`,
-`tests/foreseen`);
-`python docs/build.py` writes this page anew.
+`tests/foreseen`); `python docs/build.py` writes this page anew.
 """
 
 GROUPS = {

@@ -79,7 +79,8 @@ def test_shared_memory_is_what_compilers_find(
     name: str, k: int, kernel: str, buffer: int, knobs: tuple[int, ...], bytes_: int
 ) -> None:
     analysis = long(name, k, buffer=buffer, **{"sizes.V": 256})
-    config = dict(zip(("TILE", "TOKENS", "STAGES", "num_warps"), knobs, strict=True))
+    names: tuple[str, ...] = ("TILE", "TOKENS", "STAGES", "num_warps")
+    config = dict(zip(names, knobs, strict=True))
     found = need(analysis.form, analysis.records, kernel, config)
     assert 0.75 * bytes_ < found.shared < 1.4 * bytes_
     assert (found.shared > LARGEST) is (bytes_ > LARGEST)
