@@ -75,8 +75,11 @@ def tidy(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     return tuple(sorted(kept, key=_position))
 
 
-def _position(found: Diagnostic) -> tuple[int, int, int]:
-    return (found.span.line, found.span.column, found.span.end) if found.span else (0, 0, 0)
+def _position(found: Diagnostic) -> tuple[bool, int, int, int]:
+    """Errors of a whole file come before all places, warnings of a whole recurrence after them."""
+    if found.span is None:
+        return (found.severity == "warning", 0, 0, 0)
+    return (False, found.span.line, found.span.column, found.span.end)
 
 
 def closest(name: str, options: Iterable[str]) -> str | None:

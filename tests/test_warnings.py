@@ -72,14 +72,18 @@ def test_the_command_line_warns_and_writes(tmp_path: Path) -> None:
     path = WARNED / "unread-state.yaml"
     run = CliRunner().invoke(cli, ["compile", str(path), "-o", str(tmp_path / "out.py")])
     assert run.exit_code == 0 and (tmp_path / "out.py").is_file()
-    assert run.stderr.startswith("warning[unused-input]: ") and "4 warnings" in run.stderr
+    assert run.stderr.startswith("warning[unused-input]: ") and "5 warnings" in run.stderr
     assert "warning" not in run.stdout
     run = CliRunner().invoke(cli, ["explain", str(path)])
     assert run.exit_code == 0 and run.stderr.startswith("warning[unused-input]: ")
     for command in (["compile", "-o", str(tmp_path / "out.py")], ["explain"]):
         run = CliRunner().invoke(cli, [*command, str(path), "--json"])
         found = json.loads(run.stdout)["warnings"]
-        assert [each["code"] for each in found] == ["unused-input"] + ["unread-state"] * 3
+        assert [each["code"] for each in found] == [
+            "unused-input",
+            *["unread-state"] * 3,
+            "slow-window",
+        ]
         assert found[1]["severity"] == "warning" and found[1]["line"] == 5
 
 

@@ -60,7 +60,7 @@ def why(form: Form, work: Work) -> str:
     if solved.method == "substitution" and work.solving > work.pairs:
         return f"{turns}; in each of them {pairs}" if decayed else turns
     if work.carried > work.pairs:
-        names = " and ".join(vectors)
+        names = ", ".join(vectors)
         return f"what is carried in {names} goes from token to token, in {work.tokens} turns"
     if not decayed and work.programs > 1:
         return f"{work.programs} programs have the values of a head, each multiplies all its keys"
