@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -434,7 +435,9 @@ def test_compile_says_for_which_gpus() -> None:
     )
     # where the module is not on the H100
     assert "buffer           4 places where its length is not tuned; L* = " in result.stdout
-    assert result.stderr == "" and H200 in Path("gated_deltanet.py").read_text()
+    # sizes as small as these have slow windows
+    assert set(re.findall(r"^\w+\[(.*?)\]", result.stderr, re.M)) <= {"slow-window"}
+    assert H200 in Path("gated_deltanet.py").read_text()
     data = json.loads(run("compile", "gated_deltanet", *SET, "--json").stdout)
     assert data["tuned"][0] == {
         "gpu": H100,

@@ -195,6 +195,8 @@ def number(value: float) -> str:
     """A constant as a reader would write it; roots of integers as such."""
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
+    if value < 0:
+        return f"-{number(-value)}"
     if value == int(value) and abs(value) < 1e15:
         return str(int(value))
     text = repr(value).replace("e-0", "e-")
