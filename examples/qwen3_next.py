@@ -51,24 +51,26 @@ class BufferedGatedDeltaNet(modeling.Qwen3NextGatedDeltaNet):
     decoding: Decoding
     place: int
 
-    def forward(self, hidden_states, cache_params: Any = None, attention_mask=None, **kwargs):
-        if cache_params is None:
+    def forward(self, hidden_states, cache: Any = None, attention_mask=None, **kwargs):
+        # `cache_params` in older versions of Transformers
+        past = kwargs.pop("cache_params", cache)
+        if past is None:
             return super().forward(hidden_states, None, attention_mask, **kwargs)
-        started = cache_params.has_previous_state(self.layer_idx)
-        own = cache_params.layers[self.layer_idx]
+        started = past.has_previous_state(self.layer_idx)
+        own = past.layers[self.layer_idx]
         if started and hidden_states.shape[1] == 1:
             return self._decode(hidden_states, own.conv_states[0])
 
-        module, cache, slots = self.decoding.module, self.decoding.cache, self.decoding.slots
+        module, held, slots = self.decoding.module, self.decoding.cache, self.decoding.slots
         if started:  # more of a prompt, as in a chat's next turn
             if self.place == 0:
-                module.flush(cache, slots)
+                module.flush(held, slots)
             # the layer's own copy is as old as the last prompt
-            own.recurrent_states[0].copy_(cache.read(self.place, slots))
+            own.recurrent_states[0].copy_(held.read(self.place, slots))
         elif self.place == 0:
-            cache.reset(slots)
-        output = super().forward(hidden_states, cache_params, attention_mask, **kwargs)
-        cache.load(self.place, slots, own.recurrent_states[0])
+            held.reset(slots)
+        output = super().forward(hidden_states, past, attention_mask, **kwargs)
+        held.load(self.place, slots, own.recurrent_states[0])
         return output
 
     def _decode(self, hidden_states, conv_state):
