@@ -6,7 +6,7 @@ Templates hold the structure of a kernel; what the recurrence decides comes from
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from kvgen.algebra.form import Form
@@ -270,10 +270,11 @@ class RecordLoads:
             row, column = (f"{self.place}[:, None]", f"{index}[None, :]") if many else (
                 self.place, index
             )  # fmt: skip
-            masks = [f"{self.held}[:, None]" if many else self.held] if self.held else []
-            if self.shapes.masked(channel):
-                masks.append(f"real_{index}[None, :]" if many else f"real_{index}")
-            mask = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
+            held = [f"{self.held}[:, None]" if many else self.held] if self.held else []
+            real = [f"real_{index}[None, :]" if many else f"real_{index}"]
+            real = real if self.shapes.masked(channel) else []
+            masks = " & ".join([*held, *real]) if many else mask_of(held, real)
+            mask = f", mask={masks}, other=0.0" if masks else ""
             start = "" if self.place == "0" else f"{row} * {size} + "
             text = f"tl.load({local(stored.name)}_at + {start}{column}{mask})"
         if stored.dtype == "input":
@@ -311,13 +312,24 @@ def loaded(address: str, dims: str, shapes: Shapes, mask: str | None = None) -> 
     )
 
 
+def mask_of(program: Iterable[str], lanes: Iterable[str] = (), *, block: bool = True) -> str:
+    """Conditions of a whole program, then those of each of its elements, as the mask of a block.
+
+    Triton's interpreter takes a comparison of scalars for a number of their type, and from Triton
+    3.9 on a number is no mask: True makes it a bool, and leaves no trace in compiled code.
+    """
+    scalars = list(program)
+    bools = ["True"] if block and scalars else []
+    return " & ".join([*bools, *scalars, *lanes])
+
+
 def newest_sum(form: Form, records: Records, shapes: Shapes) -> Text:
     """The running sum of log decays up to the newest record; 0 in an empty buffer."""
     assert form.factored is not None
     name = next(s.name for s in records.stored if s.node is form.factored.after)
-    masks = ["(count > 0)", *(["real_key"] if shapes.masks_k else [])]
+    mask = mask_of(["(count > 0)"], ["real_key"] if shapes.masks_k else [])
     address = f"{local(name)}_at + (count - 1) * {shapes.k} + key"
-    return Text(f"tl.load({address}, mask={' & '.join(masks)}, other=0.0)", ATOM, "K")
+    return Text(f"tl.load({address}, mask={mask}, other=0.0)", ATOM, "K")
 
 
 def indexed(axis: str, dims: str, heads: str = "") -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import RecordLoads, Shapes, indexed, local, records_of_head
+from kvgen.codegen.kernels import RecordLoads, Shapes, indexed, local, mask_of, records_of_head
 from kvgen.codegen.printer import ATOM, Text, aligned, ordered
 from kvgen.codegen.scopes import SINCE, TOTAL, Buffer, sides_at_places
 from kvgen.codegen.tokens import Spread, Stack, WindowScope, loop
@@ -43,7 +43,8 @@ class PagedLoads(RecordLoads):
             if self.shapes.masked(stored.channel):
                 real = f"real_{self.shapes.index(stored.channel)}"
                 masks.append(aligned(Text(real, ATOM, stored.channel), dims).text)
-        text = f"tl.load({text}, mask={' & '.join(masks)}, other=0.0)"
+        mask = " & ".join(masks) if self.dims else mask_of(masks[:1], masks[1:], block=bool(dims))
+        text = f"tl.load({text}, mask={mask}, other=0.0)"
         if stored.dtype == "input":
             text += ".to(tl.float32)"
         return Text(text, ATOM, dims)
@@ -131,11 +132,12 @@ class _Paged(_Pages):
             extent = self.shapes.extent(decay.channel)
             zero = f"tl.zeros([{extent}], tl.float32)" if decay.channel else "0.0"
             lines.append(f"{TOTAL[decay.channel]} = {zero}")
+        places = ["(index * PLACES + place < count)", "((word >> place) % 2 == 0)"]
         body = [
             "index = pages_held - 1 - back",
             "page = tl.load(pages_ptr + slot * table + index).to(tl.int64)",
             "word = tl.load(skipped_ptr + slot * table + index)",
-            "held = (index * PLACES + place < count) & ((word >> place) % 2 == 0) & (page >= 0)",
+            f"held = {mask_of(['(page >= 0)'], places)}",
             *self._page_lines(),
             *self.page_decays,
             *buffer.unit,

@@ -28,6 +28,7 @@ from kvgen.codegen.kernels import (
     head_count,
     local,
     long_token,
+    mask_of,
     namer_for,
     newest_first,
     per_head,
@@ -421,8 +422,8 @@ def _carried(form: Form, records: Records, shapes: Shapes, ratio: int) -> list[C
         if axes.channels and shapes.masked(axes.channels):
             real = [f"real_{shapes.index(axes.channels)}"]
         load = f", mask={real[0]}, other=0.0" if real else ""
-        every = guards + real
-        store = f", mask={' & '.join(every)}" if every else ""
+        store = mask_of(guards, real, block=bool(axes.channels))
+        store = f", mask={store}" if store else ""
         extents = []
         if axes.head:
             extents.append("heads" if axes.head == "HV" or ratio == 1 else f"heads // {ratio}")

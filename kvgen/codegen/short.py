@@ -275,7 +275,8 @@ class _Scope:
             text = (
                 f"{value.text} + tl.zeros({self._shape(dims)}, tl.float32)" if dims else value.text
             )
-        self.scope.stores.append(Store(address, text, self._mask(node, dims, at_unit)))
+        guards = self._mask(node, dims, at_unit)
+        self.scope.stores.append(Store(address, text, guards, bool(dims)))
 
     def _mask(self, node: Node, dims: str, at_unit: bool) -> tuple[str, ...]:
         """Of the programs that compute the same value, one stores it, where there is a place."""

@@ -8,21 +8,27 @@ from dataclasses import dataclass
 from kvgen.algebra.form import Carry, Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import Shapes, carried_address, local
+from kvgen.codegen.kernels import Shapes, carried_address, local, mask_of
 from kvgen.codegen.printer import Emission, Text
 
 
 @dataclass(frozen=True)
 class Store:
-    """One value a decode leaves: the address, the text, and which programs store it."""
+    """One value a decode leaves: the address, the text, and which programs store it.
+
+    block: whether the address is that of several elements.
+    """
 
     address: str
     value: str
     guards: tuple[str, ...]
+    block: bool
 
     @property
     def line(self) -> str:
-        mask = f", mask={' & '.join(self.guards)}" if self.guards else ""
+        lanes = [guard for guard in self.guards if guard.startswith("real_")]
+        program = [guard for guard in self.guards if guard not in lanes]
+        mask = f", mask={mask_of(program, lanes, block=self.block)}" if self.guards else ""
         return f"tl.store({self.address}, {self.value}{mask})"
 
 
@@ -59,7 +65,8 @@ def token_stores(
             address += spot
         chosen = guards(form, stored.node, shapes, per_head, node in unit)
         level = unit_stores if node in unit else tile_stores
-        level.append(Store(address, token.known[node].text, (*_fits(number), *chosen)))
+        text, block = token.known[node].text, bool(stored.channel)
+        level.append(Store(address, text, (*_fits(number), *chosen), block))
     for carry in form.carries:
         node = values[carry.after] if values else carry.after
         at_unit = node in unit and same_head(carry.axes.head, per_head)
@@ -86,7 +93,8 @@ def carried_store(
     """A carried state's next value, beside the current one."""
     address = carried_address(form, carry.tensor.name, f"count + {number + 1}")
     chosen = (*_fits(number), *guards(form, carry.before, shapes, per_head, at_unit))
-    return Store(address, _spread(value, carry.axes.channels, shapes), chosen)
+    channels = carry.axes.channels
+    return Store(address, _spread(value, channels, shapes), chosen, bool(channels))
 
 
 def same_head(head: str | None, per_head: bool) -> bool:

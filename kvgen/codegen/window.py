@@ -21,6 +21,7 @@ from kvgen.codegen.kernels import (
     carried_address,
     loaded,
     local,
+    mask_of,
     newest_sum,
     token_emission,
     unit_level,
@@ -640,7 +641,7 @@ class Window:
         chosen = guards(self.form, node, self.shapes, self.per_head, at_unit)
         real = [g for g in chosen if g.startswith("real_")]
         programs = [g for g in chosen if not g.startswith("real_")]
-        mask = " & ".join(["fits", *programs])
+        mask = mask_of(programs, ["fits"])
         if not channel:
             return mask
         lane = f" & {real[0]}[None, :]" if real else ""
