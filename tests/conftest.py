@@ -6,13 +6,16 @@ import atexit
 import difflib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import hypothesis
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -49,6 +52,13 @@ class Golden(str):
     __hash__ = str.__hash__
 
 
+# whatever else runs on the machine: how long an example takes, or is drawn for, says nothing
+hypothesis.settings.register_profile(
+    "kvgen", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("kvgen")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite the golden files that differ"
@@ -67,6 +77,34 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", ignored)
     if config.getoption("--update-golden") and os.environ.get("CI"):
         raise pytest.UsageError("--update-golden is for people, who review what it changes")
+
+
+def pytest_runtest_setup() -> None:
+    _want_bools_for_masks()
+
+
+def _want_bools_for_masks() -> None:
+    """Let Triton's interpreter refuse masks that are numbers, as it does by itself from 3.9 on."""
+    interpreter: Any = sys.modules.get("triton.runtime.interpreter")
+    builder = getattr(interpreter, "InterpreterBuilder", None)
+    if builder is None or hasattr(builder, "wants_bools"):
+        return
+    builder.wants_bools = True
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def of_bools(mask: Any) -> None:
+        if mask.data.dtype != bool:
+            raise TypeError(f"a mask of {mask.data.dtype}, expected bool")
+
+    def masked_load(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
+        of_bools(mask)
+        return load(self, ptrs, mask, *rest)
+
+    def masked_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        of_bools(mask)
+        return store(self, ptrs, value, mask, *rest)
+
+    builder.create_masked_load, builder.create_masked_store = masked_load, masked_store
 
 
 def _forget_the_user() -> None:

@@ -71,9 +71,9 @@ def test_modules_are_clean_python(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_compiling_takes_less_than_two_seconds(name: str) -> None:
     def seconds() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         compiler.emit(compiler.analyse(resolve(name)))
-        return time.perf_counter() - start
+        return time.process_time() - start
 
-    # the less of two: other tests run at the same time
+    # the less of two: of the processor's time, which other processes make longer, too
     assert min(seconds(), seconds()) < 2

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from kvgen import files
 
@@ -37,7 +38,7 @@ def test_what_is_no_file_is_written_into(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()))
     reader.start()
     files.write(pipe, b"through")
-    reader.join(600)
+    reader.join(PATIENCE)
     assert found == [b"through"] and pipe.is_fifo()
 
 

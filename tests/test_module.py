@@ -12,7 +12,7 @@ from types import FunctionType
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import SPECS, STATES, analysed, changed, ids, made, ratio, snapshot, twin, within
 
@@ -545,10 +545,8 @@ def play(pair: Twin, schedule: list[tuple]) -> None:
 def test_random_schedules(name: str, storage: str) -> None:
     @settings(
         max_examples=10,
-        deadline=None,
         derandomize=True,
         database=None,
-        suppress_health_check=[HealthCheck.too_slow],
     )
     @given(st.lists(events, min_size=4, max_size=9), st.integers(1, 4), st.integers(0, 99))
     def run(schedule: list[tuple], buffer: int, seed: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from tuners import SMALL, FakeCompilers, fake_worker, tuner
 
 from kvgen import compiler
@@ -277,7 +278,7 @@ def test_gpus_start_side_by_side() -> None:
     class Slow(Worker):
         def gpu(self) -> Gpu:
             if self.device is not None:
-                others.wait(timeout=60)
+                others.wait(timeout=PATIENCE)
             return super().gpu()
 
     def start(device: str | None) -> Worker:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import patience
 import pytest
 from click.testing import CliRunner, Result
 from tuners import ROOT, SMALL, FakeCompilers, command, tuner
@@ -48,15 +49,14 @@ def asked(log: Path) -> list[str]:
 
 
 def until(true: Callable[[], bool], process: Any) -> None:
-    end = time.monotonic() + 60
-    while not true():
+    def runs() -> None:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.05)
+
+    patience.until(true, runs)
 
 
 def ended(process: Any, code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=patience.PATIENCE)
     assert process.returncode == code, (out, err)
     return out, err
 
@@ -95,10 +95,8 @@ def test_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
 def test_an_interrupt_keeps_what_was_measured(how: int, tmp_path: Path) -> None:
     process = command(tmp_path, *TUNE, seconds=0.05)
     until(lambda: len(trials(tmp_path).get("gated_deltanet-decode-B4", [])) >= 3, process)
-    began = time.monotonic()
     process.send_signal(how)
     out, err = ended(process, 130)
-    assert time.monotonic() - began < 15
     assert "interrupted, after" in err and "kept in" in err and "Traceback" not in err
     assert "(cut short)" in out
     records = Folder(tmp_path / "wisdom", "test").records()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from tuners import SMALL
 
 from kvgen import compiler
@@ -101,7 +102,7 @@ def test_a_killed_server_leaves_nothing() -> None:
     """A process that waits for its next request ends with it."""
     code = (
         "import os, signal; from kvgen.probing.server import Pool\n"
-        "pool = Pool(lambda request: {}, 2, 60.0)\n"
+        "pool = Pool(lambda request: {}, 2, 600.0)\n"
         "pool.take({'id': 0}); pool.take({'id': 1}); pool.feed()\n"
         "while any(each.request for each in pool.processes): pool.finished([])\n"
         "print(*(each.process.pid for each in pool.processes), flush=True)\n"
@@ -114,7 +115,7 @@ def test_a_killed_server_leaves_nothing() -> None:
     pids = [int(each) for each in server.stdout.readline().split()]
     try:
         # the processes have its stdout, too: it ends when all of them have
-        out, _ = server.communicate(timeout=20)
+        out, _ = server.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)

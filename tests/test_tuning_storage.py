@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from optuna.trial import TrialState
+from patience import PATIENCE
 from test_tuning_command import TUNE, asked, ended, trials, until
 from tuners import command
 
@@ -174,7 +175,7 @@ def test_a_storage_that_goes_away(tmp_path: Path) -> None:
     process = command(tmp_path, *SHORT, "--storage", f"journal:{path}", seconds=0.05)
     until(lambda: sum(map(len, trials(tmp_path).values())) >= 15, process)
     path.write_text("nothing\nof\nthe\nkind\n" * 5000)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert Folder(tmp_path / "wisdom", "test").records()
 
 

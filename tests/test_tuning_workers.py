@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import until
 from tuners import SMALL, fake_worker
 
 from kvgen import compiler
@@ -124,12 +125,10 @@ def test_a_halt_ends_an_answer_that_never_comes(job: Job) -> None:
         timed(worker, job, GOOD)
         timer = threading.Timer(0.3, worker.halt)
         timer.start()
-        began = time.monotonic()
         with pytest.raises(Halted):
             timed(worker, job, BAD)
         with pytest.raises(Halted):
             timed(worker, job, GOOD)
-        assert time.monotonic() - began < 10
         timer.join()
         # the next spec finds it willing
         worker.begin()
@@ -151,10 +150,9 @@ def test_a_halt_ends_a_process_that_is_started_again(job: Job) -> None:
             return stuck._start(environment)
 
         worker._start = start
-        began = time.monotonic()
         with pytest.raises(Halted):
             timed(worker, job, GOOD)
-        assert time.monotonic() - began < 10 and worker._child is None
+        assert worker._child is None
     finally:
         worker.close()
 
@@ -200,10 +198,7 @@ def test_a_killed_tuner_leaves_no_worker() -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    until = time.monotonic() + 20
-    while not gone(pid) and not ended(pid):
-        assert time.monotonic() < until, "it is still there"
-        time.sleep(0.1)
+    until(lambda: gone(pid) or ended(pid))
 
 
 def ended(pid: int) -> bool:

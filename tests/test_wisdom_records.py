@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import given as drawn
+from hypothesis import given
 from hypothesis import strategies as st
 from tuned_records import H100, H200, key, record
 
@@ -19,14 +18,6 @@ from kvgen.wisdom.document import parsed, text_of
 from kvgen.wisdom.identity import form_hash
 from kvgen.wisdom.reading import RecordError, from_data
 from kvgen.wisdom.record import EFFORTS, Record, bucket, merge, version
-
-
-def given(*strategies: st.SearchStrategy[Any]) -> Any:
-    """Other tests run at the same time: how long an example takes says nothing."""
-    slow = [HealthCheck.too_slow]
-    return lambda test: settings(deadline=None, suppress_health_check=slow)(
-        drawn(*strategies)(test)
-    )
 
 
 @st.composite

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from tuned_records import H100, H200, key, record, store
 
 from kvgen.data import data_dir
@@ -454,7 +455,7 @@ def child(code: str, *args: object) -> subprocess.Popen[str]:
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     writers = [child(WRITER, tmp_path, first) for first in (0, 12)]
     for writer in writers:
-        _, errors = writer.communicate(timeout=600)
+        _, errors = writer.communicate(timeout=PATIENCE)
         assert writer.returncode == 0 and not errors
     assert files(tmp_path) == [NAME]
     found = Folder(tmp_path, "").records()
@@ -465,7 +466,7 @@ def test_killed_in_the_middle_of_a_write(tmp_path: Path) -> None:
     store(tmp_path).add([record()])
     before = (tmp_path / NAME).read_bytes()
     writer = child(KILLED, tmp_path)
-    writer.communicate(timeout=600)
+    writer.communicate(timeout=PATIENCE)
     assert writer.returncode == -signal.SIGKILL
     assert len(files(tmp_path)) == 2 and (tmp_path / NAME).read_bytes() == before
     assert store(tmp_path).find(key()).tier == "exact"
