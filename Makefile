@@ -5,13 +5,19 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
+# .venv has what runs modules, then what kvgen is developed with
+RUNS := $(VENV)/.runs
 STAMP := $(VENV)/.installed
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	$(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PINNED := $(BIN)/python $(PIP_INSTALL) $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+NEWEST := .venv-newest
+# which torch `make newest` takes: the newest that fits the newest Triton. A build for the CPU asks
+# for no Triton of its own: where pip finds one, it fits, and a build for CUDA need not
+TORCH ?= torch
 CODE := kvgen tests examples docs benchmarks cli.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test newest lint format clean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,18 +25,31 @@ help:  ## say what can be made
 install: $(STAMP)  ## make .venv with kvgen, editable, and all it is developed with
 
 # the build back end first, so that kvgen itself is built with the pinned one
-$(STAMP): pyproject.toml $(CONSTRAINTS)
+$(RUNS): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kvgen needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) hatchling editables
-	$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	$(PINNED) hatchling editables
+	$(PINNED) --no-build-isolation --editable '.[run]'
 	@touch $@
 
-demo: $(STAMP)  ## compile Gated DeltaNet and check it token by token, without a GPU
+$(STAMP): $(RUNS)
+	$(PINNED) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+demo: $(RUNS)  ## decode with Gated DeltaNet, token by token, without a GPU: what the buffer is for
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP)  ## run every test that needs no GPU
 	$(BIN)/python -m pytest -n 2
+
+newest:  ## some of the tests with the newest Triton, torch, NumPy and Transformers
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python $(PIP_INSTALL) --upgrade triton
+	$(NEWEST)/bin/python -m pip freeze | grep '^triton=' > $(NEWEST)/triton.txt
+	$(NEWEST)/bin/python $(PIP_INSTALL) --upgrade --constraint $(NEWEST)/triton.txt \
+		'$(TORCH)' numpy transformers pytest hypothesis --editable '.[run,tune]'
+	$(NEWEST)/bin/python -m pip freeze | grep -iE '^(triton|torch|numpy|transformers)='
+	$(NEWEST)/bin/python -m pytest -m newest
 
 lint: $(STAMP)  ## ruff and pyright
 	$(BIN)/ruff check $(CODE)
@@ -42,5 +61,5 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff format $(CODE)
 
 clean:  ## remove caches, builds and .venv
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) build dist .pytest_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

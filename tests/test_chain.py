@@ -233,6 +233,7 @@ def test_a_chain_ends_with_the_buffer(name: str, storage: str) -> None:
         assert places.tolist() == [[3, 4 + first], [3, 5 + first]], each
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["gated_deltanet", "kimi_delta_attention", "mlstm", "gated_oja"])
 @pytest.mark.parametrize("state", ["float32", "bfloat16"])
 def test_odd_sizes(name: str, state: str) -> None:

@@ -13,7 +13,7 @@ import triton.language as tl
 from twins import OTHERS, SPECS, analysed
 
 from kvgen import compiler
-from kvgen.checking import extremes
+from kvgen.checking import extremes, interpreter
 from kvgen.checking.check import CASES, Report, bounds, check
 from kvgen.checking.interpreter import ORDERS, ordered, rounding
 from kvgen.checking.samples import Sampler
@@ -225,3 +225,19 @@ def test_an_interpreter_without_such_a_place_runs_in_order(monkeypatch: pytest.M
     assert dict(report.drawn)["order of programs"].startswith("forward")
     monkeypatch.undo()
     assert run_order() == kept
+
+
+@pytest.mark.parametrize(
+    ("triton", "numpy", "runs"),
+    [("3.6.0", "2.3.5", True), ("3.6.0", "2.4.0", False), ("3.7.1", "2.4.6", True)],
+)
+def test_a_numpy_that_the_interpreter_does_not_take(
+    triton: str, numpy: str, runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("triton.__version__", triton)
+    monkeypatch.setattr("numpy.__version__", numpy)
+    if runs:
+        interpreter.require("cpu")
+        return
+    with pytest.raises(interpreter.DeviceError, match="expected numpy < 2.4 or triton >= 3.7"):
+        interpreter.require("cpu")

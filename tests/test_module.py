@@ -220,6 +220,7 @@ def test_a_copy_goes_on_as_its_source(name: str, state: str) -> None:
 # steps -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("kernel", ["decode", "recurrent"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_out(kernel: str, dtype: torch.dtype) -> None:

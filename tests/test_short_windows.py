@@ -38,6 +38,7 @@ def test_many_steps(name: str, mode: tuple[str, ...], seed: int) -> None:
     within(pair)
 
 
+@pytest.mark.newest
 def test_no_state_is_read_before_there_is_one() -> None:
     pair = PagedTwin(made("gated_deltanet"), "cpu", context=20, dtype=torch.float32, seed=5)
     pair.cache.tensors["S"].fill_(torch.nan)
@@ -49,6 +50,7 @@ def test_no_state_is_read_before_there_is_one() -> None:
     assert not pair.cache.tensors["stateful"].any()
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["gated_deltanet", "mlstm"])
 def test_a_path_keeps_a_prompt_whole(name: str) -> None:
     """Rows of one step end together: a prompt's records beside a tree's."""

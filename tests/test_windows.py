@@ -219,6 +219,7 @@ def test_a_dropped_window_leaves_the_next_step_alone() -> None:
     within_rounding(pair)
 
 
+@pytest.mark.newest
 def test_rows_of_different_kinds_share_a_step() -> None:
     pair = twin("mlstm", layers=2, buffer=7, window=3, seed=8)
     pair.admit([0, 1, 2, 3, 4])

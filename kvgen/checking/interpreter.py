@@ -28,6 +28,8 @@ def require(device: str) -> None:
         raise DeviceError(
             "device 'cpu': set TRITON_INTERPRET=1 in the environment before triton is imported"
         )
+    if device == "cpu":
+        _require_numpy()
     if device == "cuda" and interpreted:
         raise DeviceError("device 'cuda': TRITON_INTERPRET=1 was set when triton was imported")
 
@@ -37,6 +39,23 @@ def _interpreted() -> bool:
     from triton.runtime.interpreter import InterpretedFunction
 
     return isinstance(tl.sum, InterpretedFunction)
+
+
+def _require_numpy() -> None:
+    """The interpreter of older Tritons makes numbers of arrays, which newer NumPys refuse."""
+    import numpy
+    import triton
+
+    if _release(numpy.__version__) >= (2, 4) and _release(triton.__version__) < (3, 7):
+        raise DeviceError(
+            f"device 'cpu': the interpreter of triton {triton.__version__} does not run with numpy "
+            f"{numpy.__version__}, expected numpy < 2.4 or triton >= 3.7"
+        )
+
+
+def _release(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
 
 
 @contextmanager

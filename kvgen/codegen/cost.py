@@ -48,10 +48,17 @@ class Cost:
         """L* = sqrt(2 · state bytes a fold moves / record bytes a decode reads)."""
         return math.sqrt(2 * self.moved / max(self.record_read, 1))
 
+    def decode_over(self, held: Any) -> Any:
+        """A decode that finds so many records in the buffer, without a fold."""
+        return self.read + held * self.record_read + self.record + 2 * self.carried + self.io
+
     def decode_only(self, buffer: Any) -> Any:
         """A decode without its share of a fold, over records at their mean number."""
-        mean = self.record_read * (buffer - 1) / 2
-        return self.read + mean + self.record + 2 * self.carried + self.io
+        return self.decode_over((buffer - 1) / 2)
+
+    def fold(self, held: Any) -> Any:
+        """So many records applied to the state."""
+        return self.moved + held * self.record_fold
 
     def decode(self, buffer: Any) -> Any:
         """A decode and its share of the folds."""
