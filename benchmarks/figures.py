@@ -1,23 +1,30 @@
-"""Draw docs/figures from the kept figures of family.py and drafts.py: the same data give the same
-bytes.
+"""Draw docs/figures from the kept figures of family.py, drafts.py and peers.py: the same data give
+the same bytes.
 
     python benchmarks/figures.py [--png DIR]
 
 time.svg: a layer's time against batch for the recurrences that are served most. gain.svg: the gain
 over the plain kernel for all recurrences. Both are of docs/data/h100-tuned.json. drafts.svg: the
-time of verify over that of decode against batch, of docs/data/h100-drafts.json. matplotlib is in
-the extra dev.
+time of verify over that of decode against batch, of docs/data/h100-drafts.json. peers.svg: a
+layer's time beside other libraries' kernels, of docs/data/h100-peers.json. Colours are those of
+`kvgen bench --html`. matplotlib is in the extra dev.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import drafts_page
 import family
+import pages
+import peers_page
 from family import Tuned
+
+from kvgen.benching.page.figures import series
+from kvgen.data import data_dir
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,8 +35,20 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 # the panels of time.svg, and what they show a state in
 SERVED = ("gated_deltanet", "kimi_delta_attention", "mamba2", "lightning_attention")
 DRAFTS = DOCS / "data" / "h100-drafts.json"
+PEERS = DOCS / "data" / "h100-peers.json"
 
-BUFFERED, SPLIT, PLAIN, FLOOR = "#0b6e99", "#1fa187", "#c4572e", "#9a9a9a"
+
+def palette() -> dict[str, str]:
+    """The page's colours on white, by what they stand for."""
+    css = (data_dir("templates") / "figure.css").read_text(encoding="utf-8")
+    return dict(re.findall(r"--([a-z]+): (#[0-9a-f]+)", css.partition("@media")[0]))
+
+
+COLOURS = palette()
+BUFFERED, PLAIN, FLOOR = COLOURS["decode"], COLOURS["recurrent"], COLOURS["floor"]
+# what the page has no colour for
+SPLIT, GOAL = "#c2255c", "#c2620a"
+DASHES = {"other-1": "--", "other-2": ":"}
 STYLE: dict[str, Any] = {
     # text stays text: small files, and no outlines that differ between versions of a font
     "svg.fonttype": "none",
@@ -139,7 +158,7 @@ def ratios(reports: list[Report]) -> Figure:
                 batches, list(chosen.values()), "o-", color=colour, label=label, lw=1.5, ms=4
             )
         goals = drafts_page.GOALS[tokens]
-        panel.plot(list(goals), list(goals.values()), "_--", color=PLAIN, label="goal", lw=1, ms=9)
+        panel.plot(list(goals), list(goals.values()), "_--", color=GOAL, label="goal", lw=1, ms=9)
         panel.axhline(1, color=FLOOR, lw=1)
         panel.set(xscale="log", title=f"{tokens} tokens", xlabel="batch")
         panel.xaxis.set_major_locator(FixedLocator(batches))
@@ -152,6 +171,46 @@ def ratios(reports: list[Report]) -> Figure:
     return figure
 
 
+def peers(report: Report) -> Figure:
+    """A line for each kernel, ours and others', and the floor; names in the order of the lines."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    figure = Figure(figsize=(8.6, 4.4), layout="constrained")
+    panel = figure.subplots()
+    for each in series(report):
+        library, *more = each.css.split()
+        ours = library not in COLOURS
+        colour = COLOURS[more[0] if ours else library]
+        line = "-" if ours else DASHES.get(more[0] if more else "", "-")
+        batches, times = [row.batch for row in each.rows], [row.us for row in each.rows]
+        style: dict[str, Any] = {"lw": 2.4 if colour == BUFFERED else 1.5, "ms": 3.5, "marker": "o"}
+        panel.plot(batches, times, line, color=colour, label=each.name, **style)
+        if colour == BUFFERED:
+            floors = [row.floor_us for row in each.rows]
+            panel.plot(batches, floors, "--", color=FLOOR, label="floor of buffered", lw=1.2)
+    panel.set(xscale="log", yscale="log", xlabel="batch", ylabel="µs a layer")
+    panel.set_title(f"{report.spec}, {report.storage} state")
+    panel.xaxis.set_major_locator(FixedLocator(sorted({row.batch for row in report.rows})))
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    lines = sorted(panel.get_lines(), key=lambda line: -list(line.get_ydata())[-1])
+    figure.legend(lines, [str(line.get_label()) for line in lines], loc="outside right center")
+    return figure
+
+
+def drawn() -> dict[str, Figure]:
+    """Every figure, by its file's name, in the style that is in force."""
+    every = family.level(family.read(family.PAGES["h100"].kept))
+    figures = {"time": times(every), "gain": gains(every)}
+    if DRAFTS.is_file():
+        figures["drafts"] = ratios(drafts_page.read(DRAFTS).reports)
+    if PEERS.is_file():
+        figures["peers"] = peers(pages.level(peers_page.read(PEERS)[0])[0])
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=DOCS / "figures")
@@ -159,12 +218,8 @@ def main() -> None:
     options = parser.parse_args()
     import matplotlib
 
-    every = family.level(family.read(family.PAGES["h100"].kept))
     with matplotlib.rc_context(STYLE):
-        figures = {"time": times(every), "gain": gains(every)}
-        if DRAFTS.is_file():
-            figures["drafts"] = ratios(drafts_page.read(DRAFTS).reports)
-        for name, figure in figures.items():
+        for name, figure in drawn().items():
             options.out.mkdir(parents=True, exist_ok=True)
             figure.savefig(options.out / f"{name}.svg", metadata={"Date": None, "Creator": None})
             if options.png:

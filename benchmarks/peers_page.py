@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -21,10 +20,8 @@ from benchmarks import pages
 from benchmarks.pages import level, timed, wrapped
 from kvgen.benching.page import figures
 from kvgen.benching.report import OURS, Report, Row
-from kvgen.data import data_dir
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-FIGURE = "peers.svg"
 
 # microseconds for a layer, by spec, state and batch
 GOALS = {
@@ -81,19 +78,8 @@ def read(path: Path) -> tuple[list[Report], str]:
 
 
 def write(path: Path, reports: Sequence[Report], command: str) -> None:
-    """The page and its figure, in a folder `figures` beside it."""
-    reports = level(list(reports))
-    path.write_text(page(reports, command), encoding="utf-8")
-    folder = path.parent / "figures"
-    folder.mkdir(exist_ok=True)
-    (folder / FIGURE).write_text(figure(reports[0]), encoding="utf-8")
-
-
-def figure(report: Report) -> str:
-    """The first report's times, as an SVG that has its own colours."""
-    css = (data_dir("templates") / "figure.css").read_text(encoding="utf-8")
-    font = "text { font-family: system-ui, sans-serif; }"
-    return re.sub("(<svg[^>]*>)", rf"\1<style>{css}{font}</style>", figures.times(report), count=1)
+    """The page; its figure is figures.py's."""
+    path.write_text(page(level(list(reports)), command), encoding="utf-8")
 
 
 def page(reports: Sequence[Report], command: str) -> str:
@@ -116,7 +102,7 @@ def heading(reports: Sequence[Report], command: str) -> str:
     return HEADER.format(
         tuned=tuned,
         spec=first.spec,
-        figure=f"figures/{FIGURE}",
+        figure="figures/peers.svg",
         device=first.device,
         versions=first.versions,
         date=first.date,

@@ -104,6 +104,18 @@ def test_figures_are_whole(draw, batches: tuple[int, ...]) -> None:
     assert {"FLA", "SGLang packed decode", "kvgen, buffered"} <= set(names)
 
 
+@pytest.mark.parametrize("draw", [figures.times, figures.shares, figures.errors])
+def test_names_beside_lines_stay_in_the_picture(draw) -> None:
+    long = "gated_delta_rule_decode_of_many_words_in_one_name"
+    named = [replace(row, kernel=long) if row.kernel == REPLAY else row for row in report().rows]
+    root = ElementTree.fromstring(draw(replace(report(), rows=tuple(named))))
+    width = float(root.attrib["viewBox"].split()[2])
+    labels = [each for each in root.iter(f"{SVG}text") if "label" in each.attrib["class"]]
+    assert any(long in str(label.text) for label in labels)
+    for label in labels:
+        assert float(label.attrib["x"]) + 8 * len(str(label.text)) <= width, label.text
+
+
 def test_slower_is_higher() -> None:
     root = ElementTree.fromstring(figures.times(report()))
     lines = {line.attrib["class"]: line.attrib["points"] for line in root.iter(f"{SVG}polyline")}

@@ -239,5 +239,5 @@ def test_a_numpy_that_the_interpreter_does_not_take(
     if runs:
         interpreter.require("cpu")
         return
-    with pytest.raises(interpreter.DeviceError, match="expected numpy < 2[.]4 or triton >= 3[.]7"):
+    with pytest.raises(interpreter.DeviceError, match="expected numpy < 2"):
         interpreter.require("cpu")

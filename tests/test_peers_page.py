@@ -41,8 +41,6 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, golden) -> None:
     peers_page.main()
     text = out.read_text(encoding="utf-8")
     assert golden("performance-peers.md") == text
-    figure = (tmp_path / "figures" / peers_page.FIGURE).read_text(encoding="utf-8")
-    assert figure.startswith("<svg") and "<style>:root" in figure
 
 
 def cells(text: str, batch: int | str) -> dict[str, str]:

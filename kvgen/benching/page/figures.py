@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvgen.benching.page.svg import Figure, Point, Scale, span, ticks
+from kvgen.benching.page.svg import Figure, Point, Scale, room, span, ticks
 from kvgen.benching.page.trials import Funnel
 from kvgen.benching.report import OURS, Report, Row
 
@@ -14,6 +14,8 @@ TITLES = {"fla": "FLA", "sglang": "SGLang", "flashinfer": "FlashInfer"}
 OWN_NAMES = {"decode": "kvgen, buffered", "recurrent": "kvgen, plain"}
 # where error stands against time
 MIDDLE = 64
+# pixels of a plot and what is left of it
+PLOT = 610.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def batches(report: Report) -> list[int]:
 
 
 def against_batch(report: Report, height: float) -> tuple[Figure, Scale, list[int]]:
-    figure, xs = Figure(height=height), batches(report)
+    right, xs = room(each.name for each in series(report)), batches(report)
+    figure = Figure(width=PLOT + right, height=height, right=right)
     return figure, figure.x(min(xs), max(xs) if len(xs) > 1 else 2 * xs[0]), xs
 
 
@@ -116,7 +119,8 @@ def errors(report: Report) -> str:
     ]
     if not points:
         return ""
-    figure = Figure(height=280)
+    right = room(each.name for each, _ in points)
+    figure = Figure(width=PLOT + right, height=280, right=right)
     x_low, x_high = span((row.us for _, row in points), 1.25)
     low, high = span((row.error for _, row in points), 2.0)
     x, y = figure.x(x_low, x_high), figure.y(low, high)

@@ -60,6 +60,12 @@ def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[
     return found
 
 
+def room(names: Iterable[str]) -> float:
+    """Pixels right of a plot that hold names where its lines end: letters of `label` are at most
+    8 wide on average, whatever font a browser has."""
+    return max(250.0, 30 + 8.0 * max((len(name) for name in names), default=0))
+
+
 @dataclass
 class Figure:
     """An SVG of `width` x `height`; the plot lies within the margins."""
