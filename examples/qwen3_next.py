@@ -51,9 +51,9 @@ class BufferedGatedDeltaNet(modeling.Qwen3NextGatedDeltaNet):
     decoding: Decoding
     place: int
 
-    def forward(self, hidden_states, cache: Any = None, attention_mask=None, **kwargs):
-        # `cache_params` in older versions of Transformers
-        past = kwargs.pop("cache_params", cache)
+    def forward(self, hidden_states, cache_params: Any = None, attention_mask=None, **kwargs):
+        # `cache` in newer versions of Transformers
+        past: Any = kwargs.pop("cache", cache_params)
         if past is None:
             return super().forward(hidden_states, None, attention_mask, **kwargs)
         started = past.has_previous_state(self.layer_idx)
