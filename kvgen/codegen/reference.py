@@ -177,7 +177,7 @@ class TorchPrinter:
         inner = [self.aligned(arg, dims).text for arg in args]
         if not dims and len(inner) == 1:
             # torch's functions take no plain numbers
-            inner = [f"torch.as_tensor({inner[0]}, dtype=torch.float64)"]
+            inner = [f"_plain({inner[0]})"]
         if expr.func in TORCH:
             return Value(f"{TORCH[expr.func]}({', '.join(inner)})", ATOM, dims)
         self.helpers.add(expr.func)
