@@ -13,6 +13,7 @@ from twins import SPECS, ids, made
 
 ROWS = 2
 SLOTS = 4
+DTYPES = "expected float32, bfloat16 or float16"
 
 
 @pytest.fixture
@@ -82,8 +83,8 @@ def test_inputs_and_parameters(name: str, kernel: str, monkeypatch: pytest.Monke
         longer = torch.zeros(*x.shape[:-1], x.shape[-1] + 1)
         refused(given(each, longer), f"{each}: {list(longer.shape)}", f"expected {shape}")
         refused(given(each, x[None]), f"{each}: [1, ", f"expected {shape}")
-        refused(given(each, x.double()), f"{each}: {shape} torch.float64", "float dtype")
-        refused(given(each, x.int()), f"{each}: {shape} torch.int32", "float dtype")
+        refused(given(each, x.double()), f"{each}: {shape} torch.float64", DTYPES)
+        refused(given(each, x.int()), f"{each}: {shape} torch.int32", DTYPES)
         meta = torch.empty(x.shape, device="meta")
         refused(given(each, meta), f"{each}: {shape} torch.float32 on meta", "on cpu")
         refused(given(each, None), f"{each}: NoneType None", f"expected {shape}")
@@ -250,8 +251,9 @@ def test_accept_without_a_window_is_of_one_token(module, cache) -> None:
 def test_values_of_padding_rows_are_not_looked_at() -> None:
     module = made("gated_deltanet").module
     cache = module.Cache.empty(SLOTS, device="cpu", buffer=8, window=3)
-    module.accept(cache, ids(-1, 0), counts=ids(99, 1))
-    module.accept(cache, ids(-1, 0), path=table([5, 3], [0, -1]))
+    for ended in ({"counts": ids(99, 1)}, {"path": table([5, 3], [0, -1])}):
+        module.decode(cache, 0, ids(-1, 0), **arguments("gated_deltanet"))
+        module.accept(cache, ids(-1, 0), **ended)
     assert cache.cursors.tolist() == [2, 0, 0, 0]
 
 
@@ -262,8 +264,9 @@ def test_what_is_in_the_state_cannot_be_refused() -> None:
     for given, came in ((ids(1, 0), "counts: 0"), (table([0], [-1]), "path: [-1]")):
         name = came.partition(":")[0]
         refused(lambda g=given, n=name: module.accept(cache, ids(2, 1), **{n: g}), came, "slot 1")
-    # a block of a prompt may be longer than the window
-    module.accept(cache, ids(2, 1), counts=ids(99, 1))
+    more = lambda: module.accept(cache, ids(2, 1), counts=ids(99, 1))  # noqa: E731
+    refused(more, "counts: 99 for slot 2", "expected 1", "`recurrent`")
+    module.accept(cache, ids(2, 1), counts=ids(1, 1))
     assert not cache.tensors["pending"].any()
 
 

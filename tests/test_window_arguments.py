@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import test_arguments
 import torch
-from test_arguments import SLOTS, narrow, refused
+from test_arguments import DTYPES, SLOTS, narrow, refused
 from twins import SPECS, ids, made
 
 ROWS, TOKENS, WINDOW = 2, 3, 4
@@ -57,8 +57,8 @@ def test_inputs_and_parameters(name: str, kernel: str, monkeypatch: pytest.Monke
         shape = str(list(x.shape))
         longer = torch.zeros(*x.shape[:-1], x.shape[-1] + 1)
         refused(given(each, longer), f"{each}: {list(longer.shape)}", f"expected {shape}")
-        refused(given(each, x.double()), f"{each}: {shape} torch.float64", "float dtype")
-        refused(given(each, x.int()), f"{each}: {shape} torch.int32", "float dtype")
+        refused(given(each, x.double()), f"{each}: {shape} torch.float64", DTYPES)
+        refused(given(each, x.int()), f"{each}: {shape} torch.int32", DTYPES)
         meta = torch.empty(x.shape, device="meta")
         refused(given(each, meta), f"{each}: {shape} torch.float32 on meta", "on cpu")
         refused(given(each, None), f"{each}: NoneType None", "expected")

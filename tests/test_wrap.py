@@ -157,7 +157,9 @@ def test_random_views() -> None:
                 (draw.randint(2, 5), draw.choice([1, 2, 3, 4, 6, 7, 8, 12, 16, 24, 30]))
                 for _ in range(draw.randint(0, 2))
             ]
-            spans.append((draw.randint(0, 40), draw.randint(1, 5), sorted(dims, key=lambda d: -d[1])))
+            spans.append(
+                (draw.randint(0, 40), draw.randint(1, 5), sorted(dims, key=lambda d: -d[1]))
+            )
         blocks = []
         for first, size, dims in spans:
             starts = [first]
