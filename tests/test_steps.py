@@ -1,4 +1,4 @@
-"""What ends a step is held to what the step's calls have left of every row, where values are checked;
+"""What ends a step is held to what its calls have left of every row, where values are checked;
 steps that follow the protocol pass, whatever is dropped or run again."""
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def test_a_prompt_in_records_ends_first() -> None:
 
 
 def test_a_flush_waits_for_a_prompt_in_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where values are not checked such a row keeps its records, as one does whose state holds them."""
+    """Where values are not checked such a row is left to its `accept`."""
     server = Server(short_context=8, window=0)
     server.cache.reserve([2], 40)
     server.call("extend", 2, tokens=5)

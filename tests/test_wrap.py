@@ -24,7 +24,7 @@ def tensors(*name: str, **options: Any) -> dict[str, torch.Tensor]:
 
 
 def pages(given: dict[str, torch.Tensor], names: list[str], gap: int = 0) -> dict[str, Any]:
-    """Views of one storage: a page for each slot, in which every layer has a part for each tensor."""
+    """Views of one storage: a page for each slot, with a part for each layer's tensor."""
     sizes = {name: given[name][0, 0].numel() * given[name].element_size() for name in names}
     layer = sum(sizes.values()) + gap
     page = LAYERS * layer + gap
