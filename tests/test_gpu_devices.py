@@ -1,5 +1,5 @@
-"""On GPUs: values that are checked when asked, but for what a graph replays; calls whose tensors lie
-on another GPU than the current one."""
+"""On GPUs: values that are checked when asked, but for what a graph replays; tensors that lie on
+another GPU than the current one."""
 
 from __future__ import annotations
 
