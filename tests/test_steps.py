@@ -294,15 +294,6 @@ def test_a_prompt_goes_into_a_state_if_there_is_one() -> None:
     assert server.cache.tensors["stateful"][1] == 1
 
 
-def test_a_window_has_room() -> None:
-    """A cursor that the caller has set may leave too little."""
-    server = Server()
-    server.cache.cursors[3] = 7
-    said = "slots: slot 3 has room for 1 tokens, expected 2: `flush` first"
-    server.refuses(lambda: server.call("verify", 0, 3), said)
-    server.call("decode", 3)
-
-
 # what is right stays so --------------------------------------------------------------------------
 
 
