@@ -114,7 +114,7 @@ def test_states_that_are_drawn_again_are_numbers(
         with monkeypatch.context() as patch:
             patch.setattr(torch.Tensor, "normal_", lambda tensor, **_: tensor.zero_())
             steps.draw_cache(analysis, step.cache)
-        step.layers("recurrent")
+        step.run("recurrent")
         assert not any(bool(out.isnan().any()) for out in step.out)
 
 
