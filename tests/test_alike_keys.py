@@ -54,7 +54,7 @@ def test_check_draws_keys_that_are_alike(name: str) -> None:
 
 def powers(text: str) -> str:
     """A module whose triangle is inverted by powers, which cancel where keys are alike."""
-    start = text.index("    apart = token[:, None] ^ token[None, :]")
+    start = text.index("    # a turn of 16 tokens")
     stop = text.index("    return inverse\n", start)
     return f"""{text[:start]}    power = lower
     inverse = tl.where(token[:, None] == token[None, :], 1.0, lower)

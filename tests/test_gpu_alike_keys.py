@@ -12,7 +12,9 @@ from kvgen.checking.twin import Made
 from kvgen.shipped import resolve
 
 pytestmark = pytest.mark.gpu
-STREAMS = [(0.0, 1.0), (0.1, 1.0), (0.1, 0.9), (0.0, 0.5)]
+TOKENS = 128
+# how far keys differ, and what a token leaves of the state
+STREAMS = [(0.0, 1.0), (0.1, 0.9)]
 
 
 @pytest.mark.parametrize("name", alike.triangles())
@@ -21,20 +23,17 @@ def test_windows_are_as_exact_as_single_tokens(name: str) -> None:
     made = Made(analysis, compiler.built(analysis))
     found = []
     for noise, decay in STREAMS:
-        for tokens in (48, 256):
-            for dtype in (torch.float32, torch.bfloat16):
-                errors = {
-                    window: alike.run(made, tokens, noise, decay, window, "cuda", dtype)
-                    for window in (1, 0, 8, 16)
-                }
-                alone = errors.pop(1)
-                for window, error in errors.items():
-                    where = (noise, decay, tokens, str(dtype), window, error, alone)
-                    print(name, *where)
-                    most = 10 * max(alone["S"], 1e-6)
-                    most = min(most, EXACT) if alone["S"] <= EXACT else most
-                    if error["S"] > most:
-                        found.append(where)
-                    if dtype == torch.bfloat16 and error["output"] > 2 * alone["output"]:
-                        found.append(where)
+        for dtype in (torch.float32, torch.bfloat16):
+            alone = alike.run(made, TOKENS, noise, decay, 1, "cuda", dtype)
+            # where nothing decays, the last bit of a key's norm adds up, and may happen to be right
+            most = 10 * max(alone["S"], 1e-6)
+            most = min(most, EXACT) if alone["S"] <= EXACT else most
+            for window in (0, 8, 16):
+                error = alike.run(made, TOKENS, noise, decay, window, "cuda", dtype)
+                where = (noise, decay, dtype, window, error["S"], alone["S"])
+                print(name, *where, error["output"], alone["output"])
+                if error["S"] > most:
+                    found.append(where)
+                if dtype == torch.bfloat16 and error["output"] > 2 * alone["output"]:
+                    found.append((*where, error["output"], alone["output"]))
     assert not found, found

@@ -72,12 +72,15 @@ def strongest(form: Form, drawn: Mapping[str, torch.Tensor]) -> Extreme | None:
     """The value of an input at which every token erases most of what its own key reads, up to
     twice that: beyond it a state that one key reads again and again grows without bound.
 
-    drawn: as for `find`. None where nothing is erased, or no single input decides how much.
+    drawn: as for `find`. None where nothing is erased, or no single input decides how much. What
+    decides on a decay is left as it is.
     """
     erasures = list(_erasures(form))
     roots = [node for erasure in erasures for node in erasure]
     tensors = {tensor.name: tensor for tensor in form.spec.inputs}
-    names = dict.fromkeys(str(node.value) for node in reachable(roots) if node.op == "input")
+    names = _inputs(roots)
+    for name in _inputs([decay.log for decay in form.decays]):
+        names.pop(name, None)
     found: Extreme | None = None
     most = 0.0
     for name in names:
@@ -92,6 +95,10 @@ def strongest(form: Form, drawn: Mapping[str, torch.Tensor]) -> Extreme | None:
             if greatest <= TWICE and least > 1.01 * most:
                 found, most = Extreme("write", name, True, value), least
     return found
+
+
+def _inputs(roots: list[Node]) -> dict[str, None]:
+    return dict.fromkeys(str(node.value) for node in reachable(roots) if node.op == "input")
 
 
 def _erasures(form: Form) -> Iterator[tuple[Node, Node, Node]]:
