@@ -41,6 +41,8 @@ brought source target
 
 # as many elements as 32 bits tell apart
 MOST_32 = 2**31
+# more heads than any layer has
+HEADS = 4096
 
 
 def power_of_two(size: int) -> int:
@@ -100,6 +102,11 @@ class Shapes:
         sizes suffice for, unless there are more of them.
         """
         return index if self.k * self.v < MOST_32 else f"{index}.to(tl.int64)"
+
+    def of_heads(self, index: str) -> str:
+        """The number of a head as it is times the elements of a head's state or of its records."""
+        most = max(self.k * self.v, MAX_BUFFER * max(self.k, self.v))
+        return index if HEADS * most < MOST_32 else long_head(index)
 
     def masked(self, channel: str) -> bool:
         return self.masks_k if channel == "K" else self.masks_v
@@ -285,12 +292,17 @@ class RecordLoads:
 def strided(index: str, stride: str) -> str:
     """How far an index is along an axis whose stride comes from a tensor; empty for the first.
 
-    A stride may be anything, so what it is times has 64 bits: rows, heads, slots and `long_token`
-    have them, and a number gets them here.
+    A stride may be anything, so what it is times has 64 bits: rows, slots and `long_token` have
+    them, numbers, heads and groups get them here.
     """
     if index.isdecimal():
         return {"0": "", "1": stride}.get(index, f"tl.cast({index}, tl.int64) * {stride}")
-    return f"{index} * {stride}"
+    return f"{long_head(index)} * {stride}"
+
+
+def long_head(index: str) -> str:
+    """The number of a head or of a group, or of several, as it is times what may be large."""
+    return f"{index}.to(tl.int64)" if index.startswith(("head", "group")) else index
 
 
 def long_token(number: int) -> str:
@@ -361,7 +373,7 @@ def records_of_head(stored: Stored, shapes: Shapes, dims: str = "", heads: str =
         return ""
     width = shapes.size(stored.channel)
     size = f"(PLACES * {width})" if width > 1 else "PLACES"
-    return f" + {indexed(stored.heads, dims, heads)} * {size}"
+    return f" + {shapes.of_heads(indexed(stored.heads, dims, heads))} * {size}"
 
 
 def carried_address(form: Form, name: str, place: str, heads: str = "", tokens: str = "") -> str:

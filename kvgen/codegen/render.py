@@ -381,7 +381,7 @@ def _tensors(form: Form, records: Records, shapes: Shapes, ratio: int) -> list[C
     k, v = sizes["K"], sizes["V"]
     name = form.state.name
     matrix = f", heads, {v}, {k}" if storage.layout == "vk" else f", heads, {k}, {v}"
-    offset = f" + head * {k * v}"
+    offset = f" + {shapes.of_heads('head')} * {k * v}"
     if storage.state == "split":
         found = [
             CacheTensor(f"{name}_hi", matrix, "torch.bfloat16", offset, "HV"),
