@@ -27,4 +27,4 @@ def test_random_schedules(name: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
     sizes = {"H": 2, "HV": 2 * ratio(name[0]), "K": 64, "V": 128}
     module = part(made(*name, **sizes), 32, monkeypatch)
     for seed in range(25):
-        schedule(module, "cuda", seed, steps=9, window=4, context=40, slots=10, buffer=8)
+        schedule(module, "cuda", seed, steps=6, window=4, context=40, slots=6, buffer=8, layers=1)
