@@ -113,9 +113,11 @@ def test_configurations_agree(name: str, heads: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["gated_deltanet", "kimi_delta_attention", "mlstm"])
-def test_wrong_books_are_read_as_by_a_window(name: str) -> None:
+def test_wrong_books_are_read_as_by_a_window(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a window of one token another kernel computes the same, whatever the device holds."""
     twin = filled(name)
+    # so that what is wrong reaches the kernels, as on a GPU
+    monkeypatch.setattr(twin.module, "_strict", lambda _: False)
     draw = random.Random(3)
     for _ in range(6):
         inputs = twin.inputs(1)
