@@ -19,13 +19,12 @@ SLOTS, ROWS, WINDOW = 3, (2, 1), 6
 # what is far: an axis of inputs, parameters, outputs and parents by its name, and one of the cache
 CASES = [
     ("gated_deltanet", "token", "layer"),
-    ("gated_deltanet", "head", "slot"),
     ("gated_deltaproduct", "extra", "slot"),
     ("kimi_delta_attention", "head", "slot"),
     ("mlstm", "token", "slot"),
     ("mlstm", "token", "layer"),
 ]
-SHORT = [CASES[0], CASES[1], CASES[4]]
+SHORT = [CASES[0], ("gated_deltanet", "head", "slot"), ("mlstm", "token", "slot")]
 
 
 def far_axis(given: str, axes: tuple[str, ...]) -> int | None:
