@@ -99,7 +99,7 @@ class Session:
         function = getattr(self.module, kind)
         given = {**self.inputs(tokens), **self.params}
         for layer in range(self.layers):
-            function(self.cache, layer, self.slots, **given, out=out, **more)
+            function(self.cache, layer, self.slots, **given, out=out.zero_(), **more)
         return out.clone()
 
     def results(self) -> Iterator[torch.Tensor]:
