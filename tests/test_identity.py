@@ -12,6 +12,12 @@ from kvgen.wisdom.identity import form_hash
 # the same recurrence, as papers print it and as the language had to have it
 ALIKE = {
     "S = (I - outer(k, b * k)) @ S + outer(k, v)": "S = S - outer(k, b * (k @ S)) + outer(k, v)",
+    "S = (I - outer(l2norm(k), sigmoid(b) * l2norm(k))) @ S + outer(l2norm(k), sigmoid(b) * v)": (
+        "S = S - outer(l2norm(k), sigmoid(b) * (l2norm(k) @ S)) + outer(l2norm(k), sigmoid(b) * v)"
+    ),
+    "S = (I - 2 * outer(unit * k / 3, unit * k / 3)) @ S": (
+        "S = S - outer(unit * k / 3, 2 * ((unit * k / 3) @ S))"
+    ),
     "S = S @ (I - outer(v, b * v)) + outer(k, v)": "S = S - outer(S @ v, b * v) + outer(k, v)",
     "S = (unit * I - outer(k, k)) @ S": "S = unit * S - outer(k, k @ S)",
     "S = S - b * outer(k, k) @ S": "S = S - outer(k, b * (k @ S))",

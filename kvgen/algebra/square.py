@@ -39,23 +39,39 @@ class Square:
 
 
 def outer(left: Node, right: Node) -> Square:
-    """The outer product of two vectors over one channel. Numbers stand apart, so that vectors
-    which read the state stay shared by the value heads of a group."""
-    (left, of_left), (right, of_right) = _apart(left), _apart(right)
+    """The outer product of two vectors over one channel. Numbers stand apart, so that a vector on
+    both sides is one, and vectors that read the state stay shared by the value heads of a group."""
+    lefts, rights = _stages(left), _stages(right)
+    known = {vector for vector, _ in rights}
+    shared = next((vector for vector, _ in lefts if vector in known), None)
+    (left, of_left), (right, of_right) = (
+        next(each for each in stages if each[0] is shared) if shared else _of_group(stages)
+        for stages in (lefts, rights)
+    )
     return Square(left.axes.channels, None, (Rank1(left, right, of_left + of_right),))
 
 
-def _apart(vector: Node) -> tuple[Node, tuple[Node, ...]]:
-    numbers: list[Node] = []
+Stage = tuple[Node, tuple[Node, ...]]
+
+
+def _stages(vector: Node) -> list[Stage]:
+    """The vector, and what it is without the numbers that it is times, one after the other."""
+    found: list[Stage] = [(vector, ())]
     while vector.op == "mul":
         number, inner = vector.args
         if not inner.axes.channels:
             number, inner = inner, number
         if number.axes.channels:
             break
-        numbers.append(number)
         vector = inner
-    return vector, tuple(reversed(numbers))
+        found.append((vector, (number, *found[-1][1])))
+    return found
+
+
+def _of_group(stages: list[Stage]) -> Stage:
+    """Without the numbers of single value heads, where those of a group share the rest."""
+    wanted = min(stage[0].axes.head == "HV" for stage in stages)
+    return next(stage for stage in stages if (stage[0].axes.head == "HV") == wanted)
 
 
 def times(graph: Graph, square: Square, factor: Node) -> Square:
