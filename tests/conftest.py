@@ -9,8 +9,8 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,8 +79,26 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--update-golden is for people, who review what it changes")
 
 
+# what holds until the last test has run
+LASTING = ExitStack()
+
+
 def pytest_runtest_setup() -> None:
     _want_bools_for_masks()
+    if "triton.runtime.interpreter" in sys.modules:
+        _patch_once()
+
+
+def pytest_unconfigure() -> None:
+    LASTING.close()
+
+
+@cache
+def _patch_once() -> None:
+    """Run kernels in Triton's interpreter as `kvgen check` does, without what only costs time."""
+    from kvgen.checking.interpreter import patched_once
+
+    LASTING.enter_context(patched_once())
 
 
 def _want_bools_for_masks() -> None:

@@ -1,5 +1,5 @@
-"""Triton's interpreter: whether it is on, its casts to bfloat16 made to round as GPUs do, and the
-programs of a launch in other orders than one after the other."""
+"""Triton's interpreter: whether it is on, its casts to bfloat16 made to round as GPUs do, the
+programs of a launch in other orders than one after the other, and less work for each call."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 # in which orders a launch's programs may run
@@ -87,6 +88,45 @@ def rounding() -> Iterator[None]:
         yield
     finally:
         setattr(interpreter, "_convert_float", convert)  # noqa: B010
+
+
+@contextmanager
+def patched_once() -> Iterator[None]:
+    """Let the interpreter put its functions in place of triton.language's once a launch.
+
+    It does so again for every function that a kernel calls, which takes longer than most of them,
+    and finds them in place. Does nothing where the interpreter does not say when a launch is over.
+    """
+    from triton.runtime import interpreter
+
+    patch: Any = getattr(interpreter, "_patch_lang", None)
+    # the modules whose functions see the language patched, in the order in which they came
+    seeing: list[int] = []
+
+    def patched(function: Any) -> Any:
+        module, place = id(function.__globals__), len(seeing)
+        if module in seeing:
+            return SimpleNamespace(restore=lambda: None)
+        scope = patch(function)
+        restore = getattr(scope, "restore", None)
+        if restore is not None:
+
+            def restored() -> None:
+                restore()
+                del seeing[place:]
+
+            seeing.append(module)
+            scope.restore = restored
+        return scope
+
+    if patch is None:
+        yield
+        return
+    setattr(interpreter, "_patch_lang", patched)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(interpreter, "_patch_lang", patch)  # noqa: B010
 
 
 @contextmanager
