@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.drift import Drift, drift, table
 
-LENGTHS = (64, 256, 512)
+LENGTHS = (64, 128, 256)
 
 
 @pytest.fixture(scope="module")

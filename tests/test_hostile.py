@@ -176,7 +176,7 @@ SNIPPETS = st.sampled_from(
 
 
 @given(st.lists(SNIPPETS, max_size=30))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_step_is_answered(words: list[str]) -> None:
     text = step(*" ".join(words).split("\n"))
     _, diagnostics = spec.read(text)
@@ -188,7 +188,7 @@ def test_any_step_is_answered(words: list[str]) -> None:
 
 
 @given(st.text(max_size=200), st.integers(0, len(GDN)))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_any_text_is_answered(inserted: str, at: int) -> None:
     for text in (inserted + "\n", GDN[:at] + inserted + GDN[at:]):
         found, diagnostics = spec.read(text)
@@ -197,7 +197,7 @@ def test_any_text_is_answered(inserted: str, at: int) -> None:
 
 
 @given(st.integers(0, len(GDN)), st.integers(0, 30))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_any_hole_is_answered(at: int, length: int) -> None:
     text = GDN[:at] + GDN[at + length :]
     found, diagnostics = spec.read(text + "\n")

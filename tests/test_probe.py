@@ -19,7 +19,7 @@ from twins import SPECS
 from kvgen import compiler
 from kvgen.probing import crosscompile
 from kvgen.probing.launches import Launch
-from kvgen.probing.probe import KernelUsage, ProbeError, assembly, probe
+from kvgen.probing.probe import KernelUsage, ProbeError, _answers, assembly, probe
 from kvgen.shipped import resolve
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
@@ -108,7 +108,7 @@ def test_spills_are_seen() -> None:
     tiles = {"TILE": 128, "TILES": 1, "STAGES": 1, "EARLY": 0, "PDL": 0, "num_warps": 1}
     end = text.index("@triton.jit")
     wide = f'{text[:end]}\nCONFIGS["default"]["decode"] = {{1: {tiles}}}\n{text[end:]}'
-    spills = [u.spills for u in probe(wide, "sm_90", batches=(1,)) if u.kernel == "decode"]
+    spills = [answer["spills"] for answer in _answers(wide, "sm_90", (1,), "decode")]
     assert all(bytes_ and bytes_ > 0 for bytes_ in spills) and spills
 
 

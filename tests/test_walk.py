@@ -323,18 +323,18 @@ STATEMENTS = st.builds(
 
 
 @given(st.lists(st.lists(st.sampled_from(TOKENS), min_size=1, max_size=12), max_size=6))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_any_tokens_are_answered(lines: list[list[str]]) -> None:
     emitted(step("x = q", *(f"{line[0].strip('(')} = {' '.join(line[1:])}" for line in lines)))
 
 
 @given(st.lists(STATEMENTS, max_size=8))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_any_statements_are_answered(lines: list[str]) -> None:
     emitted(step("x = q", "y = v", *lines))
 
 
 @given(EXPRESSIONS, EXPRESSIONS, EXPRESSIONS)
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_any_recurrence_of_the_usual_shape_is_answered(x: str, y: str, z: str) -> None:
     emitted(step(f"x = {x}", f"y = {y}", "S = exp(x) * S + outer(k * x, v + y)", f"o = {z}"))
