@@ -74,14 +74,14 @@ def lower_random(seeds: Iterable[int]) -> None:
         assert not answer["narrow"] and not answer["unmet"], answer
 
 
-# decays along keys and values, an initial state beside one in 16 bits, and some more
-@pytest.mark.parametrize("seeds", [(36, 37, 53, 54), (43, 48, 56), (0, 1, 2, 3, 4)], ids=str)
+# decays along keys and values; an initial state beside one in 16 bits; one decay, three, and none
+@pytest.mark.parametrize("seeds", [(2, 37, 54), (48, 56), (0, 1, 4)], ids=str)
 def test_random_recurrences_lower(seeds: tuple[int, ...]) -> None:
     lower_random(seeds)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(60, 260, 20))
+@pytest.mark.parametrize("first", range(0, 260, 20))
 def test_more_random_recurrences_lower(first: int) -> None:
     lower_random(range(first, first + 20))
 
