@@ -124,8 +124,15 @@ def go_on(pair: Twin, cache: Any) -> None:
     pair.kept = {name: x.clone() for name, x in cache.tensors.items()}
 
 
-@pytest.mark.parametrize("buffer", [7, 33, 64])
-@pytest.mark.parametrize(("name", "storage"), RECORDS)
+# every length with some records, every record with some length; the rest is slow
+LENGTHS = [
+    pytest.param(*record, buffer, marks=[] if (row + column) % 3 == 0 else pytest.mark.slow)
+    for row, record in enumerate(RECORDS)
+    for column, buffer in enumerate((7, 33, 64))
+]
+
+
+@pytest.mark.parametrize(("name", "storage", "buffer"), LENGTHS)
 def test_a_skipped_place_counts_for_nothing(name: str, storage: str, buffer: int) -> None:
     if name == "kimi_delta_attention_bounded":
         buffer = min(buffer, 16)
@@ -274,9 +281,16 @@ def path_of(draw: random.Random, tokens: int) -> list[int]:
     return path + [-1] * (tokens - len(path))
 
 
-@pytest.mark.parametrize("name", ["lightning_attention", "mlstm"])
-@pytest.mark.parametrize(("buffer", "window"), [(1, 0), (5, 3), (16, 16), (64, 8), (64, 16)])
-@pytest.mark.parametrize("kind", ["one", "counts", "path"])
+# one of the two for every kind and size; the other is slow
+ENDS = [
+    pytest.param(kind, *size, name, marks=[] if (row + column + which) % 2 else pytest.mark.slow)
+    for row, kind in enumerate(("one", "counts", "path"))
+    for column, size in enumerate(((1, 0), (5, 3), (16, 16), (64, 8), (64, 16)))
+    for which, name in enumerate(("lightning_attention", "mlstm"))
+]
+
+
+@pytest.mark.parametrize(("kind", "buffer", "window", "name"), ENDS)
 def test_the_end_of_a_step(
     kind: str, buffer: int, window: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

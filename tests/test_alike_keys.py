@@ -12,6 +12,8 @@ from kvgen.checking.checker import EXACT
 TRIANGLES = alike.triangles()
 # a write that erases all that its key reads, decays of every key channel, a write of twice that
 QUICK = ["gated_deltanet", "kimi_delta_attention", "olmo_hybrid"]
+# another key reads than writes, before the decay; keys that are not normalised; raised keys
+DRAWN = ["rwkv7", "comba", "preconditioned_gated_deltanet", "efla"]
 CASES = ("one key again and again", "keys that are alike")
 
 
@@ -44,7 +46,14 @@ def test_so_are_those_of_other_recurrences(
     as_exact(name, tokens, noise, decay)
 
 
-@pytest.mark.parametrize("name", [name for name in TRIANGLES if name not in QUICK])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in DRAWN else pytest.mark.slow)
+        for name in TRIANGLES
+        if name not in QUICK
+    ],
+)
 def test_check_draws_keys_that_are_alike(name: str) -> None:
     report = check(analysed(name), "cpu", only=CASES)
     bad = [row for row in report.rows if not row.ok]

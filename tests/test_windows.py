@@ -132,7 +132,14 @@ def test_random_trees() -> None:
 # what is equal to what ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "storage"), DEALT)
+# random steps verify single tokens, too: of every second recurrence they are slow here
+ALONE = [
+    pytest.param(*each, marks=pytest.mark.slow if place % 2 else [])
+    for place, each in enumerate(DEALT)
+]
+
+
+@pytest.mark.parametrize(("name", "storage"), ALONE)
 def test_one_token_is_a_decode(name: str, storage: str) -> None:
     bound = SAME if "state=float32" in storage else IN_PARTS
     # no row folds: another last bit may round a state of 16 bits to its other neighbour
