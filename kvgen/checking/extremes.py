@@ -20,8 +20,9 @@ from kvgen.algebra.solving import factors
 TRIED = tuple(
     sign * size for size in (0, 1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 1e5) for sign in (1, -1)
 )
-# the log of one token's decay: (lowest, highest)
+# the dimensions of values, as `evaluate` has them
 CHANNELS = {"K": 3, "V": 4}
+# the log of one token's decay: (lowest, highest)
 WANTED = {"zero": (-1e7, -120.0), "one": (-1e-10, 1e-10), "strong": (-1e7, -400.0)}
 # an erasure of twice what is read, but for rounding
 TWICE = 2 + 1e-5
@@ -37,7 +38,7 @@ FUNCTIONS = {
 
 @dataclass(frozen=True)
 class Extreme:
-    """Setting `driver` to `value` brings the decay where `kind` says."""
+    """Setting `driver` to `value` brings a decay, or what a write erases, where `kind` says."""
 
     kind: str
     driver: str

@@ -60,6 +60,22 @@ def _release(version: str) -> tuple[int, int]:
 
 
 @contextmanager
+def _replaced(name: str, function: Any) -> Iterator[None]:
+    """Have another function in place of the interpreter's, where it has one of this name."""
+    from triton.runtime import interpreter
+
+    own: Any = getattr(interpreter, name, None)
+    if own is None:
+        yield
+        return
+    setattr(interpreter, name, function)
+    try:
+        yield
+    finally:
+        setattr(interpreter, name, own)
+
+
+@contextmanager
 def rounding() -> Iterator[None]:
     """Let interpreted casts from float32 to bfloat16 round to nearest even, not toward zero.
 
@@ -80,14 +96,8 @@ def rounding() -> Iterator[None]:
         # rounding up must not make infinity of a nan
         return np.where(np.isnan(data), (bits >> 16) | 0x40, rounded).astype(np.uint16)
 
-    if convert is None:
+    with _replaced("_convert_float", converted):
         yield
-        return
-    setattr(interpreter, "_convert_float", converted)  # noqa: B010
-    try:
-        yield
-    finally:
-        setattr(interpreter, "_convert_float", convert)  # noqa: B010
 
 
 @contextmanager
@@ -119,14 +129,8 @@ def patched_once() -> Iterator[None]:
             scope.restore = restored
         return scope
 
-    if patch is None:
+    with _replaced("_patch_lang", patched):
         yield
-        return
-    setattr(interpreter, "_patch_lang", patched)  # noqa: B010
-    try:
-        yield
-    finally:
-        setattr(interpreter, "_patch_lang", patch)  # noqa: B010
 
 
 @contextmanager
