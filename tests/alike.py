@@ -3,6 +3,8 @@ writes of a given strength."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from kvgen.algebra.form import Form
@@ -39,15 +41,15 @@ class Stream(Repeating):
         return super().__call__(sampler, tensors, token)
 
 
-def held(form: Form, decay: float) -> list[extremes.Extreme]:
+def held(form: Form, decay: float, device: str) -> list[extremes.Extreme]:
     """The inputs' values for decays close to this one and for the strongest writes."""
-    sampler = Sampler(form.spec, "cpu", seed=3)
+    sampler = Sampler(form.spec, device, seed=3)
     drawn = sampler.inputs(64, torch.float32)
     drawn |= gates_at_rest(sampler, sampler.params())
     found = []
     logs = [each.log for each in form.decays]
     names = [str(node.value) for node in reachable(logs) if node.op == "input"]
-    wanted = torch.tensor(decay).log()
+    wanted = math.log(decay)
     for driver in names[:1]:
 
         def off(value: float, driver: str = driver) -> float:
@@ -70,11 +72,12 @@ def run(
     window: int,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    seed: int = 11,
 ) -> dict[str, float]:
     """The errors of outputs and of states after so many tokens: those of a prompt (window 0), of
     drafts that are all accepted, or one by one (window 1)."""
-    change = Stream(noise, held(made.analysis.form, decay))
-    options = {"buffer": 16, "layers": 1, "window": 16, "change": change, "seed": 11}
+    change = Stream(noise, held(made.analysis.form, decay, device))
+    options = {"buffer": 16, "layers": 1, "window": 16, "change": change, "seed": seed}
     twin = Twin(made, device, dtype=dtype, **options)
     twin.reset([3])
     if window == 0:

@@ -105,8 +105,7 @@ class Window:
         scope, token = self.scope, self.token
         early = [node for node in reachable(self.roots) if node not in self.late]
         self._load_given()
-        if self.prompt:
-            self._own_products()
+        self._own_products()
         if self.carries_at_unit:
             self._chain(scope.unit)
         self._paths(scope.unit, at_unit=True)
@@ -166,10 +165,11 @@ class Window:
                 self.unit.add(scale)
 
     def _own_products(self) -> None:
-        """What a token's own vectors give with each other, where a prompt's block multiplies those
-        of all its tokens anyway."""
+        """What a token's own vectors give with each other, where those of all tokens are
+        multiplied anyway: a key is then as long as its products with keys like it say, however
+        those are rounded, and what stays of a write that it erases does not add up."""
         form, token, level = self.form, self.token, self.scope.unit
-        asked = [self.given[column][0] for column in form.columns if column in self.given]
+        asked = self._asked_as_given()
         near = [self.given[key][0] for key in form.keys if key in self.given]
         for node in reachable(self.roots):
             if node.op != "sum" or node.args[0].op != "mul" or node not in self.unit:
@@ -181,13 +181,26 @@ class Window:
                 first, second = second, first
             if first[0] not in asked or second[0] not in near:
                 continue
-            scores = self._products(self.given_at[first[0]], self.given_at[second[0]], level)
-            text = f"_own({scores}, token)"
+            whole, place, count = asked[first[0]]
+            scores = self._products(whole, self.given_at[second[0]], level)
+            block = scores if count == 1 else f"_block({scores}, {place}, {count})"
+            text = f"_own({block}, token)"
             for _, scale in (first, second):
                 number = emit_number(token, scale, level)
                 text += f" * {number.inside(2)}" if number else ""
             token.bind(node, Text(text, PRODUCT, "T"))
             level += token.take()
+
+    def _asked_as_given(self) -> dict[Node, tuple[str, int, int]]:
+        """The inputs that ask: the rows they lie in, at which place of how many."""
+        found: dict[Node, tuple[str, int, int]] = {}
+        for columns in self._operands():
+            if all(column in self.given for column in columns):
+                raw = [self.given[column][0] for column in columns]
+                whole = self._stacked([self.given_at[each] for each in raw], self.scope.unit)
+                count = 1 << (len(raw) - 1).bit_length()
+                found |= {each: (whole, place, count) for place, each in enumerate(raw)}
+        return found
 
     def _products(self, asked: str, near: str, level: list[str]) -> str:
         """Every token's column with every token's key."""
