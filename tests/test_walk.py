@@ -282,7 +282,8 @@ def test_long_chains_compile_soon(name: str) -> None:
     module = written(step(*LONG[name]) + STORAGE)
     taken = time.process_time() - start
     gc.unfreeze()
-    assert taken < 100 * max(before, pace())
+    # about 50; beside other programs a pace may be that of a moment, so there is room
+    assert taken < 400 * max(before, pace())
     assert (module is None) == (name == "other-matrices")
     if module is not None:
         compile(module, "module", "exec", dont_inherit=True)
