@@ -175,7 +175,7 @@ def test_shared_values_stay_shared(lines: str) -> None:
     explain.text(analysed("mamba2"))
     start = time.process_time()
     length = len(explain.text(analysis)) + len(explain.form_text(analysis))
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 5.0
     assert length < 60_000
 
 

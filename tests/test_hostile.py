@@ -127,7 +127,7 @@ def test_hostile_text_is_answered_soon(name: str) -> None:
     start = time.process_time()
     found, diagnostics = spec.read(TEXTS[name])
     report = render(diagnostics, "bad.yaml", TEXTS[name])
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 5
     assert all(each.isprintable() for each in report.replace("\n", ""))
     assert len(report) < 40000
     if name not in ("squares", "docstring"):

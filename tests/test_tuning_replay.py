@@ -131,7 +131,7 @@ def test_a_search_takes_no_time() -> None:
     """Beside that of what it searches."""
     began = time.process_time()
     searched(table_of("made up"), 16, 0)
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 10
 
 
 def test_a_table_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def gone(pid: int) -> bool:
 def test_a_process_that_fails_is_replaced(
     mood: str, kind: str, said: str, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(workers.DEADLINES, "time", 0.5)
+    monkeypatch.setitem(workers.DEADLINES, "time", 3.0)
     worker = fake_worker(**{mood: {"TILE": 32}})
     try:
         assert worker.gpu().name == "Test GPU"
