@@ -9,9 +9,18 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvgen.algebra import axes as ax
 from kvgen.algebra.graph import Graph, Node, reachable
-from kvgen.algebra.interval import ANY, Interval
+from kvgen.functions.abs import ABS
+from kvgen.functions.logaddexp import LOGADDEXP
+from kvgen.functions.maximum import MAXIMUM
+from kvgen.functions.minimum import MINIMUM
+from kvgen.functions.relu import RELU
+from kvgen.functions.sigmoid import SIGMOID
+from kvgen.functions.softplus import SOFTPLUS
+from kvgen.functions.sqrt import SQRT
+from kvgen.functions.tanh import TANH
+from kvgen.values import axes as ax
+from kvgen.values.interval import ANY, Interval
 
 SIZE = 3
 LEAVES = {
@@ -31,7 +40,7 @@ def norm(graph: Graph, x: Node, eps: float, mean: bool) -> Node:
         return x
     squares = graph.sum(graph.mul(x, x))
     squares = graph.mul(squares, graph.const(1 / SIZE)) if mean else squares
-    root = graph.sqrt(graph.add(squares, graph.const(eps)))
+    root = graph.apply(SQRT, graph.add(squares, graph.const(eps)))
     return graph.mul(x, graph.div(graph.const(1.0), root))
 
 
@@ -45,28 +54,30 @@ STEPS: dict[str, Callable[[Graph, Node, Node], Node]] = {
     "add": Graph.add,
     "sub": Graph.sub,
     "mul": Graph.mul,
-    "share": lambda g, x, y: g.div(x, g.add(g.abs(x), g.abs(y))),
-    "ratio": lambda g, x, y: g.div(g.abs(x), g.add(g.const(1.0), g.add(g.abs(x), g.sum_of(y)))),
-    "root": lambda g, x, y: g.div(x, g.sqrt(g.add(g.const(0.5), g.sum_of(g.mul(x, x))))),
-    "power": lambda g, x, y: g.pow(g.sigmoid(x), g.abs(y)),
+    "share": lambda g, x, y: g.div(x, g.add(g.apply(ABS, x), g.apply(ABS, y))),
+    "ratio": lambda g, x, y: g.div(
+        g.apply(ABS, x), g.add(g.const(1.0), g.add(g.apply(ABS, x), g.sum_of(y)))
+    ),
+    "root": lambda g, x, y: g.div(x, g.apply(SQRT, g.add(g.const(0.5), g.sum_of(g.mul(x, x))))),
+    "power": lambda g, x, y: g.pow(g.apply(SIGMOID, x), g.apply(ABS, y)),
     "square": lambda g, x, y: g.pow(x, g.const(2.0)),
     "cube": lambda g, x, y: g.pow(x, g.const(3.0)),
     "neg": lambda g, x, y: g.neg(x),
     "rest": lambda g, x, y: g.sub(g.const(1.0), x),
-    "sigmoid": lambda g, x, y: g.sigmoid(x),
-    "mirrored": lambda g, x, y: g.sigmoid(g.neg(x)),
-    "swing": lambda g, x, y: g.sub(g.sigmoid(x), g.sigmoid(g.neg(x))),
-    "gate": lambda g, x, y: g.exp(g.neg(g.softplus(x))),
-    "tanh": lambda g, x, y: g.tanh(x),
-    "relu": lambda g, x, y: g.relu(x),
-    "abs": lambda g, x, y: g.abs(x),
-    "silu": lambda g, x, y: g.mul(x, g.sigmoid(x)),
-    "decay": lambda g, x, y: g.exp(g.neg(g.abs(x))),
-    "minimum": Graph.minimum,
-    "maximum": Graph.maximum,
-    "logaddexp": Graph.logaddexp,
-    "mean": lambda g, x, y: mean(g, g.sigmoid(x), g.sigmoid(y), g.tanh(x)),
-    "between": lambda g, x, y: g.add(x, g.mul(g.sigmoid(g.neg(y)), g.sub(y, x))),
+    "sigmoid": lambda g, x, y: g.apply(SIGMOID, x),
+    "mirrored": lambda g, x, y: g.apply(SIGMOID, g.neg(x)),
+    "swing": lambda g, x, y: g.sub(g.apply(SIGMOID, x), g.apply(SIGMOID, g.neg(x))),
+    "gate": lambda g, x, y: g.exp(g.neg(g.apply(SOFTPLUS, x))),
+    "tanh": lambda g, x, y: g.apply(TANH, x),
+    "relu": lambda g, x, y: g.apply(RELU, x),
+    "abs": lambda g, x, y: g.apply(ABS, x),
+    "silu": lambda g, x, y: g.mul(x, g.apply(SIGMOID, x)),
+    "decay": lambda g, x, y: g.exp(g.neg(g.apply(ABS, x))),
+    "minimum": lambda g, x, y: g.apply(MINIMUM, x, y),
+    "maximum": lambda g, x, y: g.apply(MAXIMUM, x, y),
+    "logaddexp": lambda g, x, y: g.apply(LOGADDEXP, x, y),
+    "mean": lambda g, x, y: mean(g, g.apply(SIGMOID, x), g.apply(SIGMOID, y), g.apply(TANH, x)),
+    "between": lambda g, x, y: g.add(x, g.mul(g.apply(SIGMOID, g.neg(y)), g.sub(y, x))),
     "l2norm": lambda g, x, y: norm(g, x, 1e-6, False),
     "rmsnorm": lambda g, x, y: norm(g, x, 0.1, True),
     "dot": lambda g, x, y: g.sum_of(g.mul(x, y)),

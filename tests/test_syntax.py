@@ -7,9 +7,10 @@ from fractions import Fraction
 import pytest
 
 from kvgen.diagnostics import Diagnostic, Span, tidy
+from kvgen.functions.registry import FUNCTIONS
 from kvgen.language import step
 from kvgen.language.namespace import Scope
-from kvgen.language.syntax import FUNCTIONS, Bad, Bin, Call, Expr, Index, Name, Neg, Num, Stmt
+from kvgen.language.syntax import Bad, Bin, Call, Expr, Index, Name, Neg, Num, Stmt
 
 TENSORS = "q k v a b A_log dt_bias S kk vv bb".split()  # noqa: SIM905
 EXTRAS = {"kk": 2, "vv": 2, "bb": 2}
@@ -83,7 +84,7 @@ def test_trees(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function(name: str) -> None:
-    arguments = ", ".join("qk"[: FUNCTIONS[name]])
+    arguments = ", ".join("qk"[: FUNCTIONS[name].arity])
     assert show(tree(f"{name}({arguments})")) == f"{name}({arguments})"
     assert errors(f"x = {name}()") == ["bad-call"]
     assert errors(f"x = {name}({arguments}, v)") == ["bad-call"]

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from kvgen.algebra import axes as ax
 from kvgen.algebra import matrix as mx
-from kvgen.algebra.axes import Axes
 from kvgen.algebra.graph import Graph, Node, reachable
-from kvgen.algebra.interval import Interval
 from kvgen.algebra.walk import MOST_DOTS, Walk
 from kvgen.diagnostics import Diagnostic
+from kvgen.functions.minimum import MINIMUM
+from kvgen.functions.registry import reduces
 from kvgen.language.spec import Spec, Tensor
+from kvgen.values import axes as ax
+from kvgen.values.axes import Axes
+from kvgen.values.interval import Interval
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Form:
         """Whether some step reduces over V, so that one program must hold all of it."""
         nodes = reachable(self.roots)
         return any(
-            (node.op == "sum" and node.value == "V")
+            (reduces(node) and node.value == "V")
             or (node.op == "read" and node.args[0].axes.channels == "V")
             for node in nodes
         )
@@ -203,7 +205,7 @@ def derive(spec: Spec) -> tuple[Form | None, list[Diagnostic]]:
             log = graph.stable_log(factor)
             if factor.bounds.hi <= 1 and not log.bounds.nonpositive:
                 # it never grows the state, which its parts alone do not show
-                log = graph.minimum(log, graph.const(0.0))
+                log = graph.apply(MINIMUM, log, graph.const(0.0))
             if not (log.is_const and log.const == 0):
                 suffix = f"_{channel}" if channel else ""
                 graph.names.setdefault(log, f"log_decay{suffix}")

@@ -8,20 +8,31 @@ cancellations that would cost accuracy (``log(sigmoid(x))``, ``x - maximum(x, y)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kvgen.algebra import axes as ax
-from kvgen.algebra import interval as iv
-from kvgen.algebra.axes import SCALAR, Axes
-from kvgen.algebra.interval import ANY, Interval
-from kvgen.algebra.node import LEAVES, Node, leaf_of, reachable
 from kvgen.algebra.proofs import Proofs
+from kvgen.functions.abs import ABS
+from kvgen.functions.exp import EXP
+from kvgen.functions.function import Function
+from kvgen.functions.log import LOG
+from kvgen.functions.maximum import MAXIMUM
+from kvgen.functions.registry import function_of
+from kvgen.functions.sum import SUM
+from kvgen.values import axes as ax
+from kvgen.values import interval as iv
+from kvgen.values.axes import SCALAR, Axes
+from kvgen.values.interval import ANY, Interval
+from kvgen.values.node import LEAVES, Node, leaf_of, reachable
 
-__all__ = ["BINARY", "LEAVES", "UNARY", "Graph", "Node", "leaf_of", "reachable"]
+__all__ = ["LEAVES", "Graph", "Node", "computed", "leaf_of", "reachable"]
 
-UNARY = ("neg", "exp", "log", "sigmoid", "softplus", "tanh", "relu", "abs", "sqrt")
-BINARY = ("add", "sub", "mul", "div", "pow", "minimum", "maximum", "logaddexp")
+OPERATORS = ("neg", "add", "sub", "mul", "div", "pow")
+
+
+def computed(node: Node) -> bool:
+    """Whether the node is an operation that the graph can make of other arguments."""
+    return node.op in OPERATORS or function_of(node) is not None
 
 
 @dataclass
@@ -84,7 +95,7 @@ class Graph:
         channel = "V" if column.axes.channels == "K" else "K"
         return self._node("read", (column,), state, Axes(None, "HV", channel), iv.ANY, True)
 
-    # -- elementwise operations
+    # -- operators
 
     def neg(self, x: Node) -> Node:
         if x.is_const:
@@ -113,16 +124,11 @@ class Graph:
             return self.neg(y)
         if y.op == "neg":
             return self.add(x, y.args[0])
-        if y.op == "maximum" and x in y.args:
-            # x - maximum(x, z) <= 0, exactly, whatever x and z are
-            other = y.args[1] if y.args[0] is x else y.args[0]
-            return self.minimum(self.sub(x, other), self.const(0.0))
-        if x.op == "minimum" and y in x.args:
-            other = x.args[1] if x.args[0] is y else x.args[0]
-            return self.minimum(self.sub(other, y), self.const(0.0))
-        if y.op == "logaddexp" and x in y.args:
-            other = y.args[1] if y.args[0] is x else y.args[0]
-            return self.neg(self.softplus(self.sub(other, x)))
+        for side in (x, y):
+            function = function_of(side)
+            found = function and function.difference and function.difference(self, x, y)
+            if found:
+                return found
         return self._node("sub", (x, y), None, ax.join(x.axes, y.axes), x.bounds - y.bounds)
 
     def mul(self, x: Node, y: Node) -> Node:
@@ -163,68 +169,36 @@ class Graph:
             bounds = iv.powers(x.bounds, y.bounds) if x.bounds.nonnegative else ANY
         return self._node("pow", (x, y), None, ax.join(x.axes, y.axes), bounds)
 
-    def minimum(self, x: Node, y: Node) -> Node:
-        if x.is_const and y.is_const:
-            return self.const(min(x.const, y.const))
-        bounds = iv.minimum(x.bounds, y.bounds)
-        return self._node("minimum", (x, y), None, ax.join(x.axes, y.axes), bounds)
+    # -- functions
 
-    def maximum(self, x: Node, y: Node) -> Node:
-        if x.is_const and y.is_const:
-            return self.const(max(x.const, y.const))
-        bounds = iv.maximum(x.bounds, y.bounds)
-        return self._node("maximum", (x, y), None, ax.join(x.axes, y.axes), bounds)
+    def apply(self, function: Function, *args: Node) -> Node:
+        """The function's value; its keyword's comes last. ValueError: of numbers it has none."""
+        if function.lower is not None:
+            return function.lower(self, *args)
+        if function.reduces:
+            return self._over_channel(function, args[0])
+        if function.value is not None and all(arg.is_const for arg in args):
+            return self.const(function.value(*(arg.const for arg in args)))
+        axes = args[0].axes
+        for arg in args[1:]:
+            axes = ax.join(axes, arg.axes)
+        bounds = function.bounds(*(arg.bounds for arg in args)) if function.bounds else ANY
+        return self._node(function.name, args, None, axes, bounds)
 
-    def logaddexp(self, x: Node, y: Node) -> Node:
-        if x.is_const and y.is_const:
-            above, below = max(x.const, y.const), min(x.const, y.const)
-            return self.const(above + iv.softplus(below - above))
-        bounds = iv.logaddexp(x.bounds, y.bounds)
-        return self._node("logaddexp", (x, y), None, ax.join(x.axes, y.axes), bounds)
+    def _over_channel(self, function: Function, x: Node) -> Node:
+        axes = x.axes.without(channels=True)
+        bounds = function.bounds(x.bounds) if function.bounds else ANY
+        related = self.proofs.sum(x)
+        return self._node(function.name, (x,), x.axes.channels, axes, bounds, related=related)
 
     def exp(self, x: Node) -> Node:
-        return self._monotone("exp", x, iv.exp)
-
-    def log(self, x: Node) -> Node:
-        return self._monotone("log", x, iv.log)
-
-    def sigmoid(self, x: Node) -> Node:
-        return self._monotone("sigmoid", x, iv.sigmoid)
-
-    def softplus(self, x: Node) -> Node:
-        return self._monotone("softplus", x, iv.softplus)
-
-    def tanh(self, x: Node) -> Node:
-        return self._monotone("tanh", x, math.tanh)
-
-    def sqrt(self, x: Node) -> Node:
-        if x.is_const and x.const < 0:
-            raise ValueError("the root of a negative number")
-        return self._monotone("sqrt", x, iv.sqrt)
-
-    def relu(self, x: Node) -> Node:
-        if x.is_const:
-            return self.const(max(x.const, 0.0))
-        return self._node("relu", (x,), None, x.axes, iv.maximum(x.bounds, iv.point(0.0)))
-
-    def abs(self, x: Node) -> Node:
-        if x.is_const:
-            return self.const(abs(x.const))
-        return self._node("abs", (x,), None, x.axes, iv.absolute(x.bounds))
-
-    def _monotone(self, op: str, x: Node, image: Callable[[float], float]) -> Node:
-        if x.is_const:
-            return self.const(image(x.const))
-        return self._node(op, (x,), None, x.axes, iv.increasing(image, x.bounds))
-
-    # -- axes
+        return self.apply(EXP, x)
 
     def sum(self, x: Node) -> Node:
         """Sum over the one channel axis of x."""
-        axes = x.axes.without(channels=True)
-        plain = Interval(0.0) if x.bounds.nonnegative else ANY
-        plain = Interval(hi=0.0) if x.bounds.nonpositive else plain
-        return self._node("sum", (x,), x.axes.channels, axes, plain, related=self.proofs.sum(x))
+        return self.apply(SUM, x)
+
+    # -- axes
 
     def index(self, x: Node, place: int) -> Node:
         """Component `place` of x along its extra axis, pushed down to the leaves."""
@@ -258,7 +232,10 @@ class Graph:
 
     def rebuild(self, node: Node, args: tuple[Node, ...]) -> Node:
         """The node's operation on other arguments."""
-        if node.op in UNARY or node.op in BINARY or node.op == "sum":
+        function = function_of(node)
+        if function is not None:
+            return self.apply(function, *args)
+        if node.op in OPERATORS:
             return getattr(self, node.op)(*args)
         raise AssertionError(f"no operation {node.op} to rebuild")
 
@@ -267,49 +244,50 @@ class Graph:
     def stable_log(self, x: Node, depth: int = 64) -> Node:
         """log(x) of a factor x >= 0, without the cancellation of taking it literally."""
         if x not in self.logs:
-            self.logs[x] = self._stable_log(x, depth - 1) if depth else self.log(x)
+            self.logs[x] = self._stable_log(x, depth - 1) if depth else self._plain_log(x)
         return self.logs[x]
 
     def _stable_log(self, x: Node, depth: int) -> Node:
+        def log(part: Node) -> Node:
+            return self.stable_log(part, depth)
+
+        function = function_of(x)
+        if function is not None:
+            found = function.log and function.log(self, x, log)
+            return found or self._plain_log(x)
         match x.op:
-            case "const":
-                return self.const(iv.log(x.const))
-            case "exp":
-                return x.args[0]
             case "mul" if x.args[0] is x.args[1]:
                 return self.mul(self.const(2.0), self._log_size(x.args[0], depth))
             case "mul" if _proved(x.args):
-                logs = [self.stable_log(arg, depth) for arg in x.args]
+                logs = [log(arg) for arg in x.args]
                 return self.add(logs[0], logs[1])
             case "div" if _proved(x.args):
-                logs = [self.stable_log(arg, depth) for arg in x.args]
+                logs = [log(arg) for arg in x.args]
                 return self.sub(logs[0], logs[1])
-            case "sigmoid":
-                return self.neg(self.softplus(self.neg(x.args[0])))
-            case "sub" if _is_one(x.args[0]) and x.args[1].op == "sigmoid":
-                return self.neg(self.softplus(x.args[1].args[0]))
-            case "sqrt" if _proved(x.args):
-                return self.mul(self.const(0.5), self.stable_log(x.args[0], depth))
-            case "pow" if x.args[1].is_const and x.args[1].const == 0:
+            case "sub" if x.args[0].is_number(1.0):
+                inner = function_of(x.args[1])
+                if inner is not None and inner.log_of_rest is not None:
+                    return inner.log_of_rest(self, x.args[1])
+            case "pow" if x.args[1].is_number(0.0):
                 return self.const(0.0)
             case "pow" if _proved(x.args[:1]):
-                return self.mul(x.args[1], self.stable_log(x.args[0], depth))
+                return self.mul(x.args[1], log(x.args[0]))
             case "pow" if x.args[1].is_const and x.args[1].const % 2 == 0:
                 return self.mul(x.args[1], self._log_size(x.args[0], depth))
-            case "maximum" | "minimum" if _proved(x.args):
-                logs = [self.stable_log(arg, depth) for arg in x.args]
-                return getattr(self, x.op)(*logs)
-        # what is proved of it holds but for rounding, and the log of less than 0 is no number
-        return self.log(self.maximum(x, self.const(0.0)) if x.rounds else x)
+            case _:
+                pass
+        return self._plain_log(x)
+
+    def _plain_log(self, x: Node) -> Node:
+        """What is proved of it holds but for rounding, and the log of less than 0 is no number."""
+        if x.is_const:
+            return self.const(iv.log(x.const))
+        return self.apply(LOG, self.apply(MAXIMUM, x, self.const(0.0)) if x.rounds else x)
 
     def _log_size(self, x: Node, depth: int) -> Node:
         """log|x|"""
-        return self.stable_log(x if x.bounds.nonnegative else self.abs(x), depth)
+        return self.stable_log(x if x.bounds.nonnegative else self.apply(ABS, x), depth)
 
 
 def _proved(nodes: tuple[Node, ...]) -> bool:
     return all(node.bounds.nonnegative for node in nodes)
-
-
-def _is_one(x: Node) -> bool:
-    return x.is_const and x.const == 1

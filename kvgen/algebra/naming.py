@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of
 from kvgen.algebra.records import Records
+from kvgen.functions.norm import root_below, vector_in
+from kvgen.functions.registry import reduces
 
 Names = Mapping[Node, str]
 GIVEN = ("input", "param", "carried", "index")
@@ -45,10 +47,10 @@ def described(node: Node, names: Names) -> str | None:
     args = node.args
     if node.op == "index":
         return f"{leaf_of(node).value}{node.value}"
-    if node.op == "div" and args[1].op == "sqrt":
-        vector = _normed(args[1])
+    if (root := root_below(node)) is not None:
+        vector = vector_in(root)
         return f"{vector_of(vector, names)}_inverse_norm" if vector else None
-    if node.op == "sum" and args[0].op == "mul":
+    if reduces(node) and args[0].op == "mul":
         first, second = (vector_of(arg, names) for arg in args[0].args)
         if first is None or second is None:
             return None
@@ -74,13 +76,3 @@ def vector_of(node: Node, names: Names) -> str | None:
         if node.op == "index":
             return f"{leaf_of(node).value}{node.value}"
     return names[node]
-
-
-def _normed(root: Node) -> Node | None:
-    """The vector of which this is the root of the sum of squares."""
-    node = root.args[0]
-    while node.op in ("add", "mul"):
-        node = next((arg for arg in node.args if not arg.is_const), node.args[0])
-    if node.op != "sum" or node.args[0].op != "mul":
-        return None
-    return node.args[0].args[0]

@@ -14,9 +14,9 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise, product
 
-from kvgen.algebra import interval as iv
-from kvgen.algebra.interval import ANY, Interval
-from kvgen.algebra.node import Node
+from kvgen.values import interval as iv
+from kvgen.values.interval import ANY, Interval
+from kvgen.values.node import Node
 
 Monomial = tuple[tuple[Node, int], ...]
 

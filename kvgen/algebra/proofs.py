@@ -11,14 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from kvgen.algebra import interval as iv
 from kvgen.algebra import polynomial as poly
-from kvgen.algebra.interval import ANY, Interval
-from kvgen.algebra.node import Node
 from kvgen.algebra.polynomial import Polynomial
+from kvgen.functions.registry import FUNCTIONS, function_of, reduces
+from kvgen.values import interval as iv
+from kvgen.values.interval import ANY, Interval
+from kvgen.values.node import Node
 
-SILU_TURNS, SILU_LEAST = -1.2784645427610738, -0.27846454276107385
 MOST_SEEN = 32
+GATES = [each.gate for each in FUNCTIONS.values() if each.gate]
+# functions whose values are products, with ranges of their own
+PRODUCTS = [
+    (each.product, each.bounds) for each in FUNCTIONS.values() if each.product and each.bounds
+]
 
 
 class Proofs:
@@ -29,7 +34,7 @@ class Proofs:
         self._polynomials: dict[Node, Polynomial] = {}
         # vectors of which a largest length is known
         self._lengths: dict[Node, float] = {}
-        # what a sigmoid is taken of -> the first value that is it, and whether of the negative
+        # a gate, and what it is taken of -> the first value that is it, and whether of the negative
         self._gates: dict[object, tuple[Node, bool]] = {}
 
     # -- polynomials
@@ -79,24 +84,20 @@ class Proofs:
             self._polynomials[node] = same if was == mirrored else poly.number(1.0) - same
 
     def _gate(self, node: Node) -> tuple[object, bool] | None:
-        """What the node is a sigmoid of, in one of the ways to write one."""
-        match node.op, node.args:
-            case "sigmoid", (of,):
-                mirrored = False
-            case "exp", (Node(op="neg", args=(Node(op="softplus", args=(of,)),)),):
-                mirrored = True
-            case "div", (Node(op="const", value=1.0), Node(op="add", args=args)):
-                powers = [arg for arg in args if arg.op == "exp"]
-                if len(powers) != 1 or not any(arg.is_const and arg.const == 1 for arg in args):
-                    return None
-                of, mirrored = powers[0].args[0], True
-            case _:
-                return None
+        """What the node is a gate of: values at x and at -x add up to 1."""
+        for gate in GATES:
+            found = gate(node)
+            if found:
+                of, mirrored = self._normal(*found)
+                return (gate, of), mirrored
+        return None
+
+    def _normal(self, of: Node, mirrored: bool) -> tuple[object, bool]:
+        """The same of x and of -x, as a polynomial's terms."""
         terms = sorted(
             self.polynomial(of).terms.items(),
             key=lambda term: [(atom.order, power) for atom, power in term[0]],
         )
-        # of x and of -x they add up to 1
         if terms and terms[0][1] < 0:
             mirrored = not mirrored
             terms = [(monomial, -factor) for monomial, factor in terms]
@@ -107,16 +108,15 @@ class Proofs:
     def product(self, x: Node, y: Node) -> tuple[Interval, float | None]:
         """What is proved of x * y, and a largest length of it."""
         for value, other in ((x, y), (y, x)):
-            if other.op == "sigmoid" and other.args[0] is value:
-                return silu(value.bounds), None
-            divisor = None
-            if other.op == "div" and other.args[0].is_const and other.args[0].const == 1:
-                divisor = other.args[1]
-            if divisor is not None:
-                bounds, length = self.quotient(value, divisor)
+            for product, bounds in PRODUCTS:
+                seen = product(value, other)
+                if seen:
+                    return bounds(*(arg.bounds for arg in seen.args)), None
+            if other.op == "div" and other.args[0].is_number(1.0):
+                bounds, length = self.quotient(value, other.args[1])
                 if bounds != ANY:
                     return bounds, length
-            if other.op == "pow" and other.args[1].is_const and other.args[1].const == -0.5:
+            if other.op == "pow" and other.args[1].is_number(-0.5):
                 energy = Search(value).energy(other.args[0])
                 if energy is not None:
                     return _within(value, math.sqrt(energy))
@@ -189,31 +189,33 @@ class Search:
 
     def root(self, y: Node) -> float | None:
         """c with sum(x * x) <= c * y * y, and y >= 0."""
-        match y.op, y.args:
-            case "sqrt", (of,):
-                return self.energy(of)
-            case "pow", (of, Node(op="const", value=0.5)):
-                return self.energy(of)
+        function = function_of(y)
+        power = function and function.power
+        if power == 0.5 or (y.op == "pow" and y.args[1].is_number(0.5)):
+            return self.energy(y.args[0])
         return self._in_parts("root", y, 2)
 
     def energy(self, y: Node) -> float | None:
         """c with sum(x * x) <= c * y."""
-        match y.op, y.args:
-            case "sum", (Node(op="mul", args=(a, b)),) if a is b is self.x:
-                return 1.0
-            case "sum", (Node(op="pow", args=(a, Node(op="const", value=2.0))),) if a is self.x:
-                return 1.0
+        if reduces(y):
+            match y.args[0]:
+                case Node(op="mul", args=(a, b)) if a is b is self.x:
+                    return 1.0
+                case Node(op="pow", args=(a, power)) if a is self.x and power.is_number(2.0):
+                    return 1.0
+                case _:
+                    pass
         return self._in_parts("energy", y, 1)
 
     def share(self, y: Node) -> float | None:
         """c with |x| <= c * y."""
         if y is self.x and y.bounds.nonnegative:
             return 1.0
-        match y.op, y.args:
-            case "abs", (a,) if a is self.x:
-                return 1.0
-            case "sum", (a,) if a.bounds.nonnegative:
-                return self.share(a)
+        function = function_of(y)
+        if function is not None and function.at_least_size and y.args[0] is self.x:
+            return 1.0
+        if reduces(y) and y.args[0].bounds.nonnegative:
+            return self.share(y.args[0])
         return self._in_parts("share", y, 1)
 
     def _in_parts(self, kind: str, y: Node, power: int) -> float | None:
@@ -223,12 +225,13 @@ class Search:
         self.seen[kind, y] = None
         if len(self.seen) > MOST_SEEN:
             return None
+        function = function_of(y)
         match y.op, y.args:
+            case _ if function is not None:
+                parts = [(1.0, arg) for arg in y.args] if function.at_least_each else []
             case "add", (a, b):
                 parts = [(1.0, a)] if b.bounds.nonnegative else []
                 parts += [(1.0, b)] if a.bounds.nonnegative else []
-            case "maximum", (a, b):
-                parts = [(1.0, a), (1.0, b)]
             case "mul", (a, b):
                 parts = [(a.const, b)] if a.is_const and a.const > 0 else []
                 parts += [(b.const, a)] if b.is_const and b.const > 0 else []
@@ -248,14 +251,3 @@ def _within(x: Node, length: float) -> tuple[Interval, float]:
     return Interval(
         0.0 if x.bounds.nonnegative else -length, 0.0 if x.bounds.nonpositive else length
     ), length
-
-
-def silu(x: Interval) -> Interval:
-    """x * sigmoid(x): it falls up to its least value, then grows."""
-    ends = [_silu(x.lo), _silu(x.hi)]
-    least = SILU_LEAST if x.lo <= SILU_TURNS <= x.hi else min(ends)
-    return Interval(least, max(ends))
-
-
-def _silu(x: float) -> float:
-    return (0.0 if x < 0 else x) if math.isinf(x) else x * iv.sigmoid(x)

@@ -8,6 +8,8 @@ from typing import Any
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import LEAVES, Node, reachable
+from kvgen.functions.norm import root_below
+from kvgen.functions.registry import reduces
 
 INPUT_BYTES = 2
 
@@ -120,7 +122,7 @@ def _derivable(root: Node, stored: Collection[Node]) -> set[Node]:
     """What follows from the stored ones, of these and all that is above them below a root."""
     found = set(stored)
     for node in reachable([root], found):
-        alone = node.op in (*LEAVES, "read", "index", "sum")
+        alone = node.op in (*LEAVES, "read", "index") or reduces(node)
         if node.is_const or (not alone and all(arg in found for arg in node.args)):
             found.add(node)
     return found
@@ -179,7 +181,7 @@ def _cover(root: Node, stored: list[Stored]) -> list[Stored] | None:
         if as_it_came or not node.axes.channels:
             cover.append(Stored("", node, "input" if as_it_came else "float32"))
             follows = _derivable(root, {*follows, node})
-        elif node.op in (*LEAVES, "index", "sum") or node.reads:
+        elif node.op in (*LEAVES, "index") or reduces(node) or node.reads:
             return None
         else:
             pending.extend(node.args)
@@ -218,7 +220,7 @@ def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:
 
 def _described(node: Node, form: Form) -> str | None:
     """A name for a function of one named value, such as sigmoid_b, or for a norm's reciprocal."""
-    if node.op == "div" and node.args[1].op == "sqrt":
+    if root_below(node) is not None:
         return "inverse_norm"
     if len(node.args) == 1 and node.args[0] in form.graph.names:
         return f"{node.op}_{form.graph.names[node.args[0]]}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvgen.algebra.graph import BINARY, UNARY, Graph, Node, leaf_of, reachable
-from kvgen.algebra.interval import Interval
+from kvgen.algebra.graph import Graph, Node, computed, leaf_of, reachable
 from kvgen.diagnostics import Span
 from kvgen.language.spec import Spec
+from kvgen.values.interval import Interval
 
 # tensors of which a range is tried, to see whether it would prove a decay
 MOST_TRIED = 8
@@ -35,7 +35,7 @@ def _ranged(spec: Spec, factor: Node, leaf: Node, bounds: Interval) -> Node:
     for node in reachable([factor]):
         if node.is_const:
             found[node] = graph.const(node.const)
-        elif node.op in UNARY or node.op in BINARY or node.op == "sum":
+        elif computed(node):
             found[node] = graph.rebuild(node, tuple(found[arg] for arg in node.args))
         else:
             known = bounds if leaf_of(node) is leaf else node.bounds

@@ -11,25 +11,23 @@ import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from kvgen.algebra import axes as ax
 from kvgen.algebra import matrix as mx
 from kvgen.algebra import square as sq
-from kvgen.algebra.axes import Axes
 from kvgen.algebra.graph import Graph, Node, reachable
-from kvgen.algebra.interval import Interval
 from kvgen.algebra.matrix import Matrix, Term
 from kvgen.algebra.signs import how_to_prove
 from kvgen.algebra.square import Square
 from kvgen.diagnostics import Diagnostic, Span
+from kvgen.functions.function import Function, Reach
+from kvgen.functions.registry import FUNCTIONS
 from kvgen.language.constants import LARGEST
 from kvgen.language.spec import Spec
 from kvgen.language.syntax import IDENTITY, Bad, Bin, Call, Expr, Index, Name, Neg, Num
+from kvgen.values import axes as ax
+from kvgen.values.axes import Axes
+from kvgen.values.interval import Interval
 
 ELEMENTWISE = {"+": "add", "-": "sub", "*": "mul", "/": "div", "**": "pow"}
-PLAIN_CALLS = (
-    "exp", "log", "sigmoid", "softplus", "logaddexp", "tanh", "relu", "abs", "sqrt",
-    "minimum", "maximum",
-)  # fmt: skip
 
 # what a matrix over one channel twice is good for
 SQUARES = (
@@ -179,7 +177,7 @@ class Walk:
             raise _Silent
         return first, second
 
-    def _node(self, expr: Expr, use: str) -> Node:
+    def _node(self, expr: Expr, use: str, of_state: bool = False) -> Node:
         value = self._value(expr)
         if isinstance(value, Square):
             raise self.error("matrix-nonlinear", f"{self._what(value)} cannot be used in {use}",
@@ -190,7 +188,7 @@ class Walk:
                 f"a matrix cannot be used in {use}",
                 expr.span,
                 NORMS
-                if use in ("l2norm()", "rmsnorm()", "sum()", "sqrt()")
+                if of_state
                 else f"{self._as_read(expr)} reads it with a vector, what was read may be used in "
                 "anything; else a buffer serves decays, a * S, and writes, S + outer(k, v)",
             )
@@ -222,7 +220,7 @@ class Walk:
             return self._matrix_binary(expr, left, right)
         return self._elementwise(ELEMENTWISE[expr.op], expr, [left, right])
 
-    def _elementwise(self, op: str, expr: Bin | Call, args: list[Node]) -> Node:
+    def _elementwise(self, op: str | Function, expr: Bin | Call, args: list[Node]) -> Node:
         try:
             joined = args[0].axes
             for arg in args[1:]:
@@ -247,14 +245,16 @@ class Walk:
                 expr.span, "the base of a power is positive, or the exponent a number",
             )  # fmt: skip
         try:
-            node = getattr(self.graph, op)(*args)
+            if isinstance(op, Function):
+                node = self.graph.apply(op, *args)
+            else:
+                node = getattr(self.graph, op)(*args)
         except OverflowError:
             raise self._constant(expr.span, "is too large for float32") from None
         except (ValueError, ZeroDivisionError):
             raise self._constant(expr.span, "is not a real number") from None
         if node.is_const and not abs(node.const) <= LARGEST:
-            what = "is too large for float32" if op != "log" else "is not a real number"
-            raise self._constant(expr.span, what)
+            raise self._constant(expr.span, "is too large for float32")
         return node
 
     def _constant(self, span: Span, what: str) -> _Silent:
@@ -604,47 +604,37 @@ class Walk:
     # -- functions
 
     def _call(self, expr: Call) -> Value:
-        if expr.func == "outer":
-            return self._outer(expr)
-        args = [self._argument(arg, expr.func) for arg in expr.args]
+        function = FUNCTIONS[expr.func]
+        if function.reach is Reach.SIDES:
+            return self._outer(expr, function)
+        args = [self._argument(arg, function) for arg in expr.args]
         if any(arg is None for arg in args):
             raise _Silent
         nodes = [arg for arg in args if arg is not None]
-        graph = self.graph
-        if expr.func in PLAIN_CALLS:
-            return self._elementwise(expr.func, expr, nodes)
-        x = nodes[0]
-        if expr.func == "silu":
-            return graph.mul(x, graph.sigmoid(x))
-        if expr.func == "logsigmoid":
-            return graph.neg(graph.softplus(graph.neg(x)))
-        if len(x.axes.channels) != 1:
+        if function.reach is Reach.ELEMENT:
+            return self._elementwise(function, expr, nodes)
+        if len(nodes[0].axes.channels) != 1:
             raise self.error(
                 "axis-mismatch",
-                f"{expr.func} acts over one channel axis; its argument has axes {x.axes}",
+                f"{expr.func} acts over one channel axis; its argument has axes {nodes[0].axes}",
                 expr.args[0].span,
                 "give it a vector over K or over V",
             )
-        if expr.func == "sum":
-            return graph.sum(x)
-        eps = graph.const(_finite(expr.eps) if expr.eps is not None else 1e-6)
-        squares = graph.sum(graph.mul(x, x))
-        if expr.func == "rmsnorm":
-            size = dict(self.spec.sizes)[x.axes.channels]
-            squares = graph.mul(squares, graph.const(1.0 / size))
-        norm = graph.sqrt(graph.add(squares, eps))
-        return graph.mul(x, graph.div(graph.const(1.0), norm))
+        if function.eps is not None:
+            eps = function.eps if expr.eps is None else expr.eps
+            nodes.append(self.graph.const(float(eps)))
+        return self.graph.apply(function, *nodes)
 
-    def _argument(self, expr: Expr, func: str) -> Node | None:
+    def _argument(self, expr: Expr, function: Function) -> Node | None:
         try:
-            return self._node(expr, f"{func}()")
+            return self._node(expr, f"{function.name}()", function.of_state)
         except _Silent:
             return None
 
-    def _outer(self, expr: Call) -> Matrix | Square:
-        left = self._argument(expr.args[0], "outer")
+    def _outer(self, expr: Call, function: Function) -> Matrix | Square:
+        left = self._argument(expr.args[0], function)
         before, self.beside = self.beside, self._within(expr.args[0], "k")
-        right = self._argument(expr.args[1], "outer")
+        right = self._argument(expr.args[1], function)
         self.beside = before
         if left is None or right is None:
             raise _Silent
@@ -665,7 +655,7 @@ class Walk:
                 help = f"the key side comes first: outer({shown[1]}, {shown[0]})"
             raise self.error(
                 "axis-mismatch",
-                f"outer takes a vector over K, then one over V: {left.axes} and {right.axes}",
+                f"{expr.func} takes a vector over K, then one over V: {left.axes} and {right.axes}",
                 wrong[0].span if len(wrong) == 1 else expr.span,
                 help,
             )

@@ -16,6 +16,7 @@ import torch
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.solving import factors
+from kvgen.functions.registry import function_of
 
 TRIED = tuple(
     sign * size for size in (0, 1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 1e5) for sign in (1, -1)
@@ -27,12 +28,9 @@ WANTED = {"zero": (-1e7, -120.0), "one": (-1e-10, 1e-10), "strong": (-1e7, -400.
 # an erasure of twice what is read, but for rounding
 TWICE = 2 + 1e-5
 
-FUNCTIONS = {
-    "neg": torch.neg, "exp": torch.exp, "log": torch.log, "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh, "relu": torch.relu, "abs": torch.abs, "sqrt": torch.sqrt,
-    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "pow": torch.pow,
-    "minimum": torch.minimum, "maximum": torch.maximum, "logaddexp": torch.logaddexp,
-    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+OPERATORS = {
+    "neg": torch.neg, "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div,
+    "pow": torch.pow,
 }  # fmt: skip
 
 
@@ -160,6 +158,7 @@ def evaluate(
     values: dict[Node, torch.Tensor] = {}
     like = next(iter(drawn.values()))
     for node in reachable(roots):
+        function = function_of(node)
         if node.op == "const":
             values[node] = like.new_full((1, 1, 1, 1, 1), node.const)
         elif node.op == "carried":
@@ -170,7 +169,7 @@ def evaluate(
         elif node.op == "index":
             assert isinstance(node.value, int)
             values[node] = values[node.args[0]][:, node.value : node.value + 1]
-        elif node.op == "sum":
+        elif function is not None and function.reduces:
             assert isinstance(node.value, str)
             values[node] = values[node.args[0]].sum(CHANNELS[node.value], keepdim=True)
         else:
@@ -178,7 +177,8 @@ def evaluate(
             if node.axes.head == "HV":
                 pairs = zip(args, node.args, strict=True)
                 args = [_of_value_heads(x, arg, form) for x, arg in pairs]
-            values[node] = FUNCTIONS[node.op](*args)
+            compute = OPERATORS[node.op] if function is None else function.of_tensors
+            values[node] = compute(*args)
     return values
 
 

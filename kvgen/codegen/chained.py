@@ -26,6 +26,7 @@ from kvgen.codegen.printer import ATOM, PRODUCT, Emission, Text, wrapped
 from kvgen.codegen.scopes import Buffer, buffer_scope
 from kvgen.codegen.stores import Store, token_stores
 from kvgen.codegen.tokens import prune
+from kvgen.functions.registry import reduces
 
 
 @dataclass
@@ -139,7 +140,7 @@ class _Scope:
         for node in reachable(roots):
             if node in self.early:
                 depths[node] = max((depths[arg] for arg in node.args), default=0)
-                if node.op == "sum":
+                if reduces(node):
                     turns.setdefault(depths[node], []).append(node)
                     depths[node] += 1
         for sums in turns.values():

@@ -14,31 +14,16 @@ from dataclasses import dataclass, field
 
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.naming import described
+from kvgen.functions.function import Function
+from kvgen.functions.registry import FUNCTIONS, function_of
 
 LINE = 88
 # a line that is not wrapped
 WIDE = 120
 ATOM, UNARY, POWER, PRODUCT, SUM = 5, 4, 3, 2, 1
-CALLS = {
-    "exp": "tl.exp",
-    "log": "tl.log",
-    "sigmoid": "tl.sigmoid",
-    "abs": "tl.abs",
-    "sqrt": "tl.sqrt_rn",
-    "minimum": "tl.minimum",
-    "maximum": "tl.maximum",
-    "softplus": "_softplus",
-    "logaddexp": "_logaddexp",
-    "tanh": "_tanh",
-}
 OPERATORS = {"add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT)}
-# what takes a thread ten instructions or more
-SLOW = {"div", "pow", "sum", *CALLS} - {"abs", "minimum", "maximum"}
-HELPERS = {
-    "softplus": ("log1p", "softplus"),
-    "logaddexp": ("log1p", "logaddexp"),
-    "tanh": ("tanh",),
-}
+# operators that take a thread ten instructions or more
+SLOW = ("div", "pow")
 
 
 @dataclass(frozen=True)
@@ -119,7 +104,9 @@ class Emission:
         if self.load(node) is not None:
             return False
         inline = (arg for arg in node.args if not self.known[arg].text.isidentifier())
-        return node.op in SLOW or any(self._slow(arg) for arg in inline)
+        function = function_of(node)
+        slow = node.op in SLOW if function is None else function.slow
+        return slow or any(self._slow(arg) for arg in inline)
 
     def name_of(self, node: Node, otherwise: str = "term") -> str:
         names = ChainMap(self.graph.names, self.called)
@@ -189,9 +176,10 @@ class Emission:
                 continue
             args = [zero[arg] for arg in node.args]
             plain = [not arg.axes.channels for arg in node.args]
-            if node.op in ("neg", "abs", "relu", "tanh", "sqrt"):
-                zero[node] = args[0]
-            elif node.op in ("add", "sub", "maximum", "minimum"):
+            function = function_of(node)
+            if function is not None:
+                zero[node] = function.keeps_zero and all(args)
+            elif node.op in ("neg", "add", "sub"):
                 zero[node] = all(args)
             elif node.op == "mul":
                 zero[node] = (args[0] and (args[1] or plain[1])) or (args[1] and plain[0])
@@ -213,17 +201,19 @@ class Emission:
             return Text(f"{left} {sign} {right}", level, dims)
         if node.op == "neg":
             return Text(f"-{args[0].inside(UNARY)}", SUM, dims)
-        if node.op == "sum":
+        if node.op == "pow":
+            return self._power(node, args, dims)
+        return self._call(FUNCTIONS[node.op], node, dims)
+
+    def _call(self, function: Function, node: Node, dims: str) -> Text:
+        if function.reduces:
             inner, channel = self.clean(node.args[0]), str(node.value)
             axis = inner.dims.index(channel)
             return Text(f"tl.sum({inner.text}, {axis})", ATOM, inner.dims.replace(channel, ""))
-        if node.op == "relu":
-            return Text(f"tl.maximum({args[0].text}, 0.0)", ATOM, dims)
-        if node.op == "pow":
-            return self._power(node, args, dims)
-        self.helpers.update(HELPERS.get(node.op, ()))
-        inner = ", ".join(aligned(arg, dims).text for arg in args)
-        return Text(f"{CALLS[node.op]}({inner})", ATOM, dims)
+        if function.triton_helpers:
+            self.helpers.add(function.name)
+        args = (aligned(self.known[arg], dims).text for arg in node.args)
+        return Text(function.triton.format(*args), ATOM, dims)
 
     def _power(self, node: Node, args: list[Text], dims: str) -> Text:
         base, (raised, exponent) = args[0], node.args

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from kvgen.functions.function import Reach
+from kvgen.functions.registry import FUNCTIONS
 from kvgen.language.declarations import MATRIX
 from kvgen.language.spec import Spec
 from kvgen.language.syntax import IDENTITY, Bin, Call, Expr, Index, Name, Neg, Num
@@ -18,10 +20,6 @@ ORDER = ("B", "extra", "head", "K", "K'", "V", "V'")
 HEADS = ("H", "HV")
 LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "@": 2, "**": 4}
 ATOM = 5
-TORCH = {
-    "exp": "torch.exp", "log": "torch.log", "sigmoid": "torch.sigmoid", "tanh": "torch.tanh",
-    "relu": "torch.relu", "abs": "torch.abs", "sqrt": "torch.sqrt",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -163,13 +161,14 @@ class TorchPrinter:
 
     def call(self, expr: Call) -> Value:
         args = [self.expr(arg) for arg in expr.args]
-        if expr.func == "outer":
+        function = FUNCTIONS[expr.func]
+        if function.reach is Reach.SIDES:
             left, right = args
             if left.dims[-1] == right.dims[-1]:
                 second = (*right.dims[:-1], f"{right.dims[-1]}'")
                 right = Value(right.text, right.binds, second)
             return self.binary("*", left, right)
-        if expr.func == "sum":
+        if function.reduces:
             return Value(f"{args[0].inside(ATOM)}.sum(-1)", ATOM, args[0].dims[:-1])
         dims = args[0].dims
         for arg in args[1:]:
@@ -178,12 +177,12 @@ class TorchPrinter:
         if not dims and len(inner) == 1:
             # torch's functions take no plain numbers
             inner = [f"_plain({inner[0]})"]
-        if expr.func in TORCH:
-            return Value(f"{TORCH[expr.func]}({', '.join(inner)})", ATOM, dims)
-        self.helpers.add(expr.func)
-        if expr.func in ("l2norm", "rmsnorm"):
-            inner.append(repr(float(expr.eps)) if expr.eps is not None else "1e-6")
-        return Value(f"_plain_{expr.func}({', '.join(inner)})", ATOM, dims)
+        if not function.torch_helpers:
+            return Value(f"torch.{function.torch}({', '.join(inner)})", ATOM, dims)
+        self.helpers.add(function.name)
+        if function.eps is not None:
+            inner.append(function.eps if expr.eps is None else repr(float(expr.eps)))
+        return Value(f"_plain_{function.name}({', '.join(inner)})", ATOM, dims)
 
 
 def reference_lines(spec: Spec) -> tuple[list[str], set[str]]:

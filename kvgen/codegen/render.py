@@ -42,6 +42,7 @@ from kvgen.codegen.short import short_decode_scope
 from kvgen.codegen.untuned import configurations
 from kvgen.codegen.window import extend_scope, verify_scope
 from kvgen.data import data_dir
+from kvgen.functions.registry import torch_helpers, triton_helpers
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
 
@@ -90,6 +91,7 @@ def environment() -> jinja2.Environment:
         autoescape=False,
     )
     env.filters["tuple_text"] = _tuple_text
+    env.globals |= {"triton_helpers": triton_helpers, "torch_helpers": torch_helpers}
     return env
 
 
@@ -136,7 +138,7 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
     decode = scopes.decode_scope(form, records, shapes, single)
     step = scopes.step_scope(form, records, shapes)
     fold = scopes.fold_scope(form, records, shapes)
-    lines, torch_helpers = reference_lines(spec)
+    lines, reference_helpers = reference_lines(spec)
     tensors = _tensors(form, records, shapes, ratio)
     state = form.state.name
     planes = [f"{state}_hi", f"{state}_lo"] if spec.storage.state == "split" else [state]
@@ -170,7 +172,7 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         # whether anything that tensor cores multiply is stored in 16 bits
         "narrow": spec.storage.state != "float32" or as_given is not None,
         "helpers": decode.helpers | step.helpers | fold.helpers,
-        "torch_helpers": torch_helpers,
+        "reference_helpers": reference_helpers,
         "reference_lines": lines,
         "tensors": tensors,
         "planes": planes,

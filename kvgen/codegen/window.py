@@ -42,6 +42,7 @@ from kvgen.codegen.tokens import (
     settled,
     users_of,
 )
+from kvgen.functions.registry import reduces
 
 PATH, LOG, REST, LASTING = (by_channel(name) for name in ("path", "log", "rest", "lasting"))
 
@@ -172,7 +173,7 @@ class Window:
         asked = self._asked_as_given()
         near = [self.given[key][0] for key in form.keys if key in self.given]
         for node in reachable(self.roots):
-            if node.op != "sum" or node.args[0].op != "mul" or node not in self.unit:
+            if not reduces(node) or node.args[0].op != "mul" or node not in self.unit:
                 continue
             first, second = (times_input(form, side) for side in node.args[0].args)
             if first is None or second is None:

@@ -6,15 +6,18 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from kvgen.algebra.axes import Axes
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.codegen.printer import Namer
+from kvgen.functions.function import Function, Seen
+from kvgen.functions.registry import FUNCTIONS, reduces
+from kvgen.values.axes import Axes
 
 WIDE = 60
 # a dot binds looser than a product here, so that it stands in parentheses there
 ATOM, POWER, UNARY, PRODUCT, DOT, SUM = 6, 5, 4, 3, 2, 1
 SIGNS = {"add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT)}
 LEAVES = ("input", "param", "carried")
+PRODUCTS = [each for each in FUNCTIONS.values() if each.product]
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,11 @@ class Notation:
 
     def _pattern(self, node: Node) -> tuple[str, tuple[Node, ...]]:
         if node.op == "mul":
-            x, y = node.args
-            if y.op == "sigmoid" and y.args[0] is x and self._plain(y):
-                return "silu", (x,)
-            if (norm := self._norm(x, y)) is not None:
-                return norm, (x,)
-        if node.op == "sum" and node.args[0].op == "mul" and self._plain(node.args[0]):
+            for function in PRODUCTS:
+                seen = function.product and function.product(*node.args)
+                if seen and all(self._plain(each) for each in seen.hidden):
+                    return _named(function, seen), seen.args
+        if reduces(node) and node.args[0].op == "mul" and self._plain(node.args[0]):
             x, y = node.args[0].args
             if x.axes.channels == y.axes.channels:
                 return "dot", (x, y)
@@ -132,24 +134,6 @@ class Notation:
     def _plain(self, node: Node) -> bool:
         """Whether the value has no name of its own that a pattern would hide."""
         return not (node in self.known or node in self.names or node in self.graph.names)
-
-    def _norm(self, x: Node, scale: Node) -> str | None:
-        """What `x * scale` is called if scale is 1 / sqrt(a sum of x's squares + eps)."""
-        if scale.op != "div" or not _is(scale.args[0], 1.0) or scale.args[1].op != "sqrt":
-            return None
-        inner = scale.args[1].args[0]
-        if inner.op != "add" or not inner.args[1].is_const:
-            return None
-        squares, eps = inner.args
-        name, hidden = "l2norm", [scale, scale.args[1], inner, squares]
-        if squares.op == "mul" and squares.args[1].is_const:
-            name, (squares, _) = "rmsnorm", squares.args
-            hidden.append(squares)
-        if squares.op != "sum" or squares.args[0].args != (x, x) or squares.args[0].op != "mul":
-            return None
-        if not all(self._plain(each) for each in (*hidden, squares.args[0])):
-            return None
-        return name if _is(eps, 1e-6) else f"{name}:{number(eps.const)}"
 
     # -- texts
 
@@ -179,6 +163,13 @@ class Notation:
         return Term(f"{function}({inner}, eps={eps})" if eps else f"{function}({inner})")
 
 
+def _named(function: Function, seen: Seen) -> str:
+    """The function's name, and its keyword where that is not as it is without one."""
+    if function.eps is None or seen.eps is None or seen.eps == float(function.eps):
+        return function.name
+    return f"{function.name}:{number(seen.eps)}"
+
+
 def _infix(op: str, terms: list[Term], parts: tuple[Node, ...]) -> Term:
     sign, level = SIGNS[op]
     left, right = terms
@@ -206,7 +197,3 @@ def number(value: float) -> str:
         if 1 < base < 1 << 20 and math.isclose(base**power, value, rel_tol=1e-15):
             return f"{base}**{power}"
     return text if len(text) <= 12 else f"{value:.9g}".replace("e-0", "e-")
-
-
-def _is(node: Node, value: float) -> bool:
-    return node.is_const and node.const == value

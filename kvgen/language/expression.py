@@ -7,14 +7,14 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from kvgen.diagnostics import Diagnostic, Span, did_you_mean, quote
+from kvgen.functions.function import Function
+from kvgen.functions.registry import FUNCTIONS
 from kvgen.language import constants, habits
 from kvgen.language.constants import Constant, Unusable
 from kvgen.language.lines import Line
 from kvgen.language.namespace import Scope, integer
 from kvgen.language.syntax import (
-    FUNCTIONS,
     IDENTITY,
-    NORMS,
     Bad,
     Bin,
     Call,
@@ -34,6 +34,8 @@ _OPERATORS: dict[type[ast.operator], Operator] = {
     ast.Pow: "**",
     ast.MatMult: "@",
 }
+# functions with a keyword
+WITH_EPS = [each.name for each in FUNCTIONS.values() if each.eps is not None]
 
 
 class Converter:
@@ -118,7 +120,7 @@ class Converter:
     def _unknown(self, name: str, span: Span) -> Bad:
         scope = self.scope
         if name in FUNCTIONS:
-            arguments = ", ".join("xy"[: FUNCTIONS[name]])
+            arguments = ", ".join("xy"[: FUNCTIONS[name].arity])
             message = f"'{name}' is a function and needs its arguments"
             return self.report("unknown-name", message, span, f"write '{name}({arguments})'")
         if name in scope.later:
@@ -188,36 +190,31 @@ class Converter:
         if starred:
             return self.report("bad-call", "a star has no place in a call", self.span(starred[0]))
         args = tuple(self.convert(each) for each in node.args)
-        eps, fine = self._keywords(node, name)
+        function = FUNCTIONS[name]
+        eps, fine = self._keywords(node, function)
         if not fine:
             return Bad(self.span(node))
-        wanted = FUNCTIONS[name]
+        wanted = function.arity
         if len(args) != wanted:
             given = "1 argument" if wanted == 1 else f"{wanted} arguments"
             message = f"'{name}' takes {given}, {len(args)} given"
-            help = None
-            if name in NORMS and len(args) == 2:
+            help = function.usage
+            if function.eps is not None and len(args) == 2:
                 help = f"write 'eps={self.text(node.args[1])}'"
-            elif name == "sum" and args:
-                help = "sum(x) acts over the one channel axis"
-            elif name == "outer":
-                help = "outer(key side, value side)"
             where = self.span(node.args[wanted]) if len(args) > wanted else self.span(node)
             return self.report("bad-call", message, where, help)
         return Call(name, args, eps, self.span(node), span)
 
-    def _keywords(self, node: ast.Call, name: str) -> tuple[Fraction | None, bool]:
+    def _keywords(self, node: ast.Call, function: Function) -> tuple[Fraction | None, bool]:
         """eps, and whether all keywords were as they should be."""
         eps, fine = None, True
         for keyword in node.keywords:
             span = self.span(keyword)
-            if keyword.arg != "eps" or name not in NORMS:
+            if keyword.arg != "eps" or function.eps is None:
                 fine = False
                 what = f"'{keyword.arg}'" if keyword.arg else "'**'"
-                help = "only l2norm and rmsnorm take one, eps"
-                if name == "sum":
-                    help = "sum(x) acts over the one channel axis"
-                self.report("bad-call", f"'{name}' takes no argument {what}", span, help)
+                help = function.usage or f"only {' and '.join(WITH_EPS)} take one, eps"
+                self.report("bad-call", f"'{function.name}' takes no argument {what}", span, help)
                 continue
             value = self.convert(keyword.value)
             if isinstance(value, Num):
@@ -275,7 +272,7 @@ class Converter:
         name, shown = func.attr, ", ".join(arguments)
         help = habits.instead(name, arguments, [each.arg or "" for each in node.keywords])
         if name in FUNCTIONS:
-            shown = ", ".join(arguments[: FUNCTIONS[name]])
+            shown = ", ".join(arguments[: FUNCTIONS[name].arity])
             help = f"write '{name}({shown})'" if len(shown) <= 60 else f"write '{name}(...)'"
         elif name in habits.TRANSPOSES:
             help = habits.TRANSPOSE_HELP

@@ -6,7 +6,8 @@ import keyword
 import re
 import unicodedata
 
-from kvgen.language.syntax import FUNCTIONS, IDENTITY
+from kvgen.functions.registry import FUNCTIONS
+from kvgen.language.syntax import IDENTITY
 
 MAX_NAME = 64
 
@@ -57,7 +58,8 @@ def refusal(name: str, argument: bool = False) -> tuple[str, str, str | None] | 
     if name == IDENTITY:
         return "reserved-name", f"'{name}' is the identity matrix", f"write '{name}_' or 'i'"
     if name in FUNCTIONS:
-        return "reserved-name", f"'{name}' is a function of the language", "choose another name"
+        message = f"'{name}' is a function of the language"
+        return "reserved-name", message, f"write '{name}_' or 'x_{name}'"
     if name in RESERVED or name in MODULE or (argument and name in LOCALS):
         return "reserved-name", f"'{name}' is reserved for generated modules", "choose another name"
     if name in BUILTINS:

@@ -89,26 +89,3 @@ class Stmt:
 
 # the identity, where a matrix is multiplied
 IDENTITY = "I"
-
-# name -> number of arguments
-FUNCTIONS: dict[str, int] = {
-    "exp": 1,
-    "log": 1,
-    "sigmoid": 1,
-    "logsigmoid": 1,
-    "softplus": 1,
-    "logaddexp": 2,
-    "tanh": 1,
-    "relu": 1,
-    "silu": 1,
-    "abs": 1,
-    "sqrt": 1,
-    "minimum": 2,
-    "maximum": 2,
-    "sum": 1,
-    "l2norm": 1,
-    "rmsnorm": 1,
-    "outer": 2,
-}
-# those that take eps=
-NORMS = ("l2norm", "rmsnorm")

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from kvgen.algebra.axes import Axes
 from kvgen.algebra.graph import Node, reachable
 from kvgen.analysis import Analysis
 from kvgen.language.spec import Spec
+from kvgen.values.axes import Axes
 from kvgen.wisdom.record import Key, Shape, bucket
 
 NAMED = ("input", "param", "carried", "previous")

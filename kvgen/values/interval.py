@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -62,14 +63,6 @@ def point(value: float) -> Interval:
     return Interval(value, value)
 
 
-def minimum(x: Interval, y: Interval) -> Interval:
-    return Interval(min(x.lo, y.lo), min(x.hi, y.hi))
-
-
-def maximum(x: Interval, y: Interval) -> Interval:
-    return Interval(max(x.lo, y.lo), max(x.hi, y.hi))
-
-
 def absolute(x: Interval) -> Interval:
     if x.lo >= 0:
         return x
@@ -104,19 +97,9 @@ def powers(x: Interval, exponent: Interval) -> Interval:
     return Interval(exp(logs.lo), exp(logs.hi))
 
 
-def logaddexp(x: Interval, y: Interval) -> Interval:
-    """log(exp(x) + exp(y)) grows with both."""
-    return Interval(_logaddexp(x.lo, y.lo), _logaddexp(x.hi, y.hi))
-
-
-def _logaddexp(x: float, y: float) -> float:
-    above, below = max(x, y), min(x, y)
-    return above if math.isinf(above) or math.isinf(below) else above + softplus(below - above)
-
-
-def increasing(function, x: Interval) -> Interval:
-    """The image of an increasing function, given at both ends (infinite ones too)."""
-    return _ordered(function(x.lo), function(x.hi))
+def increasing(image: Callable[[float], float]) -> Callable[[Interval], Interval]:
+    """The range of an increasing function, which is given at both ends (infinite ones too)."""
+    return lambda x: _ordered(image(x.lo), image(x.hi))
 
 
 def exp(value: float) -> float:
@@ -128,18 +111,6 @@ def exp(value: float) -> float:
 
 def log(value: float) -> float:
     return -math.inf if value <= 0 else math.log(value)
-
-
-def sigmoid(value: float) -> float:
-    return 1 / (1 + exp(-value))
-
-
-def softplus(value: float) -> float:
-    return value if value > 700 else math.log1p(exp(value))
-
-
-def sqrt(value: float) -> float:
-    return math.sqrt(max(value, 0.0))
 
 
 def _ordered(lo: float, hi: float) -> Interval:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from kvgen.algebra.axes import Axes
-from kvgen.algebra.interval import Interval
+from kvgen.values.axes import Axes
+from kvgen.values.interval import Interval
 
 LEAVES = ("const", "input", "param", "carried", "previous")
 
@@ -16,10 +16,11 @@ class Node:
     """One value of a token.
 
     op: a leaf ('const', 'input', 'param', 'carried', or 'previous': what the record before this
-    token holds, 0 in an empty buffer), an elementwise operation, 'sum' over the channel axis of its
-    argument, 'index' of an extra axis, 'at': an input, or a component of one, at a token of a
-    chain, or 'read': the state before this token contracted with its argument, a vector over K
-    (giving V) or over V (giving K). rounds: its bounds follow from how values hang together, so
+    token holds, 0 in an empty buffer), an operator, the name of a function of the language, 'index'
+    of an extra axis, 'at': an input, or a component of one, at a token of a chain, or 'read': the
+    state before this token contracted with its argument, a vector over K (giving V) or over V
+    (giving K). value: a leaf's number or name, an index, a token, the state that is read, or the
+    channel that a function sums over. rounds: its bounds follow from how values hang together, so
     that rounding may take what is computed a little beyond them.
     """
 
@@ -36,6 +37,9 @@ class Node:
     @property
     def is_const(self) -> bool:
         return self.op == "const"
+
+    def is_number(self, value: float) -> bool:
+        return self.is_const and self.value == value
 
     @property
     def const(self) -> float:

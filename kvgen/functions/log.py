@@ -1,0 +1,16 @@
+"""log(x)"""
+
+from __future__ import annotations
+
+import math
+
+from kvgen.functions.function import Function
+from kvgen.values import interval as iv
+
+LOG = Function(
+    name="log",
+    value=math.log,
+    bounds=iv.increasing(iv.log),
+    triton="tl.log({0})",
+    torch="log",
+)

@@ -1,0 +1,1 @@
+"""What a value of a token is: its axes, its range, and the node that it is of a graph."""
