@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 class Reach(IntEnum):
     """What of its arguments a function sees at once."""
 
+    # one element of each
     ELEMENT = 0
-    """one element of each"""
+    # a vector over K or over V
     CHANNEL = 1
-    """a vector over K or over V"""
+    # a key side and a value side, of which it makes a matrix
     SIDES = 2
-    """a key side and a value side, of which it makes a matrix"""
 
 
 class Builder(Protocol):
