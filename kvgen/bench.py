@@ -19,6 +19,7 @@ from kvgen.benching.lineup import Lineup, lineup
 from kvgen.benching.report import Absent, Report, Row
 from kvgen.codegen import cost
 from kvgen.compiler import Analysis, built
+from kvgen.formats.dtypes import BFLOAT16
 from kvgen.timing.drafts import draft_rows, prompt_row
 from kvgen.timing.errors import exact, output_error
 from kvgen.timing.steps import copy_bandwidth, fitting_layers, make_step
@@ -73,8 +74,8 @@ def bench(
     buffer = next(of_rows, cost.buffer_length(analysis.form, analysis.records))
     return Report(
         analysis.spec.name,
-        analysis.spec.storage.state,
-        "bfloat16",
+        analysis.spec.storage.state.name,
+        BFLOAT16.name,
         torch.cuda.get_device_name(),
         f"torch {torch.__version__}, triton {triton.__version__}",
         bandwidth / 1e9,

@@ -189,6 +189,6 @@ class PagedTwin:
 def within(pair: PagedTwin) -> None:
     output, state = bounds(pair.spec.storage, pair.dtype)
     # an output that is a small difference shows the rounding of a state at more than its size
-    output = output if pair.spec.storage.state == "float32" else 3 * output
+    output = 3 * output if pair.spec.storage.state.narrow else output
     for kind, error in pair.found.items():
         assert error <= (state if kind == "state" else output), (kind, error)

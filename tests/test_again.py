@@ -23,7 +23,7 @@ def kept(spec: str, storage: str = "float32", heads: str = "") -> family.Tuned:
 def test_tuned_and_untuned_stand_side_by_side(name: tuple[str, ...]) -> None:
     task = again.task_of(kept(*name))
     analysis = task.job.analysis
-    assert analysis.form.spec.storage.state == name[1]
+    assert analysis.form.spec.storage.state.name == name[1]
     assert analysis.spec.size("HV") == (8 if len(name) == 3 else 128)
     assert set(task.entries) == {row.batch for row in task.tuned.rows} == {1, 4, 16, 64, 256}
     for batch, entries in task.entries.items():

@@ -18,7 +18,8 @@ from kvgen.checking.check import CASES, Report, bounds, check
 from kvgen.checking.interpreter import ORDERS, ordered, rounding
 from kvgen.checking.samples import Sampler
 from kvgen.checking.twin import errors
-from kvgen.language.spec import Storage
+from kvgen.formats.catalogue import STATES
+from kvgen.language.storage import Storage
 
 # every state with every kind of record and either layout, dealt over the specs
 STORED = {
@@ -148,8 +149,8 @@ def test_errors_of_rows() -> None:
 def test_bounds() -> None:
     assert bounds(Storage(), torch.float32) == (2e-5, 2e-5)
     assert bounds(Storage(), torch.bfloat16) == (4e-3, 2e-5)
-    assert bounds(Storage(state="split"), torch.float32) == (6e-3, 2e-5)
-    assert bounds(Storage(state="bfloat16"), torch.bfloat16) == (6e-3, 2e-2)
+    assert bounds(Storage(STATES["split"]), torch.float32) == (6e-3, 2e-5)
+    assert bounds(Storage(STATES["bfloat16"]), torch.bfloat16) == (6e-3, 2e-2)
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -118,7 +118,7 @@ def test_what_was_measured_is_not_measured_again(
 
     def timed(analysis: Analysis, batches: tuple[int, ...], **_: object) -> Report:
         asked.append(analysis.spec.name)
-        return report(analysis.spec.name, analysis.spec.storage.state, 3000.0, (4,))
+        return report(analysis.spec.name, analysis.spec.storage.state.name, 3000.0, (4,))
 
     memory = before.memory[0]
     monkeypatch.setattr(drafts, "bench", timed)

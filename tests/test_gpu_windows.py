@@ -48,7 +48,7 @@ def heads(name: str, groups: int) -> dict[str, str]:
 
 def within_folds(pair: Twin) -> None:
     """Hundreds of folds round a state of 16 bits hundreds of times."""
-    rounds = pair.form.spec.storage.state in ("bfloat16", "float16")
+    rounds = pair.form.spec.storage.state.rounds
     within_rounding(pair, *([3 * pair.found[pair.form.state.name]] if rounds else []))
 
 

@@ -72,7 +72,7 @@ def test_a_run_writes_everything_at_every_turn(
 
     def bench(analysis: Analysis, batches: list[int], layers: int, against: list[str]) -> Report:
         assert batches == [1, 16] and against == ["fla", "sglang", "flashinfer"]
-        name, state = analysis.spec.name, analysis.spec.storage.state
+        name, state = analysis.spec.name, analysis.spec.storage.state.name
         if asked:
             raise KeyboardInterrupt
         asked.append((name, state))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvgen.diagnostics import Diagnostic, render
+from kvgen.formats.catalogue import RECORDS, STATES
 from kvgen.language import spec
 from kvgen.language.names import refusal
 
@@ -212,7 +213,7 @@ def test_overrides() -> None:
         title="it's: a #title",
         sample__b="positive",
     )
-    assert found.storage == spec.Storage("split", "float32", "vk")
+    assert found.storage == spec.Storage(STATES["split"], RECORDS["float32"], "vk")
     assert (found.size("HV"), found.buffer) == (64, 8)
     assert ("b", "positive") in found.sample
     assert found.inputs[-1].range == (0.0, 1.0)

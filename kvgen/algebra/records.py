@@ -8,6 +8,8 @@ from typing import Any
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import LEAVES, Node, reachable
+from kvgen.formats.catalogue import STATES
+from kvgen.formats.dtypes import FLOAT32, GIVEN, Dtype
 from kvgen.functions.norm import root_below
 from kvgen.functions.registry import reduces
 
@@ -16,11 +18,16 @@ INPUT_BYTES = 2
 
 @dataclass(frozen=True)
 class Stored:
-    """One recorded value a token: its tensor's name, the node, and the dtype it is kept in."""
+    """One recorded value a token: its tensor's name, the node, and what it is kept in."""
 
     name: str
     node: Node
-    dtype: str
+    dtype: Dtype
+
+    @property
+    def as_given(self) -> bool:
+        """Whether it is kept in the inputs' dtype, the cache's."""
+        return self.dtype == GIVEN
 
     @property
     def heads(self) -> str | None:
@@ -36,16 +43,16 @@ class Stored:
         return count * (sizes[self.channel] if self.channel else 1)
 
     def bytes(self, sizes: Mapping[str, Any], input_bytes: int = INPUT_BYTES) -> int:
-        return self.elements(sizes) * (4 if self.dtype == "float32" else input_bytes)
+        return self.elements(sizes) * self.dtype.bytes(input_bytes)
 
 
 @dataclass(frozen=True)
 class Records:
     """The stored values, and whether a fold recomputes the writes from the full state.
 
-    replay: the state keeps more precision than a decode reads (storage split), and the writes
-    depend on reads, so a fold runs each recorded token again on the full state. exact: a decode of
-    such a state reads all of it, for what is carried from a read is not computed again.
+    replay: the state keeps more precision than a decode reads, and the writes depend on reads, so a
+    fold runs each recorded token again on the full state. exact: a decode of such a state reads all
+    of it, for what is carried from a read is not computed again.
     """
 
     stored: tuple[Stored, ...]
@@ -71,15 +78,15 @@ class Records:
 def plan_records(form: Form) -> Records:
     """Choose the stored values for the spec's storage mode."""
     storage = form.spec.storage
-    exact = storage.state == "split" and form.carries_read
-    replay = storage.state == "split" and form.writes_read and not exact
+    exact = storage.state.partial and form.carries_read
+    replay = storage.state.partial and form.writes_read and not exact
     stored: list[Stored] = []
     if form.factored:
         # the point of factored keys is that nothing is left to do when they are read back
         kept = (form.factored.after, *form.factored.keys)
-        stored += [Stored("", node, "float32") for node in dict.fromkeys(kept)]
+        stored += [_computed(node, form) for node in dict.fromkeys(kept)]
     for node in _needs(form, replay):
-        _store(stored, node, form, keep_inputs=storage.records == "input", replay=replay)
+        _store(stored, node, form, replay)
     return Records(_named(stored, form), replay, exact)
 
 
@@ -143,19 +150,26 @@ def _derived_from(nodes: list[Node], stored: set[Node]) -> set[Node]:
     return used
 
 
-def _store(stored: list[Stored], node: Node, form: Form, keep_inputs: bool, replay: bool) -> None:
+def _computed(node: Node, form: Form) -> Stored:
+    """A value as it is computed. Numbers and log decays are float32, for they add up."""
+    added = {decay.log for decay in form.decays}
+    added |= {form.factored.after} if form.factored else set()
+    number = node in added or not node.axes.channels
+    return Stored("", node, FLOAT32 if number else form.spec.storage.records.vectors)
+
+
+def _store(stored: list[Stored], node: Node, form: Form, replay: bool) -> None:
     if node in _derivable(node, {kept.node for kept in stored}):
         return
-    exact = Stored("", node, "float32")
-    if not keep_inputs:
+    exact, storage = _computed(node, form), form.spec.storage
+    if not storage.records.derives:
         stored.append(exact)
         return
     if node.reads:
         # a correction read from the rounded half of the state may be rounded itself, for its exact
-        # value is recomputed when it is folded; so may one that a fold writes into a bfloat16,
-        # which rounds it as much
-        rounded = replay or form.spec.storage.state == "bfloat16"
-        stored.append(replace(exact, dtype="input" if rounded else "float32"))
+        # value is recomputed when it is folded; so may one that a fold rounds as much
+        rounded = replay or storage.state.coarse
+        stored.append(replace(exact, dtype=GIVEN) if rounded else exact)
         return
     sizes = dict(form.spec.sizes)
     cover = _cover(node, stored)
@@ -179,7 +193,7 @@ def _cover(root: Node, stored: list[Stored]) -> list[Stored] | None:
         raw = node.args[0] if node.op == "index" else node
         as_it_came = raw.op == "input" and node.axes.channels
         if as_it_came or not node.axes.channels:
-            cover.append(Stored("", node, "input" if as_it_came else "float32"))
+            cover.append(Stored("", node, GIVEN if as_it_came else FLOAT32))
             follows = _derivable(root, {*follows, node})
         elif node.op in (*LEAVES, "index") or reduces(node) or node.reads:
             return None
@@ -197,7 +211,8 @@ def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:
         roles.setdefault(key, "write_key")
         roles.setdefault(write.d, "write_value")
     taken = {"cursors", "skipped", "pending", "work", *(c.tensor.name for c in form.carries)}
-    taken |= {form.state.name, f"{form.state.name}_hi", f"{form.state.name}_lo"}
+    # in every format, so that records have the same names in all
+    taken |= {plane for each in STATES.values() for plane in each.names(form.state.name)}
     taken |= {"pages", "state_pages", "stateful"}
     named: list[Stored] = []
     # how often a name was wanted, so that a much wanted one is found at once

@@ -79,7 +79,7 @@ def ours(analysis: Analysis, step: Step, kernel: str, error: float) -> Contestan
         # the plain kernel leaves empty buffers behind and has nothing to fold
         cycle, least, buffer = Cycle(run, layers, cursors=cursors), moved.recurrent(), 1
     check = partial(step.check, f"{kernel} at batch {step.slots.numel()}")
-    state = analysis.spec.storage.state
+    state = analysis.spec.storage.state.name
     return Contestant(kernel, OURS, state, buffer, least, error, cycle, check)
 
 

@@ -19,9 +19,6 @@ from kvgen.explaining.explain import form_text
 from kvgen.timing import steps
 from kvgen.timing.errors import Exact
 
-# a split state has what a float32 one has, so it is compared with those
-STATES = {"split": "float32"}
-
 # beyond any rounding to 16 bits: another recurrence
 DIFFERENT = 0.1
 
@@ -64,9 +61,7 @@ def family_of(analysis: Analysis, names: Sequence[str]) -> str:
     Titles, comments and sizes may differ."""
     spec = analysis.spec
     overrides = {f"sizes.{name}": str(size) for name, size in spec.sizes}
-    storage = spec.storage
-    for key in ("state", "records", "layout"):
-        overrides[f"storage.{key}"] = getattr(storage, key)
+    overrides |= {f"storage.{key}": value for key, value in spec.storage.said.items()}
     text = form_text(analysis)
     for name in sorted(names, key=lambda name: name != spec.name):
         try:
@@ -80,9 +75,8 @@ def family_of(analysis: Analysis, names: Sequence[str]) -> str:
 
 
 def state_of(analysis: Analysis) -> str:
-    """The dtype of the states of the peers that are compared."""
-    state = analysis.spec.storage.state
-    return STATES.get(state, state)
+    """The dtype of the states of the peers that are compared: one that keeps as much."""
+    return analysis.spec.storage.state.alike.name
 
 
 def lineup(

@@ -19,9 +19,7 @@ from kvgen.language.spec import Storage
 # float32 inputs, state and records; what two kernels of one module may differ by
 EXACT = 2e-5
 SAME = 2e-6
-STATE_BOUNDS = {"float32": EXACT, "split": EXACT, "bfloat16": 2e-2, "float16": 3e-3}
 ROUNDED_OUTPUT = 4e-3
-ROUNDED_STATE_OUTPUT = 6e-3
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,8 @@ class Row:
 
 def bounds(storage: Storage, dtype: torch.dtype) -> tuple[float, float]:
     """What outputs and states may be off by: a read in 16 bits, or an output in 16 bits, rounds."""
-    if storage.state != "float32":
-        output = ROUNDED_STATE_OUTPUT
-    else:
-        output = EXACT if dtype == torch.float32 else ROUNDED_OUTPUT
-    return output, STATE_BOUNDS[storage.state]
+    output = EXACT if dtype == torch.float32 else ROUNDED_OUTPUT
+    return storage.state.read_bound or output, storage.state.bound
 
 
 @dataclass

@@ -48,9 +48,7 @@ class Sampler:
             shape = (rows, *(self.sizes[axis] for axis in tensor.axes))
             kind = {"device": self.device, "generator": self.generator}
             if tensor.axes == MATRIX:
-                value = 0.5 * torch.randn(shape, **kind)
-                storage = self.spec.storage.state
-                value = value if storage == "split" else value.to(getattr(torch, storage)).float()
+                value = self.spec.storage.state.kept(0.5 * torch.randn(shape, **kind))
             else:
                 # a normaliser is positive
                 value = 0.5 + torch.rand(shape, **kind)

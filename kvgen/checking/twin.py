@@ -272,10 +272,9 @@ class Twin:
     def note_rounding(self, layer: int, state: Tensors, inputs: Tensors, out: torch.Tensor) -> None:
         """What rounding the state alone would do to a token's exact outputs."""
         storage = self.form.spec.storage.state
-        if storage != "float32":
+        if storage.narrow:
             name = self.form.state.name
-            dtype = torch.float16 if storage == "float16" else torch.bfloat16
-            rounded = {**state, name: state[name].to(dtype).double()}
+            rounded = {**state, name: storage.read(state[name])}
             got, _ = self.token(layer, rounded, inputs)
             self.rounding = max(self.rounding, worst(got, out))
 

@@ -127,7 +127,7 @@ class _Size:
         self.kept = sum(not write.w.is_const for write in form.writes)
         self.decays = sum(decay.channel == "K" for decay in form.summed_decays)
         self.columns = [column for column in form.columns if column.axes.channels == "K"]
-        self.bytes = 4 if form.spec.storage.records == "float32" else 2
+        self.bytes = 2 if form.spec.storage.records.narrow else 4
 
     def _threads(self, config: Config) -> int:
         return 32 * config["num_warps"]
@@ -184,7 +184,7 @@ class _Size:
         return Need(kernel, tokens, shared, values)
 
     def _parts(self) -> int:
-        return 2 if self.form.spec.storage.state == "float32" else 1
+        return 1 if self.form.spec.storage.state.narrow else 2
 
     def short(self, config: Config) -> Need:
         rows = PAGE * config["PAGES"]

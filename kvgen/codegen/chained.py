@@ -240,7 +240,7 @@ class _Scope:
 
     def _rough(self) -> str:
         """Beside a state that is read in 16 bits, the buffer is read with little more."""
-        narrow = self.chain.form.spec.storage.state != "float32" and not self.records.exact
+        narrow = self.chain.form.spec.storage.state.narrow and not self.records.exact
         return ", rough=True" if narrow else ""
 
     def _number(self, column: Node) -> str | None:

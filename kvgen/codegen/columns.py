@@ -39,8 +39,8 @@ class Read:
 def offered(form: Form) -> bool:
     """Whether a decode may read the stored state on tensor cores: what it reads is bfloat16."""
     state = form.spec.storage.state
-    narrow = state == "bfloat16" or (state == "split" and not form.carries_read)
-    return narrow and bool(form.reads) and form.spec.size("K") > LEAST // 2
+    read = state.dots and not (state.partial and form.carries_read)
+    return read and bool(form.reads) and form.spec.size("K") > LEAST // 2
 
 
 class Columns:

@@ -12,8 +12,6 @@ from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.records import INPUT_BYTES, Records, Stored
 from kvgen.codegen.kernels import arguments, per_head, power_of_two
 
-STATE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "split": 4}
-READ_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "split": 2}
 LENGTHS = (1, 2, 4, 8, 16, 32, 64)
 # elements of the buffer's keys that one program can hold: half of a GPU's registers
 KEYS = 32768
@@ -110,7 +108,7 @@ def cost(
 ) -> Cost:
     """The bytes for the spec's sizes, or for others. input_bytes: an element of the inputs."""
     sizes = dict(form.spec.sizes) if sizes is None else sizes
-    storage = form.spec.storage.state
+    state = form.spec.storage.state
     elements = sizes["HV"] * sizes["K"] * sizes["V"]
     given = sizes["HV"] * sizes["V"]
     for argument in arguments(form, form.roots):
@@ -124,8 +122,8 @@ def cost(
     running = tuple(s for s in records.stored if form.factored and s.node is form.factored.after)
     newest = total(running) if form.factored else 0
     return Cost(
-        state=elements * STATE_BYTES[storage],
-        read=elements * (STATE_BYTES if records.exact else READ_BYTES)[storage],
+        state=elements * state.bytes,
+        read=elements * (state.bytes if records.exact else state.read_bytes),
         record=total(records.stored),
         record_read=total(records.decoded(form)),
         record_fold=total(records.folded(form)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 
 from kvgen import shipped
@@ -30,6 +30,6 @@ def _shipped(name: str) -> Spec | None:
 
 def _settings(spec: Spec) -> dict[str, str]:
     """What is overridden to make another recurrence or layout of a file, by its key."""
-    storage = {f"storage.{key}": value for key, value in asdict(spec.storage).items()}
+    storage = {f"storage.{key}": value for key, value in spec.storage.said.items()}
     sizes = {f"sizes.{key}": str(value) for key, value in spec.sizes}
     return sizes | storage | {"buffer": str(spec.buffer or "auto")}

@@ -144,8 +144,7 @@ def local(name: str) -> str:
 
 def cache_names(form: Form, records: Records) -> list[str]:
     """Every tensor of the cache that belongs to slots, layer by layer."""
-    state = form.state.name
-    states = [f"{state}_hi", f"{state}_lo"] if form.spec.storage.state == "split" else [state]
+    states = form.spec.storage.state.names(form.state.name)
     return [*states, *(s.name for s in records.stored), *(c.tensor.name for c in form.carries)]
 
 
@@ -284,7 +283,7 @@ class RecordLoads:
             mask = f", mask={masks}, other=0.0" if masks else ""
             start = "" if self.place == "0" else f"{row} * {size} + "
             text = f"tl.load({local(stored.name)}_at + {start}{column}{mask})"
-        if stored.dtype == "input":
+        if stored.dtype.narrow:
             text += ".to(tl.float32)"
         return Text(text, ATOM, ("P" if many else "") + channel)
 

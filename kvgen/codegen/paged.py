@@ -45,7 +45,7 @@ class PagedLoads(RecordLoads):
                 masks.append(aligned(Text(real, ATOM, stored.channel), dims).text)
         mask = " & ".join(masks) if self.dims else mask_of(masks[:1], masks[1:], block=bool(dims))
         text = f"tl.load({text}, mask={mask}, other=0.0)"
-        if stored.dtype == "input":
+        if stored.dtype.narrow:
             text += ".to(tl.float32)"
         return Text(text, ATOM, dims)
 

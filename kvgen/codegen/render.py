@@ -8,7 +8,7 @@ import struct
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jinja2
@@ -42,6 +42,7 @@ from kvgen.codegen.short import short_decode_scope
 from kvgen.codegen.untuned import configurations
 from kvgen.codegen.window import extend_scope, verify_scope
 from kvgen.data import data_dir
+from kvgen.formats.state import Tile
 from kvgen.functions.registry import torch_helpers, triton_helpers
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
@@ -141,7 +142,7 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
     lines, reference_helpers = reference_lines(spec)
     tensors = _tensors(form, records, shapes, ratio)
     state = form.state.name
-    planes = [f"{state}_hi", f"{state}_lo"] if spec.storage.state == "split" else [state]
+    planes = spec.storage.state.names(state)
     stored = {s.name for s in records.stored}
     # a correction that a fold recomputes is recorded for decodes alone
     folded = _lines(fold)
@@ -155,7 +156,7 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
     module_hash = hashlib.sha256(spec.text.encode()).hexdigest()[:16]
     carries = _carried(form, records, shapes, ratio)
     first = records.stored[0]
-    as_given = next((s for s in records.stored if s.dtype == "input"), None)
+    as_given = next((s for s in records.stored if s.as_given), None)
     return {
         "spec": spec,
         "sizes": sizes,
@@ -170,14 +171,14 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "step": step,
         "fold": fold,
         # whether anything that tensor cores multiply is stored in 16 bits
-        "narrow": spec.storage.state != "float32" or as_given is not None,
+        "narrow": spec.storage.state.narrow or any(s.dtype.narrow for s in records.stored),
         "helpers": decode.helpers | step.helpers | fold.helpers,
         "reference_helpers": reference_helpers,
         "reference_lines": lines,
         "tensors": tensors,
         "planes": planes,
         "plane_tensors": [t for t in tensors if t.name in planes],
-        "first_plane": local(planes[0]),
+        "state_tile": partial(_tile, planes),
         "exact": records.exact,
         "matrix_tensors": matrix_tensors,
         "matrix_names": _tuple_text([t.name for t in matrix_tensors]),
@@ -225,7 +226,7 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "spec_literal": _text_literal(spec.text),
         "form_literal": _text_literal(form_text),
         "recorded_inputs": sorted(
-            {_leaf(s.node) for s in records.stored if s.dtype == "input" and not s.node.reads}
+            {_leaf(s.node) for s in records.stored if s.as_given and not s.node.reads}
         ),
         "state_shapes": {t.name: _shape(t.axes, True, sizes, ratio) for t in spec.states},
         "heads_from": _heads_from(form, ratio),
@@ -384,19 +385,15 @@ def _tensors(form: Form, records: Records, shapes: Shapes, ratio: int) -> list[C
     name = form.state.name
     matrix = f", heads, {v}, {k}" if storage.layout == "vk" else f", heads, {k}, {v}"
     offset = f" + {shapes.of_heads('head')} * {k * v}"
-    if storage.state == "split":
-        found = [
-            CacheTensor(f"{name}_hi", matrix, "torch.bfloat16", offset, "HV"),
-            CacheTensor(f"{name}_lo", matrix, "torch.int16", offset, "HV"),
-        ]
-    else:
-        found = [CacheTensor(name, matrix, f"torch.{storage.state}", offset, "HV")]
+    found = [
+        CacheTensor(name + plane.suffix, matrix, plane.dtype.text, offset, "HV")
+        for plane in storage.state.planes
+    ]
     for stored in records.stored:
         shape = f", {head_count(stored.heads, ratio).strip('()')}" if stored.heads else ""
         shape += ", buffer" + (f", {sizes[stored.channel]}" if stored.channel else "")
         offset = records_of_head(stored, shapes)
-        dtype = "dtype" if stored.dtype == "input" else "torch.float32"
-        found.append(CacheTensor(stored.name, shape, dtype, offset, stored.heads))
+        found.append(CacheTensor(stored.name, shape, stored.dtype.text, offset, stored.heads))
     for carry in form.carries:
         shape = ", buffer + 1"
         if carry.axes.head:
@@ -405,6 +402,11 @@ def _tensors(form: Form, records: Records, shapes: Shapes, ratio: int) -> list[C
             shape += f", {sizes[carry.axes.channels]}"
         found.append(CacheTensor(carry.tensor.name, shape, "torch.float32", "", None))
     return found
+
+
+def _tile(planes: list[str], offsets: str, mask: str, lanes: str = "") -> Tile:
+    """A tile of the state. lanes: what spreads the pointers, where there are several."""
+    return Tile(tuple(f"{local(name)}_at{lanes}" for name in planes), offsets, mask)
 
 
 def _carried(form: Form, records: Records, shapes: Shapes, ratio: int) -> list[CarriedMove]:

@@ -188,7 +188,7 @@ def sides_at_places(
 
     dims: those of the tiles that the two sides are.
     """
-    narrow = {stored.node for stored in records.stored if stored.dtype == "input"}
+    narrow = {stored.node for stored in records.stored if stored.dtype.narrow}
     values = [write.d for write in form.writes]
     strays = [_strays(write, held) for write in zip(form.keys, values, strict=True)]
     for node, stray in zip(form.keys, strays, strict=True):

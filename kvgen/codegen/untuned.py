@@ -62,7 +62,7 @@ class Load:
     @property
     def narrow(self) -> bool:
         """Whether the state is read in 16 bits."""
-        return self.form.spec.storage.state != "float32"
+        return self.form.spec.storage.state.narrow
 
     @property
     def turned(self) -> bool:
@@ -141,7 +141,7 @@ def _of_batches(load: Load, rule: Callable[[Load, int], Config]) -> dict[int, Co
 def _recurrent(load: Load, batch: int) -> Config:
     filled = load.filled(batch)
     # it reads and writes both planes of a split state: many rows of them are like 32 bits
-    thin = load.narrow and (filled < 8 or load.form.spec.storage.state != "split")
+    thin = load.narrow and (filled < 8 or not load.form.spec.storage.state.partial)
     width = 16 if filled < 4 else 32 if filled < 8 or thin else 64
     width = load.v if load.form.whole_v else min(width, load.tile(8192))
     each = 128 if filled >= 4 and (thin or load.k < 128) else 64
@@ -165,7 +165,7 @@ def _decode(load: Load, batch: int) -> Config:
     # and one column alone leaves them as empty as a sum leaves the other units
     dots = offered(form) and load.columns > 1 and not form.whole_v and not load.channels
     # many rows with keys of 32 bits in their buffers leave them no registers
-    if dots and (filled <= 16 or form.spec.storage.records == "input"):
+    if dots and (filled <= 16 or form.spec.storage.records.narrow):
         return _decode_by_dots(load, filled)
     early = filled < load.early
     if form.whole_v:
@@ -396,7 +396,7 @@ def _short(load: Load, batch: int) -> Config:
     many = max(1, min(load.heads & -load.heads, most))
     # of a page's elements in a thread: records in 32 bits take registers of their own, beside
     # decays of their channels they are computed anyway
-    each = 128 if channels else 192 if load.form.spec.storage.records == "input" else 96
+    each = 128 if channels else 192 if load.form.spec.storage.records.narrow else 96
     if load.columns > 2 or (few and pages > 1):
         each = 64
     return {

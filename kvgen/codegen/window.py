@@ -423,7 +423,7 @@ class Window:
         near, far = stack.near, "V" if stack.near == "K" else "K"
         columns = stack.buffered
         # a prompt reads the state as precisely as it is kept
-        kept = self.form.spec.storage.state in ("bfloat16", "float16")
+        kept = self.form.spec.storage.state.rounds
         rounded = ", rough=True" if self.prompt and kept else ""
         if self._summed(near) and near in buffer.kept:
             columns = f"{columns} * {buffer.kept[near]}[None, :]"
@@ -437,7 +437,7 @@ class Window:
     def _of_buffer(self, stack: Stack, buffer: Buffer, whole: str, level: list[str]) -> list[str]:
         """The columns against a tile of places; scores are computed at `level`."""
         # beside a state that is read in 16 bits
-        narrow = self.form.spec.storage.state != "float32" and not self.records.exact
+        narrow = self.form.spec.storage.state.narrow and not self.records.exact
         rough = ", rough=True" if narrow else ""
         lines: list[str] = []
         for near_side, far_side, number in buffer.sides(stack.near):

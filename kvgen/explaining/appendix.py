@@ -7,18 +7,6 @@ from kvgen.explaining.derivation import Derivation
 from kvgen.explaining.layout import count, cut, equations, indented, table, wrapped
 from kvgen.explaining.notation import number
 
-FOLDED_AS = {
-    "float32": "",
-    "bfloat16": "The sum is float32 and is rounded to bfloat16 once, at the end.",
-    "float16": "The sum is float32 and is rounded to float16 once, at the end.",
-    "split": "The state is float32, in two planes of 16 bits: a decode reads the upper one, a "
-    "bfloat16; a fold reads and writes both.",
-}
-
-
-def dtype(name: str) -> str:
-    return "cache" if name == "input" else name
-
 
 def renamed(d: Derivation) -> list[str]:
     """What stands for a tensor whose own name is assigned another value."""
@@ -43,7 +31,7 @@ def head(d: Derivation) -> list[str]:
     sizes = ", ".join(f"{name} = {size}" for name, size in spec.sizes)
     ratio = spec.ratio
     heads = f"; value head h uses key head h // {ratio}" if ratio > 1 else ""
-    stored = f"state {storage.state}, records {storage.records}, layout {storage.layout}"
+    stored = ", ".join(f"{key} {value}" for key, value in storage.said.items())
     return [f"{spec.name}{title}{origin}", f"{sizes}{heads}", stored]
 
 
@@ -145,12 +133,12 @@ def records(d: Derivation) -> list[str]:
             notes.append("for decodes only")
         shape = " × ".join(str(sizes[axis]) for axis in axes.names) or "1"
         size = count(stored.bytes(sizes))
-        rows.append((stored.name, str(axes), shape, dtype(stored.dtype), size, "; ".join(notes)))
+        rows.append((stored.name, str(axes), shape, stored.dtype.said, size, "; ".join(notes)))
     total = d.records.bytes(sizes)
     each = f"{count(total / sizes['HV'])} for each value head"
     rows.append(("together", "", "", "", count(total), each))
     lines = [*wrapped("Of one row, in every layer:"), "", *indented(table(rows))]
-    if any(s.dtype == "input" for s in d.records.stored):
+    if any(s.as_given for s in d.records.stored):
         note = "cache is the dtype of the cache, which is its inputs'; here it has 2 bytes."
         lines += ["", *wrapped(note)]
     if d.derived:
@@ -165,7 +153,7 @@ def fold(d: Derivation) -> list[str]:
         "and the buffer is empty again; one launch does so for all layers. For j = 1 … n:"
     )
     lines += ["", *indented(cut(fold_lines(d)))]
-    note = FOLDED_AS[d.spec.storage.state]
+    note = d.spec.storage.state.folded
     if d.records.replay:
         note += (
             " What depends on the state is computed anew from both planes and from what is "

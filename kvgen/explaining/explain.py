@@ -73,7 +73,7 @@ def summary(analysis: Analysis, tuned: bool = False) -> list[tuple[str, str]]:
     form, records = analysis.form, analysis.records
     total = cost.cost(form, records)
     buffer = cost.buffer_length(form, records)
-    kept = [f"{s.name} {s.node.axes} {appendix.dtype(s.dtype)}" for s in records.stored]
+    kept = [f"{s.name} {s.node.axes} {s.dtype.said}" for s in records.stored]
     decays = [f"{d.name(each.log)}: {'; '.join(d.facts(each))}" for each in form.decays]
     chosen = ", chosen by the spec" if form.spec.buffer else ""
     chosen = chosen or (" where its length is not tuned" if tuned else "")
@@ -106,11 +106,7 @@ def data(analysis: Analysis, times: Sequence[short.Timed] = ()) -> dict[str, Any
         "title": spec.title,
         "source": spec.source,
         "sizes": dict(spec.sizes),
-        "storage": {
-            "state": spec.storage.state,
-            "records": spec.storage.records,
-            "layout": spec.storage.layout,
-        },
+        "storage": spec.storage.said,
         "recurrence": d.recurrence,
         "renamed": dict(d.renamed),
         "decays": [
@@ -168,7 +164,7 @@ def _records(d: Derivation) -> list[dict[str, Any]]:
             "value": value,
             "axes": list(stored.node.axes.names),
             "shape": [sizes[axis] for axis in stored.node.axes.names],
-            "dtype": appendix.dtype(stored.dtype),
+            "dtype": stored.dtype.said,
             "bytes": stored.bytes(sizes),
             "decoded": stored in decoded,
             "folded": stored in folded,

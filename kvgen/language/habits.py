@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
+from kvgen.formats.dtypes import FLOATS
+
 # functions of other libraries, by what to write instead; {0}, {1}: the arguments
 FUNCTIONS = {
     "log1p": "log(1 + {0})",
@@ -104,7 +106,7 @@ NOTHING = {
     "to": "everything is computed in float32",
     "astype": "everything is computed in float32",
     "type": "everything is computed in float32",
-    "float32": "everything is computed in float32",
+    **{dtype.name: "everything is computed in float32" for dtype in FLOATS},
     "contiguous": "layouts are the compiler's business",
     "clone": "names may be reassigned, nothing is updated in place",
     "detach": "there are no gradients",

@@ -18,17 +18,18 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
 
 from kvgen.diagnostics import Diagnostic, Span, tidy
+from kvgen.formats.state import StateFormat
 from kvgen.language import overrides as options
-from kvgen.language import source, step
+from kvgen.language import source, step, storage
 from kvgen.language.declarations import MATRIX, STANDARD, Declarations, Kind, Tensor
 from kvgen.language.names import refusal
 from kvgen.language.namespace import Scope
 from kvgen.language.schema import Reader
+from kvgen.language.storage import Storage
 from kvgen.language.syntax import Stmt
 
 __all__ = ["SAMPLES", "Kind", "Spec", "Storage", "Tensor", "read", "show"]
@@ -40,26 +41,10 @@ MAX_WINDOW = 16
 
 _REQUIRED = ("kvgen", "name", "sizes", "inputs", "state", "step")
 _OPTIONAL = ("title", "source", "params", "storage", "buffer", "sample")
-_STORAGE = {
-    "state": ("float32", "bfloat16", "float16", "split"),
-    "records": ("float32", "input"),
-    "layout": ("kv", "vk"),
-}
-
-
-@dataclass(frozen=True)
-class Storage:
-    """How state and records are kept in memory."""
-
-    state: Literal["float32", "bfloat16", "float16", "split"] = "float32"
-    records: Literal["float32", "input"] = "float32"
-    layout: Literal["kv", "vk"] = "kv"
-
-
 # what a file means that does not say it
 SILENT: dict[source.Where, source.Value] = {
     ("buffer",): "auto",
-    **{("storage", key): value for key, value in vars(Storage()).items()},
+    **{("storage", key): value for key, value in Storage().said.items()},
 }
 
 
@@ -140,9 +125,8 @@ class _Builder:
         title = reader.text(("title",)) if keys.get("title") is not None else name
         origin = reader.text(("source",)) if keys.get("source") is not None else ""
         self.declared.read(keys)
-        storage = self._storage() if keys.get("storage") is not None else Storage()
-        if storage.state == "split":
-            self._planes()
+        kept = storage.read(reader) if keys.get("storage") is not None else Storage()
+        self._planes(kept.state)
         buffer = self._buffer() if "buffer" in keys else None
         sample = self._sample() if keys.get("sample") is not None else ()
         whole = not reader.found and {*_REQUIRED} <= keys.keys()
@@ -166,7 +150,7 @@ class _Builder:
             params=tuple(each for each in tensors if each.kind == "param"),
             states=tuple(each for each in tensors if each.kind == "state"),
             steps=read.statements,
-            storage=storage,
+            storage=kept,
             buffer=buffer,
             sample=sample,
             text="",
@@ -194,23 +178,14 @@ class _Builder:
             self.reader.report(refused[0], refused[1], ("name",), refused[2])
         return name
 
-    def _storage(self) -> Storage:
-        if not self.reader.table(("storage",), "state, records and layout"):
-            return Storage()
-        chosen: dict[str, Any] = {}
-        for key in self.reader.keys(("storage",), (), _STORAGE):
-            if value := self.reader.choice(("storage", key), _STORAGE[key]):
-                chosen[key] = value
-        return Storage(**chosen)
-
-    def _planes(self) -> None:
-        """The two planes of a split state have names in the cache, beside those of other states."""
+    def _planes(self, format: StateFormat) -> None:
+        """The planes of a matrix state have names in the cache, beside those of other states."""
         tensors = self.declared.tensors.values()
         matrices = [each.name for each in tensors if each.axes == MATRIX]
-        planes = {f"{name}_{half}" for name in matrices for half in ("hi", "lo")}
+        planes = {plane for name in matrices for plane in format.names(name)} - {*matrices}
         for each in tensors:
             if each.kind == "state" and each.name in planes:
-                message = f"'{each.name}' is the name of a plane of the split state"
+                message = f"'{each.name}' is the name of a plane of the {format.name} state"
                 where = ("state", each.name)
                 self.reader.report("duplicate-name", message, where, "choose another", key=True)
 
@@ -270,7 +245,6 @@ class _Builder:
 
 def _complete(spec: Spec, rows: list[str]) -> str:
     """The spec's YAML with every default written out."""
-    storage = {each.name: getattr(spec.storage, each.name) for each in fields(Storage)}
     lines = ["kvgen: 1", f"name: {spec.name}", f"title: {_text(spec.title)}"]
     lines += [f"source: {_text(spec.source)}"] if spec.source else []
     lines += ["", f"sizes: {_map({name: str(value) for name, value in spec.sizes})}", ""]
@@ -283,7 +257,7 @@ def _complete(spec: Spec, rows: list[str]) -> str:
             lines += [f"{section}:", *(f"  {each.name}: {_tensor(each)}" for each in tensors)]
     body = "\n".join(f"  {row}".rstrip() for row in rows).strip("\n")
     lines += ["", "step: |", body, ""]
-    lines += [f"storage: {_map(storage)}", f"buffer: {spec.buffer or 'auto'}"]
+    lines += [f"storage: {_map(spec.storage.said)}", f"buffer: {spec.buffer or 'auto'}"]
     lines += [f"sample: {_map(dict(spec.sample))}"] if spec.sample else []
     return "\n".join(lines) + "\n"
 

@@ -86,7 +86,7 @@ def short_rows(
         floor = total.short(tokens) * batch / bandwidth * 1e6
         found.append(
             ShortRow(
-                analysis.spec.storage.state, batch, tokens, context, count, without.us,
+                analysis.spec.storage.state.name, batch, tokens, context, count, without.us,
                 without.spread, floor, floor / without.us, error, with_state.us, with_state.spread,
             )
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvgen.codegen.cost import buffer_length
@@ -171,5 +171,5 @@ def _record(report: Report, options: Options, goal: Goal, choice: Choice, date: 
     return Record(
         analysis.spec.name, key(analysis, goal, gpu.name), choice.config,
         choice.us, floor, choice.error, effort, choice.measured, choice.of,
-        choice.runner_up, at, gpu.env, date, asdict(analysis.spec.storage),
+        choice.runner_up, at, gpu.env, date, analysis.spec.storage.said,
     )  # fmt: skip

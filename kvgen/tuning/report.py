@@ -72,7 +72,7 @@ def crossover(records: list[tuple[Goal, Record]]) -> list[tuple[int, str]]:
 def data(report: Report) -> dict[str, Any]:
     return {
         "spec": report.analysis.spec.name,
-        "storage": report.analysis.spec.storage.state,
+        "storage": report.analysis.spec.storage.state.name,
         "gpu": report.gpu.name,
         "copy_gbs": report.gpu.bandwidth / 1e9,
         "buffer": report.buffer,

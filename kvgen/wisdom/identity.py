@@ -9,12 +9,13 @@ from typing import Any
 
 from kvgen.algebra.graph import Node, reachable
 from kvgen.analysis import Analysis
+from kvgen.formats.dtypes import BFLOAT16
 from kvgen.language.spec import Spec
 from kvgen.values.axes import Axes
 from kvgen.wisdom.record import Key, Shape, bucket
 
 NAMED = ("input", "param", "carried", "previous")
-DTYPE = "bfloat16"
+DTYPE = BFLOAT16.name
 
 
 def form_hash(analysis: Analysis) -> str:
@@ -33,16 +34,15 @@ def form_hash(analysis: Analysis) -> str:
     def all_of(nodes: Iterable[Node]) -> list[str]:
         return [known[node] for node in nodes]
 
-    storage = spec.storage
     parts = {
         "decays": [(decay.channel, known[decay.log]) for decay in form.decays],
         "writes": [(known[write.w], known[write.d]) for write in form.writes],
         "carries": [(known[carry.before], known[carry.after]) for carry in form.carries],
         "output": known[form.output],
         "factored": [factored.most, *all_of(kept)] if factored else None,
-        "records": [(known[stored.node], stored.dtype) for stored in records.stored],
+        "records": [(known[stored.node], stored.dtype.name) for stored in records.stored],
         "fold": (records.replay, records.exact),
-        "storage": (storage.state, storage.records, storage.layout),
+        "storage": tuple(spec.storage.said.values()),
         "sizes": (spec.size("K"), spec.size("V"), spec.ratio),
     }
     return _digest(parts)[:12]

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from kvgen.codegen.config import KNOBS
+from kvgen.formats.dtypes import FLOATS
 
 KERNELS = tuple(KNOBS)
 EFFORTS = ("estimate", "probe", "quick", "full")
-DTYPES = ("bfloat16", "float16", "float32")
+DTYPES = tuple(dtype.name for dtype in FLOATS)
 # from here on a record has been measured on its GPU
 MEASURED = EFFORTS.index("quick")
 # the order in which a record has what it was measured at, with and for

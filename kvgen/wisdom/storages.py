@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 from kvgen.analysis import Analysis
 from kvgen.diagnostics import SpecError
-from kvgen.language.spec import Storage
+from kvgen.language.storage import CHOICES, Storage
 from kvgen.shipped import SPECS
 from kvgen.wisdom.identity import form_hash
 from kvgen.wisdom.record import Record
 
 Analyse = Callable[[Path, dict[str, str]], Analysis]
-# of what a spec says of its storage, all that it may say
-CHOICES = {name: get_args(kind) for name, kind in get_type_hints(Storage).items()}
 # spec, form
 Whose = tuple[str, str]
 
@@ -35,7 +31,7 @@ def storages(records: Iterable[Record], analyse: Analyse) -> dict[Whose, Mapping
 
 def words(storage: Mapping[str, str]) -> str:
     """The state's, and what else is not as specs have it that say nothing."""
-    usual = asdict(Storage())
+    usual = Storage().said
     rest = (name for name in storage if name != "state" and storage[name] != usual.get(name))
     return ", ".join([storage.get("state", "?"), *(f"{name} {storage[name]}" for name in rest)])
 
@@ -54,5 +50,5 @@ def _tried(record: Record, analyse: Analyse) -> Mapping[str, str]:
         except SpecError:
             continue
         if form_hash(analysis) == record.key.form:
-            return asdict(analysis.spec.storage)
+            return analysis.spec.storage.said
     return {}

@@ -12,6 +12,7 @@ from typing import Literal
 
 from kvgen.codegen.config import KNOBS, TOKENS
 from kvgen.data import data_dir
+from kvgen.formats.dtypes import BFLOAT16
 from kvgen.shipped import argument
 from kvgen.wisdom.folder import Change, Folder, warn
 from kvgen.wisdom.places import PlaceError, named_folders, user_folder
@@ -86,7 +87,7 @@ class Store:
         self,
         form: str,
         shape: Shape,
-        dtype: str = "bfloat16",
+        dtype: str = BFLOAT16.name,
         tokens: Mapping[str, int] = TOKENS,
     ) -> Table:
         """All that may be baked into a module of this form with the heads and channels of `shape`.

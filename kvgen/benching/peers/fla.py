@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from kvgen.benching.peers.peer import Peer, Problem, Started
+from kvgen.formats.dtypes import FLOAT32
 
 LIBRARY = "fla"
 PACKAGE = "fla-core"
@@ -115,7 +116,7 @@ def rwkv7(problem: Problem) -> Started:
 
 def peer(kernel: str, family: str, start: Callable[[Problem], Started], note: str = "") -> Peer:
     # the call that compiles leaves states behind, and a graph has memory of its own
-    return Peer(LIBRARY, kernel, family, start, states=("float32",), copies=2, note=note)
+    return Peer(LIBRARY, kernel, family, start, states=(FLOAT32.name,), copies=2, note=note)
 
 
 PEERS = (

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kvgen.benching.peers.peer import Peer, Problem, Started
+from kvgen.formats.dtypes import BFLOAT16, FLOAT32
 
 LIBRARY = "flashinfer"
 PACKAGE = "flashinfer-python"
@@ -151,7 +152,7 @@ PEERS = (
         "gated_delta_rule_decode_pretranspose",
         "gated_deltanet",
         gated_delta_rule,
-        states=("float32", "bfloat16"),
+        states=(FLOAT32.name, BFLOAT16.name),
         unfit=gated_delta_unfit,
     ),
     Peer(
@@ -159,14 +160,14 @@ PEERS = (
         "gated_delta_rule_decode",
         "gated_deltanet",
         gated_delta_rule_rows,
-        states=("float32",),
+        states=(FLOAT32.name,),
         unfit=gated_delta_unfit,
         # in a layout of its own
         copies=1,
         note="it has no slots",
     ),
     *(
-        Peer(LIBRARY, "recurrent_kda", family, start, states=("bfloat16",), unfit=kda_unfit)
+        Peer(LIBRARY, "recurrent_kda", family, start, states=(BFLOAT16.name,), unfit=kda_unfit)
         for family, start in (
             ("kimi_delta_attention", kda),
             ("kimi_delta_attention_bounded", bounded_kda),

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from kvgen.formats.dtypes import FLOATS
+
 Tensors = dict[str, torch.Tensor]
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {dtype.name: dtype.bytes(0) for dtype in FLOATS}
 
 
 @dataclass
@@ -104,7 +106,7 @@ class Peer:
     kernel: str
     family: str
     start: Callable[[Problem], Started]
-    states: tuple[str, ...] = ("float32", "bfloat16", "float16")
+    states: tuple[str, ...] = tuple(dtype.name for dtype in FLOATS)
     unfit: Callable[[Mapping[str, int]], str] = lambda sizes: ""
     buffer: int = 1
     record: Callable[[Mapping[str, int], int], int] | None = None

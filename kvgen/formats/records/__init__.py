@@ -1,0 +1,3 @@
+"""A file for each format of records; its name in a spec is that of the object in it."""
+
+from __future__ import annotations

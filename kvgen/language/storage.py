@@ -1,0 +1,42 @@
+"""How a spec says that its state and its records are kept in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kvgen.formats.catalogue import RECORD, RECORDS, STATE, STATES
+from kvgen.formats.record import RecordFormat
+from kvgen.formats.state import StateFormat
+from kvgen.language.schema import Reader
+
+LAYOUTS = ("kv", "vk")
+# what a spec may say, of which the first is meant where it says nothing
+CHOICES = {"state": tuple(STATES), "records": tuple(RECORDS), "layout": LAYOUTS}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The formats of state and records; layout: which of K and V comes last in a state."""
+
+    state: StateFormat = STATE
+    records: RecordFormat = RECORD
+    layout: str = LAYOUTS[0]
+
+    @property
+    def said(self) -> dict[str, str]:
+        """As a spec says it."""
+        return {"state": self.state.name, "records": self.records.name, "layout": self.layout}
+
+
+def read(reader: Reader) -> Storage:
+    """What stands under `storage`; what is wrong with it is collected by the reader."""
+    if not reader.table(("storage",), "state, records and layout"):
+        return Storage()
+    formats: dict[str, Mapping[str, Any]] = {"state": STATES, "records": RECORDS}
+    chosen: dict[str, Any] = {}
+    for key in reader.keys(("storage",), (), CHOICES):
+        if value := reader.choice(("storage", key), CHOICES[key]):
+            chosen[key] = formats[key][value] if key in formats else value
+    return Storage(**chosen)
