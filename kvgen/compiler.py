@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from kvgen import ending, files, shipped
-from kvgen.algebra import idle
+from kvgen.algebra import idle, rounded
 from kvgen.algebra.factored import factored
 from kvgen.algebra.form import derive
 from kvgen.algebra.records import plan_records
@@ -40,7 +40,7 @@ def analyse(path_or_text: str | Path, overrides: dict[str, str] | None = None) -
     if diagnostics or read is None or form is None:
         text = read.original if read is not None else _text(path_or_text)
         raise SpecError(diagnostics, _path(path_or_text), text)
-    said = tidy(idle.warnings(form))
+    said = tidy((*idle.warnings(form), *rounded.warnings(read.storage)))
     form = factored(form)
     return Analysis(read, form, plan_records(form), said)
 

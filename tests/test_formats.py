@@ -8,8 +8,14 @@ import pickle
 import pytest
 import torch
 
+from kvgen.algebra.rounded import warnings
+from kvgen.checking.checker import bounds
+from kvgen.diagnostics import Span
 from kvgen.formats.catalogue import RECORD, RECORDS, STATE, STATES
+from kvgen.formats.dtypes import BFLOAT16
+from kvgen.formats.record import RecordFormat
 from kvgen.formats.state import Tile
+from kvgen.language.storage import Storage
 
 TILE = Tile(("a", "b"), "at", "real")
 
@@ -70,3 +76,13 @@ def test_a_split_state_in_both_planes() -> None:
         "tl.store(b + at, low, mask=real)",
     ]
     assert STATES["float32"].store(TILE) == ["tl.store(a + at, state, mask=real)"]
+
+
+def test_what_records_that_round_cost() -> None:
+    rounding = RecordFormat("coarse", 9, vectors=BFLOAT16, bound=0.1, warning=("they round", "no"))
+    storage = Storage(records=rounding, span=Span(1, 2, 3))
+    (said,) = warnings(storage)
+    assert (said.code, said.message, said.help) == ("rounded-records", "they round", "no")
+    assert said.span == storage.span and said.severity == "warning"
+    assert bounds(storage, torch.float32) == (0.1, 0.1) and rounding.narrow
+    assert not list(warnings(Storage())) and storage == Storage(records=rounding)

@@ -34,9 +34,11 @@ class Row:
 
 
 def bounds(storage: Storage, dtype: torch.dtype) -> tuple[float, float]:
-    """What outputs and states may be off by: a read in 16 bits, or an output in 16 bits, rounds."""
+    """What outputs and states may be off by: a read in 16 bits rounds, and so do
+    records and outputs in them."""
     output = EXACT if dtype == torch.float32 else ROUNDED_OUTPUT
-    return storage.state.read_bound or output, storage.state.bound
+    output, least = storage.state.read_bound or output, storage.records.bound
+    return max(output, least), max(storage.state.bound, least)
 
 
 @dataclass

@@ -270,11 +270,13 @@ class Twin:
         return self.module.reference(state, **exact)
 
     def note_rounding(self, layer: int, state: Tensors, inputs: Tensors, out: torch.Tensor) -> None:
-        """What rounding the state alone would do to a token's exact outputs."""
-        storage = self.form.spec.storage.state
-        if storage.narrow:
+        """What rounding the state alone would do to a token's exact outputs; what is rounded in
+        records does as much."""
+        storage = self.form.spec.storage
+        if storage.state.narrow or storage.records.vectors.narrow:
             name = self.form.state.name
-            rounded = {**state, name: storage.read(state[name])}
+            read = storage.state.read(state[name])
+            rounded = {**state, name: storage.records.vectors.rounded(read)}
             got, _ = self.token(layer, rounded, inputs)
             self.rounding = max(self.rounding, worst(got, out))
 

@@ -47,10 +47,10 @@ class Reader:
                 return option
         return None
 
-    def span(self, where: Where) -> Span | None:
-        """The key of a path."""
+    def span(self, where: Where, *, key: bool = True) -> Span | None:
+        """The key of a path, or its value."""
         place = None if self.option(where) else place_of(self.document, where)
-        return place.key if place else None
+        return (place.key if key else place.value) if place else None
 
     def value(self, where: Where) -> Any:
         value: Any = self.document.values

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from kvgen.diagnostics import Span
 from kvgen.formats.catalogue import RECORD, RECORDS, STATE, STATES
 from kvgen.formats.record import RecordFormat
 from kvgen.formats.state import StateFormat
@@ -23,6 +24,8 @@ class Storage:
     state: StateFormat = STATE
     records: RecordFormat = RECORD
     layout: str = LAYOUTS[0]
+    # where the file says it of the records
+    span: Span | None = field(default=None, compare=False)
 
     @property
     def said(self) -> dict[str, str]:
@@ -39,4 +42,4 @@ def read(reader: Reader) -> Storage:
     for key in reader.keys(("storage",), (), CHOICES):
         if value := reader.choice(("storage", key), CHOICES[key]):
             chosen[key] = formats[key][value] if key in formats else value
-    return Storage(**chosen)
+    return Storage(**chosen, span=reader.span(("storage", "records"), key=False))
