@@ -139,12 +139,8 @@ def requests(state: str, window: int = WINDOWS[0], layers: int = LAYERS) -> Memo
         return both.module.Cache.empty(CHUNK, layers, device="cuda", window=window)
 
     first = cache()
-    name = both.analysis.form.state.name
-    planes = [
-        {"size": x.shape, "dtype": x.dtype, "device": x.device}
-        for key, x in first.tensors.items()
-        if key in (name, f"{name}_hi", f"{name}_lo")
-    ]
+    found = [first.tensors[name] for name in both.analysis.form.planes]
+    planes = [{"size": x.shape, "dtype": x.dtype, "device": x.device} for x in found]
     mib = first.bytes_per_slot / 2**20
     del first
 

@@ -38,8 +38,8 @@ PEERS: dict[str, dict[int, float]] = {
         1: 5.24, 4: 10.2, 16: 17.2, 64: 45.6, 256: 158,
     },
 }  # fmt: skip
-# of a decode without a state over one with it, in bfloat16, by batch
-SHORT_GOALS = {128: 0.6}
+# of a decode without a state over one with it, by the state's format and batch
+SHORT_GOALS = {("bfloat16", 128): 0.6}
 # FLA 0.6.0's chunk_gated_delta_rule, likewise: microseconds of the same prompt
 CHUNK_US = 1100
 
@@ -298,7 +298,7 @@ def short_contexts(rows: Sequence[ShortRow]) -> str:
         (row.storage, str(row.batch), f"{row.stateful_us:.2f} ± {row.stateful_spread:.2f}",
          f"{row.us:.2f} ± {row.spread:.2f}", f"{row.floor_us:.2f}", f"{row.share:.0%}",
          f"{row.error:.1e}", f"{row.us / row.stateful_us:.2f}",
-         number(SHORT_GOALS.get(row.batch) if row.storage == "bfloat16" else None))
+         number(SHORT_GOALS.get((row.storage, row.batch))))
         for row in rows
     ]  # fmt: skip
     head = ("state", "batch", "with a state", "without", "floor", "share", "error", "ratio",

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import pages
 from benchmarks.pages import timed, wrapped
 from kvgen import compiler, shipped
+from kvgen.formats.catalogue import STATE
 from kvgen.wisdom.record import EFFORTS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -174,7 +175,7 @@ def main() -> None:
                 found[tuned.name] = tuned
     all_of_them = sorted(
         found.values(),
-        key=lambda tuned: (tuned.storage != "float32", tuned.effort == UNTUNED, tuned.name),
+        key=lambda tuned: (tuned.storage != STATE.name, tuned.effort == UNTUNED, tuned.name),
     )
     if args.add:
         write(kept, all_of_them)

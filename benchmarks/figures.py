@@ -25,6 +25,7 @@ from family import Tuned
 
 from kvgen.benching.page.figures import series
 from kvgen.data import data_dir
+from kvgen.formats.catalogue import STATE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,7 +118,7 @@ def gains(every: list[Tuned], batches: tuple[int, int] = (64, 256)) -> Figure:
     found: dict[str, list[float]] = {}
     for tuned in every:
         gain = {row.batch: row.plain_us / row.us for row in tuned.rows}
-        whole = tuned.storage == "float32" and not tuned.heads
+        whole = tuned.storage == STATE.name and not tuned.heads
         if whole and set(batches) <= set(gain):
             found[tuned.spec] = [gain[batch] for batch in batches]
     names = sorted(found, key=lambda name: (found[name][1], name))

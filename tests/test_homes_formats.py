@@ -18,8 +18,13 @@ from kvgen.formats.catalogue import RECORDS, STATES
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / "kvgen" / "formats"
 NAMES = {*STATES, *RECORDS}
+# what planes are called, after the state
+SUFFIXES = {plane.suffix for each in STATES.values() for plane in each.planes} - {""}
 FILES = [path for path in (ROOT / "kvgen").rglob("*.py") if HOME not in path.parents]
 FILES += [ROOT / "cli.py"]
+# what is measured and shown there is named in tables
+PAGES = [x for name in ("benchmarks", "docs", "examples") for x in (ROOT / name).glob("*.py")]
+TABLES = (ast.Dict, ast.Tuple, ast.List, ast.Set)
 TEMPLATES = sorted((ROOT / "templates").rglob("*.jinja"))
 KINDS = {"param", "state", "carried"}
 # methods that look a text up, or compare it
@@ -39,6 +44,8 @@ def judged(node: ast.AST) -> set[str]:
                 isinstance(x, ast.Attribute) and x.attr in ("op", "kind") for x in (left, *others)
             ):
                 found.discard("input")
+        case ast.Constant(value=str(text)) if text in SUFFIXES:
+            return {text}
         case ast.MatchValue(value=value):
             found = texts([value])
         case ast.Dict(keys=keys):
@@ -56,7 +63,9 @@ def judged(node: ast.AST) -> set[str]:
 
 def named(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        for name in sorted(judged(node) & NAMES):
+        if path in PAGES and isinstance(node, TABLES):
+            continue
+        for name in sorted(judged(node) & (NAMES | SUFFIXES)):
             yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', '?')}: {name}"
 
 
@@ -69,7 +78,7 @@ def named_in_template(path: Path) -> Iterator[str]:
 
 
 def test_nothing_else_knows_a_format_by_its_name() -> None:
-    assert [*(each for path in FILES for each in named(path))] == []
+    assert [*(each for path in (*FILES, *PAGES) for each in named(path))] == []
     assert [*(each for path in TEMPLATES for each in named_in_template(path))] == []
 
 
@@ -84,12 +93,13 @@ def test_nothing_else_knows_a_format_by_its_name() -> None:
         'BYTES.get("split")',
         "match x:\n    case 'input':\n        pass",
         'records == "input"',
+        'f"{state}_hi"',
     ],
 )
 def test_such_a_name_is_found(text: str) -> None:
-    assert any(judged(node) & NAMES for node in ast.walk(ast.parse(text)))
+    assert any(judged(node) & (NAMES | SUFFIXES) for node in ast.walk(ast.parse(text)))
 
 
 @pytest.mark.parametrize("text", ['node.op == "input"', 'leaf in ("input", "param")', 'f("split")'])
 def test_other_meanings_are_not(text: str) -> None:
-    assert not any(judged(node) & NAMES for node in ast.walk(ast.parse(text)))
+    assert not any(judged(node) & (NAMES | SUFFIXES) for node in ast.walk(ast.parse(text)))

@@ -95,6 +95,11 @@ class Form:
     factored: Factored | None = None
 
     @property
+    def planes(self) -> list[str]:
+        """The tensors that hold the state in a cache; a decode may read the first alone."""
+        return self.spec.storage.state.names(self.state.name)
+
+    @property
     def keys(self) -> tuple[Node, ...]:
         """What a token records of the key side of each write."""
         return self.factored.keys if self.factored else tuple(write.w for write in self.writes)

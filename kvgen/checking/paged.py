@@ -34,8 +34,7 @@ class PagedTwin(Twin):
 
     def _of_slots(self) -> list[str]:
         records = {stored.name for stored in self.records.stored}
-        state = self.form.state.name
-        in_pages = {*records, state, f"{state}_hi", f"{state}_lo"}
+        in_pages = {*records, *self.form.planes}
         return [name for name in super()._of_slots() if name not in in_pages]
 
     def _poison(self) -> None:

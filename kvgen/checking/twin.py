@@ -72,7 +72,7 @@ class Twin:
     found: the worst error so far of 'output' and of every state, by name; for 'padding' the
     largest output of a padding row, for 'other slots' how many elements changed in slots that
     were not in use. rounding: the worst error that rounding the matrix state to 16 bits alone
-    would give an exact token's outputs, where the storage reads it so.
+    would give an exact token's outputs, where the storage reads it or records so.
     """
 
     def __init__(

@@ -144,8 +144,7 @@ def local(name: str) -> str:
 
 def cache_names(form: Form, records: Records) -> list[str]:
     """Every tensor of the cache that belongs to slots, layer by layer."""
-    states = form.spec.storage.state.names(form.state.name)
-    return [*states, *(s.name for s in records.stored), *(c.tensor.name for c in form.carries)]
+    return [*form.planes, *(s.name for s in records.stored), *(c.tensor.name for c in form.carries)]
 
 
 def arguments(form: Form, roots: list[Node]) -> list[Argument]:

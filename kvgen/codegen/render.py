@@ -142,13 +142,13 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
     lines, reference_helpers = reference_lines(spec)
     tensors = _tensors(form, records, shapes, ratio)
     state = form.state.name
-    planes = spec.storage.state.names(state)
+    planes = form.planes
     stored = {s.name for s in records.stored}
     # a correction that a fold recomputes is recorded for decodes alone
     folded = _lines(fold)
     step_tensors = [t for t in tensors if t.name not in stored or f"{t.local}_at" in folded]
     matrix_tensors = [t for t in step_tensors if t.name in planes or t.name in stored]
-    decode_tensors = [t for t in tensors if records.exact or t.name != f"{state}_lo"]
+    decode_tensors = [t for t in tensors if records.exact or t.name not in planes[1:]]
     used = [*form.roots, *(s.node for s in records.stored)]
     like = next((t for t in spec.inputs if "V" in t.axes), None)
     configs = configurations(form, records, single)

@@ -88,12 +88,12 @@ def step_on(analysis: Analysis, module: ModuleType, cache: Any) -> Step:
 
 def draw_cache(analysis: Analysis, cache: Any) -> None:
     """Random states and records in all rows."""
-    state = analysis.form.state.name
+    first, *rest = analysis.form.planes
     carried = {carry.tensor.name for carry in analysis.form.carries}
     for name, tensor in cache.tensors.items():
-        if name in (state, f"{state}_hi"):
+        if name == first:
             tensor.normal_()
-        elif name == f"{state}_lo":
+        elif name in rest:
             # of a zero and the rest of another number no kernel makes a number
             tensor.zero_()
         elif name in carried:
