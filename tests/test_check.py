@@ -153,6 +153,12 @@ def test_bounds() -> None:
     assert bounds(Storage(STATES["bfloat16"]), torch.bfloat16) == (6e-3, 2e-2)
 
 
+def test_short_contexts_whose_keys_are_factored_elsewhere() -> None:
+    analysis = analysed("rwkv7")
+    assert analysis.form.factored
+    assert check(analysis, "cpu", only=["short contexts"]).ok
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_extremes(name: str) -> None:
     form = analysed(name).form

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from kvgen.algebra.records import plan_records
 from kvgen.checking.poison import poison_pages
 from kvgen.checking.twin import Made, Twin
 
@@ -16,6 +18,8 @@ class PagedTwin(Twin):
     def __init__(self, made: Made, device: str, *, context: int, **options: Any) -> None:
         self.context = context
         super().__init__(made, device, **options)
+        # keys in pages are not factored
+        self.records = plan_records(replace(self.form, factored=None))
 
     def reset(self, slots: Sequence[int]) -> None:
         self._reserve(slots)
