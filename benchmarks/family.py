@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import pages
 from benchmarks.pages import timed, wrapped
 from kvgen import compiler, shipped
-from kvgen.formats.catalogue import STATE
+from kvgen.formats.registry import STATE
 from kvgen.wisdom.record import EFFORTS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

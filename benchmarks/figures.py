@@ -25,7 +25,7 @@ from family import Tuned
 
 from kvgen.benching.page.figures import series
 from kvgen.data import data_dir
-from kvgen.formats.catalogue import STATE
+from kvgen.formats.registry import STATE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ from kvgen.checking.check import CASES, Report, bounds, check
 from kvgen.checking.interpreter import ORDERS, ordered, rounding
 from kvgen.checking.samples import Sampler
 from kvgen.checking.twin import errors
-from kvgen.formats.catalogue import STATES
+from kvgen.formats.registry import STATES
 from kvgen.language.storage import Storage
 
 # every state with every kind of record and either layout, dealt over the specs

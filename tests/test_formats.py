@@ -11,9 +11,9 @@ import torch
 from kvgen.algebra.rounded import warnings
 from kvgen.checking.checker import bounds
 from kvgen.diagnostics import Span
-from kvgen.formats.catalogue import RECORD, RECORDS, STATE, STATES
 from kvgen.formats.dtypes import BFLOAT16
 from kvgen.formats.record import RecordFormat
+from kvgen.formats.registry import RECORD, RECORDS, STATE, STATES
 from kvgen.formats.state import Tile
 from kvgen.language.storage import Storage
 

@@ -12,6 +12,7 @@ import jinja2
 import pytest
 from jinja2 import nodes as jn
 
+from kvgen.formats.registry import RECORDS, STATES
 from kvgen.functions.registry import FUNCTIONS
 
 ROOT = Path(__file__).parent.parent
@@ -19,17 +20,41 @@ ROOT = Path(__file__).parent.parent
 LOOKUPS = ("get", "pop", "setdefault", "fromkeys", "count", "index", "remove", "startswith")
 
 
+def nothing(node: ast.AST) -> set[str]:
+    return set()
+
+
 @dataclass(frozen=True)
 class Home:
-    """Where the entries of one kind live, and their names. except_for: what may name them too."""
+    """Where the entries of one kind live, and their names. except_for: what may name them too.
+    else_meant: the names that mean something else at a node of a tree."""
 
     noun: str
     names: Callable[[], Iterable[str]]
     folder: Path
     except_for: tuple[Path, ...] = (ROOT / "cli.py",)
+    else_meant: Callable[[ast.AST], set[str]] = nothing
 
 
-HOMES = [Home("function", lambda: FUNCTIONS, ROOT / "kvgen" / "functions")]
+def format_names() -> set[str]:
+    """What specs call formats, and what planes are called behind the state's name."""
+    suffixes = {plane.suffix for each in STATES.values() for plane in each.planes}
+    return {*STATES, *RECORDS, *suffixes} - {""}
+
+
+def kinds(node: ast.AST) -> set[str]:
+    """An input is a kind of tensor and of leaf, too: so it is in comparisons with such a kind, and
+    beside the other kinds."""
+    sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+    compared = any(isinstance(x, ast.Attribute) and x.attr in ("op", "kind") for x in sides)
+    beside = {each.value for each in decisive(node)} & {"param", "state", "carried"}
+    return {"input"} if compared or beside else set()
+
+
+HOMES = [
+    Home("function", lambda: FUNCTIONS, ROOT / "kvgen" / "functions"),
+    Home("format", format_names, ROOT / "kvgen" / "formats", else_meant=kinds),
+]
 
 
 def strings(node: ast.AST | None) -> Iterator[ast.Constant]:
@@ -38,6 +63,9 @@ def strings(node: ast.AST | None) -> Iterator[ast.Constant]:
         case ast.Constant(value=str()):
             yield node
         case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
+            for part in parts:
+                yield from strings(part)
+        case ast.JoinedStr(values=parts):
             for part in parts:
                 yield from strings(part)
         case ast.BinOp(left=left, right=right):
@@ -70,11 +98,15 @@ def decisive(node: ast.AST) -> Iterator[ast.Constant]:
                 yield from strings(value)
 
 
-def found_in(text: str, names: set[str]) -> list[str]:
+def found_in(
+    text: str, names: set[str], else_meant: Callable[[ast.AST], set[str]] = nothing
+) -> list[str]:
     """The lines of a module's text that decide by one of the names."""
-    nodes = ast.walk(ast.parse(text))
-    found = dict.fromkeys(each for node in nodes for each in decisive(node))
-    return [f"{each.lineno}: {each.value!r}" for each in found if each.value in names]
+    found: dict[ast.Constant, None] = {}
+    for node in ast.walk(ast.parse(text)):
+        asked = names - else_meant(node)
+        found.update((each, None) for each in decisive(node) if each.value in asked)
+    return [f"{each.lineno}: {each.value!r}" for each in found]
 
 
 def found_in_template(text: str, names: set[str]) -> list[str]:
@@ -102,10 +134,13 @@ def test_nothing_elsewhere_decides_by_a_name(home: Home) -> None:
     modules, templates = elsewhere(home, "kvgen", "*.py"), elsewhere(home, "templates", "*.jinja")
     assert names and len(modules) > 10 and len(templates) > 10
     found: list[str] = []
-    for paths, look in ((modules, found_in), (templates, found_in_template)):
-        for path in paths:
-            lines = look(path.read_text(encoding="utf-8"), names)
-            found += [f"{path.relative_to(ROOT)}:{line}" for line in lines]
+    for path in (*modules, *templates):
+        text = path.read_text(encoding="utf-8")
+        is_module = path in modules
+        lines = (
+            found_in(text, names, home.else_meant) if is_module else found_in_template(text, names)
+        )
+        found += [f"{path.relative_to(ROOT)}:{line}" for line in lines]
     assert found == []
 
 
@@ -146,3 +181,23 @@ def test_what_only_says_a_name_is_not(text: str) -> None:
 def test_what_decides_in_a_template_is_found(text: str) -> None:
     assert found_in_template(text, {"exp"}) == ["1: 'exp'"]
     assert found_in_template("{{ say('exp') }}", {"exp"}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("storage.records == 'input'", "input"),
+        ("match records:\n    case 'input': pass", "input"),
+        ("BYTES = {'float32': 4, 'split': 4}", "float32"),
+        ("planes = [state, f'{state}_lo']", "_lo"),
+    ],
+)
+def test_a_format_is_found(text: str, name: str) -> None:
+    assert f"{name!r}" in [line.partition(" ")[2] for line in found_in(text, format_names(), kinds)]
+
+
+@pytest.mark.parametrize(
+    "text", ["node.op == 'input'", "leaf in ('input', 'param')", "LEAVES = ('input', 'carried')"]
+)
+def test_a_kind_of_tensor_is_no_format(text: str) -> None:
+    assert found_in(text, format_names(), kinds) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvgen.diagnostics import Diagnostic, render
-from kvgen.formats.catalogue import RECORDS, STATES
+from kvgen.formats.registry import RECORDS, STATES
 from kvgen.language import spec
 from kvgen.language.names import refusal
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import LEAVES, Node, reachable
-from kvgen.formats.catalogue import STATES
 from kvgen.formats.dtypes import FLOAT32, GIVEN, Dtype
+from kvgen.formats.registry import STATES
 from kvgen.functions.norm import root_below
 from kvgen.functions.registry import reduces
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvgen.diagnostics import Span
-from kvgen.formats.catalogue import RECORD, RECORDS, STATE, STATES
 from kvgen.formats.record import RecordFormat
+from kvgen.formats.registry import RECORD, RECORDS, STATE, STATES
 from kvgen.formats.state import StateFormat
 from kvgen.language.schema import Reader
 
