@@ -467,7 +467,7 @@ def compile_(
 
 def probed(analysis: Analysis, target: str) -> list[KernelUsage]:
     from kvgen import compiler
-    from kvgen.codegen import capacity
+    from kvgen.kernels import capacity
     from kvgen.probing import probe, verdict
 
     said: set[str] = set()
@@ -507,11 +507,10 @@ def explain(spec: Path, overrides: tuple[tuple[str, str], ...], as_json: bool) -
     with errors_printed(as_json):
         from kvgen import compiler
         from kvgen.explaining import explain as explanation
-        from kvgen.tuning.space import SHORT
         from kvgen.wisdom import baking, contexts
 
         analysis = compiler.analyse(spec, dict(overrides))
-        times = contexts.timed(baking.known(analysis), SHORT)
+        times = contexts.timed(baking.known(analysis))
         if as_json:
             found = [diagnostic(d, str(spec)) for d in foreseen(analysis)]
             print_json({**explanation.data(analysis, times), "warnings": found})

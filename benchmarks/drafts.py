@@ -26,8 +26,8 @@ from benchmarks.drafts_page import BATCHES, SERVED, WINDOWS, Found, Memory, page
 from benchmarks.warming import warm
 from kvgen import compiler, shipped
 from kvgen.bench import LAYERS, bench
+from kvgen.kernels.short import SHORT
 from kvgen.timing.drafts import PROMPT_ROWS
-from kvgen.tuning.space import CONTEXT, SHORT
 
 if TYPE_CHECKING:
     from kvgen.checking.twin import Made
@@ -125,7 +125,7 @@ def short_contexts(state: str) -> list[ShortRow]:
     from kvgen.timing.steps import copy_bandwidth
 
     both = made(SERVED, state)
-    sizes = LAYERS, CONTEXT, SHORT, copy_bandwidth()
+    sizes = LAYERS, SHORT.context, SHORT.held, copy_bandwidth()
     return short_rows(both.analysis, both.module, SHORT_BATCHES, *sizes)
 
 
@@ -221,7 +221,7 @@ def compiled(job: Job) -> str:
             drafts.make_prompt(analysis, module, batch, 64).errors()
         elif kind == "short":
             # as the untuned kernel of this batch, on fewer rows and layers
-            short.short_rows(analysis, module, (batch,), 2, CONTEXT, SHORT, 1.0)
+            short.short_rows(analysis, module, (batch,), 2, SHORT.context, SHORT.held, 1.0)
         elif kind == "errors":
             errors.output_error(analysis, module, "decode", 2)
             errors.verify_error(analysis, module, window, 2)

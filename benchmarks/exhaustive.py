@@ -17,8 +17,8 @@ from threading import Event
 from typing import Any
 
 from kvgen import compiler
-from kvgen.codegen.config import KNOBS
 from kvgen.codegen.cost import buffer_length
+from kvgen.kernels.registry import KERNELS
 from kvgen.shipped import resolve
 from kvgen.terminal import note
 from kvgen.tuning import space
@@ -39,7 +39,9 @@ POLL = 0.2
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("spec")
-    parser.add_argument("--kernel", default="decode", choices=sorted(set(KNOBS) - {"buffer"}))
+    parser.add_argument(
+        "--kernel", default="decode", choices=sorted(kernel.name for kernel in KERNELS)
+    )
     parser.add_argument("--batch", default="1,4,16,64,256")
     parser.add_argument("--set", action="append", default=[], metavar="K=V")
     parser.add_argument("--seconds", type=float, default=480.0, help="the most time it takes")

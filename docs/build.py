@@ -199,13 +199,10 @@ def lengths(analysis: Analysis) -> list[str]:
 
 def configs(analysis: Analysis) -> list[str]:
     from kvgen.codegen.config import constants
-    from kvgen.codegen.kernels import per_head
-    from kvgen.codegen.untuned import configurations
     from kvgen.explaining.layout import table
+    from kvgen.kernels.untuned import configurations
 
-    chosen = configurations(
-        analysis.form, analysis.records, per_head(analysis.form, analysis.records)
-    )["default"]
+    chosen = configurations(analysis.form, analysis.records)["default"]
     rows: list[tuple[str, str, str]] = [("kernel", "batch", "configuration")]
     for kernel, batches in chosen.items():
         for batch, values in batches.items():

@@ -129,7 +129,7 @@ def test_only_where_both_are_measured() -> None:
         },
         "A": {"decode": {16: answer("decode", 16, 9.0)}},
     }
-    assert contexts.timed(table, 32) == [Timed("B", 64, 32, 10.0, 20.0)]
+    assert contexts.timed(table) == [Timed("B", 64, 32, 10.0, 20.0)]
 
 
 def test_explain_looks_into_the_store(own: Path) -> None:

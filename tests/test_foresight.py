@@ -17,10 +17,13 @@ from cli import cli
 from kvgen import compiler
 from kvgen.checking.twin import Twin
 from kvgen.checking.windows import Extend, Verify
-from kvgen.codegen.capacity import LARGEST, VALUES, need, needs, unheld
 from kvgen.codegen.cost import buffer_length
 from kvgen.diagnostics import Diagnostic, render
 from kvgen.explaining import foresight
+from kvgen.kernels.capacity import needs, unheld
+from kvgen.kernels.registry import named
+from kvgen.kernels.size import LARGEST, VALUES, Size
+from kvgen.kernels.verify import VERIFY
 from kvgen.shipped import resolve, shipped
 
 FORESEEN = Path(__file__).parent / "foreseen"
@@ -81,7 +84,8 @@ def test_shared_memory_is_what_compilers_find(
     analysis = long(name, k, buffer=buffer, **{"sizes.V": 256})
     names: tuple[str, ...] = ("TILE", "TOKENS", "STAGES", "num_warps")
     config = dict(zip(names, knobs, strict=True))
-    found = need(analysis.form, analysis.records, kernel, config)
+    found = named(kernel).need(Size(analysis.form, analysis.records), config)
+    assert found is not None
     assert 0.75 * bytes_ < found.shared < 1.4 * bytes_
     assert (found.shared > LARGEST) is (bytes_ > LARGEST)
 
@@ -102,7 +106,7 @@ def test_registers_are_what_compilers_find(
     name: str, k: int, state: str, config: dict[str, int], bytes_: int
 ) -> None:
     analysis = long(name, k, **{"storage.state": state})
-    found = need(analysis.form, analysis.records, "verify", config | {"STAGES": 1})
+    found = VERIFY.need(Size(analysis.form, analysis.records), config | {"STAGES": 1})
     assert (found.values > VALUES) is (bytes_ > 1024), found
 
 

@@ -436,18 +436,18 @@ def test_when_the_time_was_up_the_same_time_is_answered_for(
 @pytest.mark.parametrize("name", ["gated_deltanet", "kimi_delta_attention", "mlstm"])
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 def test_legal_configurations(name: str, target: str) -> None:
-    from kvgen.codegen.config import KNOBS, is_safe
+    from kvgen.kernels.registry import named
 
     analysis = compiler.analyse(resolve(name), {})
     for kernel in space.kernels(analysis):
         found = space.legal(analysis, kernel, target)
         assert found and len({str(config) for config in found}) == len(found)
         for config in found:
-            assert tuple(config) == KNOBS[kernel] or set(config) == set(KNOBS[kernel])
-            assert is_safe(analysis.form, kernel, config), (kernel, config)
+            assert set(config) == set(named(kernel).knobs)
+            assert named(kernel).is_safe(analysis.form, config), (kernel, config)
         for batch in (1, 4, 16, 64, 256):
             assert space.default(analysis, kernel, batch) in found
-        if "PDL" in KNOBS[kernel] and target == "sm_80":
+        if "PDL" in named(kernel).knobs and target == "sm_80":
             untuned = list(space.defaults(analysis, kernel).values())
             assert all(not config["PDL"] or config in untuned for config in found)
 
@@ -455,14 +455,14 @@ def test_legal_configurations(name: str, target: str) -> None:
 @pytest.mark.parametrize("knob", ["TILES", "PAGES"])
 @pytest.mark.parametrize("value", [0, 3, 1 << 20])
 def test_what_a_short_context_cannot_have_is_not_safe(knob: str, value: int) -> None:
-    from kvgen.codegen.config import is_safe
+    from kvgen.kernels.short import SHORT
 
     analysis = compiler.analyse(resolve("gated_deltanet"), {})
     untuned = space.default(analysis, "short", 64)
-    assert is_safe(analysis.form, "short", untuned)
+    assert SHORT.is_safe(analysis.form, untuned)
     # more tiles than heads are as many as there are heads
     safe = (knob, value) == ("TILES", 1 << 20)
-    assert is_safe(analysis.form, "short", untuned | {knob: value}) == safe
+    assert SHORT.is_safe(analysis.form, untuned | {knob: value}) == safe
 
 
 def test_a_buffer_that_the_spec_gives() -> None:

@@ -142,7 +142,7 @@ def test_a_server(module: Path) -> None:
     """Compiles for a GPU that is not here; equal programs have one digest."""
     analysis = compiler.analyse(resolve("gated_deltanet"), SMALL)
     config = space.default(analysis, "recurrent", 4)
-    case = Case("recurrent", config, 16, 16, 36, 16, 1, 0)
+    case = Case("recurrent", config, 16, 16, 36, 16, 1)
     compilers = Compilers("sm_90", processes=1)
     try:
         compilers.begin(module, case, later=True)

@@ -11,8 +11,8 @@ from triton.runtime.interpreter import InterpreterBuilder, ReduceOps
 from twins import SPECS
 
 from kvgen import compiler
-from kvgen.codegen.window_cost import STEEP, extend_work, verify_work
 from kvgen.explaining import explain
+from kvgen.explaining.window_cost import STEEP, extend_work, verify_work
 from kvgen.shipped import resolve
 
 # reads of a state whose values decay one by one, and writes that depend on them

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tuned_records import H100, H200, key, record
 
-from kvgen.codegen.config import KNOBS
 from kvgen.compiler import analyse
+from kvgen.kernels.decode import DECODE
 from kvgen.shipped import resolve, shipped
 from kvgen.wisdom.document import parsed, text_of
 from kvgen.wisdom.identity import form_hash
@@ -50,7 +50,7 @@ def test_the_order_of_a_files_constants_makes_no_difference() -> None:
     backwards = json.loads(json.dumps(data, sort_keys=True))
     for read in (from_data(data, "mine"), from_data(backwards, "mine")):
         assert read.runner_up is not None
-        assert list(read.config) == list(read.runner_up[0]) == list(KNOBS["decode"])
+        assert list(read.config) == list(read.runner_up[0]) == list(DECODE.knobs)
 
 
 def backwards(data: Any) -> Any:

@@ -28,6 +28,8 @@ from kvgen.wisdom.store import Store
 
 ROOT = Path(__file__).parent.parent
 NAME = "nvidia-h100-80gb-hbm3/mine.json"
+# tokens that kernels are asked for with, where those are more than one
+TOKENS = {"verify": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +99,7 @@ def test_another_version_of_the_kernel_is_no_answer(tmp_path: Path) -> None:
     assert (answer.tier, answer.record) == ("estimate", None)
     assert "another version of the kernel: tuned over TILE, num_warps, but" in answer.reason
     assert store(tmp_path).find(key(batch=8)).tier == "estimate"
-    assert store(tmp_path).table(key().form, key().shape) == {}
+    assert store(tmp_path).table(key().form, key().shape, TOKENS) == {}
 
 
 @pytest.mark.parametrize("effort", ["estimate", "probe"])
@@ -105,7 +107,7 @@ def test_what_was_never_timed_is_no_answer(effort: str, tmp_path: Path) -> None:
     store(tmp_path).add([record(effort=effort)])
     answer = store(tmp_path).find(key())
     assert answer.tier == "estimate" and "never timed" in answer.reason
-    assert store(tmp_path).table(key().form, key().shape) == {}
+    assert store(tmp_path).table(key().form, key().shape, TOKENS) == {}
 
 
 def test_the_first_folder_answers_within_a_tier(tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_a_search_that_was_cut_short_takes_no_other_folders_place(tmp_path: Path
     assert answer.record == cut and "full effort, cut short" in answer.reason
     store(second).add([record(effort="quick")])
     assert store(first, second).find(key()).record == record(effort="quick")
-    table = store(first, second).table(key().form, key().shape)
+    table = store(first, second).table(key().form, key().shape, TOKENS)
     assert table[H100]["decode"][4].record == record(effort="quick")
 
 
@@ -147,7 +149,7 @@ def test_the_table_for_a_module(tmp_path: Path) -> None:
         record(replace(key(), shape=wide)),
     ]
     store(tmp_path).add(known + strange)
-    table = store(tmp_path).table(key().form, key().shape)
+    table = store(tmp_path).table(key().form, key().shape, TOKENS)
     batches = {gpu: {k: list(each) for k, each in table[gpu].items()} for gpu in table}
     assert batches == {
         H100: {"buffer": [0], "decode": [1, 4, 64], "verify": [4]},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kvgen.codegen.config import KNOBS
+from kvgen.kernels.registry import subject
 from kvgen.wisdom.folder import Folder
 from kvgen.wisdom.record import Key, Record, Shape
 from kvgen.wisdom.store import Store
@@ -30,7 +30,7 @@ def record(of: Key | None = None, us: float = 12.0, **other: Any) -> Record:
     fields: dict[str, Any] = {
         "spec": "mine",
         # what is on or off is off
-        "config": {knob: sizes.get(knob, 0) for knob in KNOBS[of.kernel]},
+        "config": {knob: sizes.get(knob, 0) for knob in subject(of.kernel).knobs},
         "us": (us - 1, us, us + 1),
         "floor_us": 6.0,
         "error": 1e-3,

@@ -19,7 +19,7 @@ from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored, plan_records
 from kvgen.codegen import cost, scopes
 from kvgen.codegen.chained import chain_scope
-from kvgen.codegen.config import Measured, Tuned, constants
+from kvgen.codegen.config import ANY_GPU, Measured, Tuned, constants
 from kvgen.codegen.hint import tune
 from kvgen.codegen.kernels import (
     Shapes,
@@ -39,7 +39,6 @@ from kvgen.codegen.kernels import (
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.short import short_decode_scope
-from kvgen.codegen.untuned import configurations
 from kvgen.codegen.window import extend_scope, verify_scope
 from kvgen.data import data_dir
 from kvgen.formats.state import Tile
@@ -100,7 +99,7 @@ def render(form: Form, records: Records, form_text: str, tuned: Tuned) -> str:
     """The module's text: the same form, records and configurations give the same bytes."""
     context = _context(form, records, form_text, tuned)
     context |= _window(form, records, context)
-    context |= _short(form, records, form_text, dict(context))
+    context |= _short(form, records, form_text, tuned, dict(context))
     paged = context["short"]["recorded_inputs"] if form.windows else []
     context["checks_recorded"] = bool(context["recorded_inputs"] or paged)
     return _spaced(environment().get_template("module.py.jinja").render(context))
@@ -151,7 +150,6 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
     decode_tensors = [t for t in tensors if records.exact or t.name not in planes[1:]]
     used = [*form.roots, *(s.node for s in records.stored)]
     like = next((t for t in spec.inputs if "V" in t.axes), None)
-    configs = configurations(form, records, single)
     buffer = cost.buffer_length(form, records)
     module_hash = hashlib.sha256(spec.text.encode()).hexdigest()[:16]
     carries = _carried(form, records, shapes, ratio)
@@ -213,9 +211,9 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "sized_by": _sized_by(planes[0], first, as_given),
         "buffer_from": _buffer_from(first.name, first.heads is not None),
         "dtype_from": f'self.tensors["{as_given.name}"].dtype' if as_given else "torch.bfloat16",
-        "fold_tile": configs["default"]["fold"][64]["TILE"],
-        "fold_warps": configs["default"]["fold"][64]["num_warps"],
-        "configs": _configs_literal(form, {**configs, **tuned.configs}),
+        "fold_tile": tuned.configs[ANY_GPU]["fold"][64]["TILE"],
+        "fold_warps": tuned.configs[ANY_GPU]["fold"][64]["num_warps"],
+        "configs": _configs_literal(form, tuned.configs),
         "states": spec.states,
         "literal": _literal,
         "long_token": long_token,
@@ -266,7 +264,7 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
 
 
 def _short(
-    form: Form, records: Records, form_text: str, context: dict[str, Any]
+    form: Form, records: Records, form_text: str, tuned: Tuned, context: dict[str, Any]
 ) -> dict[str, object]:
     """What a cache of short contexts adds, as text: its records and states lie in pages.
 
@@ -279,7 +277,7 @@ def _short(
     if form.factored:
         plain = replace(form, factored=None)
         records = plan_records(plain)
-        context = _context(plain, records, form_text, Tuned()) | {"verify": context["verify"]}
+        context = _context(plain, records, form_text, tuned) | {"verify": context["verify"]}
     # what is tuned holds for the records of a cache without short contexts
     context["tuned_buffer"] = not form.factored
     context |= _paged(plain, records, context)

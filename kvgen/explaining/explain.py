@@ -13,6 +13,8 @@ from kvgen.explaining.derivation import Derivation
 from kvgen.explaining.formulas import formulas
 from kvgen.explaining.layout import count, cut, equations, indented, tidy
 from kvgen.explaining.notation import Line, number
+from kvgen.kernels.fold import FOLD
+from kvgen.kernels.short import SHORT
 
 HEADER_LINES = 24
 
@@ -131,7 +133,7 @@ def data(analysis: Analysis, times: Sequence[short.Timed] = ()) -> dict[str, Any
         "output": d.output,
         "records": _records(d),
         "derived": _lines(d.derived),
-        "fold": {"replay": d.records.replay, "lines": appendix.fold_lines(d)},
+        FOLD.name: {"replay": d.records.replay, "lines": appendix.fold_lines(d)},
         "carried": [
             {
                 "name": carry.tensor.name,
@@ -150,7 +152,7 @@ def data(analysis: Analysis, times: Sequence[short.Timed] = ()) -> dict[str, Any
             "given": spec.buffer is not None,
         },
         "gain": total.gain(cost.buffer_length(form, d.records)),
-        "short": short.data(d, times),
+        SHORT.name: short.data(d, times),
         "kernels": {"per_head": per_head(form, d.records), "whole_v": form.whole_v},
     }
 

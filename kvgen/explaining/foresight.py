@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvgen.analysis import Analysis
-from kvgen.codegen.capacity import needs, unheld
 from kvgen.codegen.cost import cost, held
 from kvgen.codegen.kernels import power_of_two
 from kvgen.diagnostics import Diagnostic, tidy, warning
 from kvgen.explaining import pace, windows
 from kvgen.explaining.derivation import Derivation
 from kvgen.explaining.layout import count
+from kvgen.kernels.capacity import needs, unheld
 
 
 def warnings(analysis: Analysis) -> tuple[Diagnostic, ...]:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from kvgen.analysis import Analysis
 from kvgen.codegen import cost
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.fold import FOLD
+from kvgen.kernels.recurrent import RECURRENT
 
 if TYPE_CHECKING:
     from sympy import Expr
@@ -43,9 +46,9 @@ def formulas(analysis: Analysis) -> list[Formula]:
             "record_fold": cost_.record_fold,
             "carried": cost_.carried,
             "io": cost_.io,
-            "decode": cost_.decode(places),
-            "fold": cost_.moved + places * cost_.record_fold,
-            "recurrent": cost_.recurrent(),
+            DECODE.name: cost_.decode(places),
+            FOLD.name: cost_.fold(places),
+            RECURRENT.name: cost_.recurrent(),
             "floor": cost_.floor(places),
             "operations_decode": operations.decode,
             "operations_fold": operations.fold,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.solving import solve
-from kvgen.codegen import window_cost
-from kvgen.codegen.window_cost import Work
+from kvgen.explaining import window_cost
 from kvgen.explaining.derivation import Derivation
 from kvgen.explaining.layout import count
+from kvgen.explaining.window_cost import Work
 
 # drafts that are verified together: as many as speculative decoding has most often, and the most
 DRAFTS = (4, 16)

@@ -6,15 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from kvgen.algebra.chain import TOKENS, chains
 from kvgen.algebra.solving import Solve, obstacles, solve
-from kvgen.codegen.kernels import per_head
-from kvgen.codegen.untuned import configurations
-from kvgen.codegen.window_cost import Work
 from kvgen.explaining import pace
 from kvgen.explaining.derivation import WINDOW, Derivation
 from kvgen.explaining.layout import equations, indented, wrapped
 from kvgen.explaining.notation import Line
+from kvgen.explaining.window_cost import Work
+from kvgen.kernels.chain import CHAIN
+from kvgen.kernels.extend import EXTEND
+from kvgen.kernels.load import load_of
+from kvgen.kernels.verify import VERIFY
 from kvgen.language.spec import MAX_WINDOW
 
 
@@ -43,7 +44,7 @@ def window(d: Derivation) -> Window | None:
     if not form.windows:
         return None
     most = min(MAX_WINDOW, form.factored.most) if form.factored else MAX_WINDOW
-    chosen = configurations(form, d.records, per_head(form, d.records))["default"]["extend"]
+    chosen = EXTEND.untuned(load_of(form, d.records))
     block = next(iter(chosen.values()))["TOKENS"]
     solved = solve(form)
     keys = dict(zip(form.keys, (write.w for write in form.writes), strict=True))
@@ -53,7 +54,7 @@ def window(d: Derivation) -> Window | None:
     if solved.factors is not None:
         place = [write.d for write in form.writes].index(solved.unknown[0])
         lines, feedback = d.feedback_text(place, solved.factors)
-    chain = TOKENS if chains(form) else 0
+    chain = CHAIN.wanted(form) if CHAIN.exists(form) else 0
     return Window(most, block, chain, solved, unknown, lines, feedback)
 
 
@@ -174,7 +175,7 @@ def data(d: Derivation) -> dict[str, Any]:
         "available": True,
         "most": found.most,
         "block": found.block,
-        "chain": found.chain,
+        CHAIN.name: found.chain,
         "columns": len(d.form.columns),
         "sums": d.window_sums(),
         "reads": [d.read_text(side, WINDOW) for side in d.sides_read],
@@ -184,8 +185,8 @@ def data(d: Derivation) -> dict[str, Any]:
         "feedback": found.feedback,
         "carried": [{"name": name, "solved": name in late} for name in carried],
         "operations": {
-            "extend": _work(pace.prompt(d)),
-            "verify": [_work(work) for work in pace.drafts(d, found.most)],
+            EXTEND.name: _work(pace.prompt(d)),
+            VERIFY.name: [_work(work) for work in pace.drafts(d, found.most)],
         },
     }
 

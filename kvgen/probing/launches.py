@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kvgen.kernels.registry import named
+from kvgen.kernels.short import SHORT
 from kvgen.language import spec as specs
 from kvgen.language.spec import Spec, Tensor
 
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 SLOTS, LAYERS = 256, 36
 # tokens a step may add where there are drafts
 WINDOW = 4
-# tokens a row may have without a state, where there are such rows
-CONTEXT = 128
 DEVICE = "meta"
 
 # what stands in the names of a target's GPUs
@@ -77,7 +77,7 @@ class Case:
     """One configuration of a kernel, and the cache and rows that it is launched for.
 
     kernel: as configurations name it. rows: the batch. tokens: a window's or a prompt's, 1 for
-    kernels that take one. context: of a cache with short contexts, else 0.
+    kernels that take one.
     """
 
     kernel: str
@@ -87,7 +87,6 @@ class Case:
     layers: int
     buffer: int
     tokens: int = 1
-    context: int = 0
 
 
 def launches_of(module: Any, case: Case, target: GPUTarget) -> list[Launch]:
@@ -104,31 +103,23 @@ def launches_of(module: Any, case: Case, target: GPUTarget) -> list[Launch]:
     _place(module, target)
     try:
         with _recorded(target) as recorder:
-            window = case.tokens if case.kernel in ("verify", "chain") else 0
+            kernel = named(case.kernel)
             cache = module.Cache.empty(
-                case.slots, case.layers, device=DEVICE, buffer=case.buffer, window=window,
-                **({"short_context": case.context} if case.context else {}),
+                case.slots, case.layers, device=DEVICE, buffer=case.buffer,
+                window=kernel.window(case.tokens),
+                **({"short_context": kernel.context} if kernel.context else {}),
             )  # fmt: skip
             # what a cache launches to begin with
             recorder.launches.clear()
             slots = torch.empty(case.rows, dtype=torch.int32, device=DEVICE)
-            tokens = (case.tokens,) if window or case.kernel == "extend" else ()
+            tokens = (case.tokens,) if kernel.several else ()
             given = {
                 **_empty(spec, spec.inputs, cache.dtype, case.rows, *tokens),
                 **_empty(spec, spec.params, torch.float32),
+                **({"lengths": slots.clone()} if kernel.prompt else {}),
             }
             for layer in (layer for layer in (0, 1, 16) if layer < case.layers):
-                match case.kernel:
-                    case "fold":
-                        module.advance(cache, slots)
-                    case "extend":
-                        module.extend(cache, layer, slots, **given, lengths=slots.clone())
-                    case "short":
-                        module.decode(cache, layer, slots, **given)
-                    case "chain":
-                        module.verify(cache, layer, slots, **given)
-                    case _:
-                        getattr(module, case.kernel)(cache, layer, slots, **given)
+                kernel.launch(module, cache, layer, slots, given)
     finally:
         module.CONFIGS = configs
     # beside a fold runs what finds out which rows have to
@@ -175,7 +166,7 @@ def _session(module: Any, spec: Spec, batches: tuple[int, ...], recorder: _Recor
     drafts = module.Cache.empty(SLOTS, LAYERS, device=DEVICE, window=tokens)
     short = None
     if hasattr(module, "verify"):
-        options = {"device": DEVICE, "window": tokens, "short_context": CONTEXT}
+        options = {"device": DEVICE, "window": tokens, "short_context": SHORT.context}
         short = module.Cache.empty(SLOTS, LAYERS, **options)
     params = empty(spec.params, torch.float32)
     for batch in batches:

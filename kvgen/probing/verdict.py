@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kvgen.codegen.capacity import shared_limit
+from kvgen.kernels.size import shared_limit
 from kvgen.probing.probe import KernelUsage
 
 # of a compiler's own words so many are enough for a line

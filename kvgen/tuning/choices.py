@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from kvgen.codegen.cost import buffer_length
 from kvgen.compiler import Analysis
+from kvgen.kernels.buffer import BUFFER
+from kvgen.kernels.fold import FOLD
+from kvgen.kernels.registry import named, subject
 from kvgen.tuning import space
 from kvgen.tuning.floors import floor_us, mean_floor_us
 from kvgen.tuning.gpu import Gpu
@@ -90,7 +93,7 @@ def conclude(
 
 def _place(name: tuple[str, int]) -> tuple[int, str, int]:
     kernel, batch = name
-    return (SINGLE.index(kernel) if kernel in SINGLE else len(SINGLE), kernel, batch)
+    return (SINGLE.index(kernel) if named(kernel).in_steps else len(SINGLE), kernel, batch)
 
 
 def _choice(
@@ -104,6 +107,7 @@ def _choice(
     if not best or best[0].us is None:
         return None
     kernel, batch = goal.kernel, goal.batch
+    of = named(kernel)
     error, us, config = best[0].error or 0.0, best[0].us, best[0].config
     buffer, before = buffer_length(report.analysis.form, report.analysis.records), None
     cut = study.why in ("", "stopped")
@@ -111,21 +115,21 @@ def _choice(
     untuned = study.outcomes.get(key_of(space.default(report.analysis, kernel, batch)))
     if untuned is not None:
         before = untuned.median
-    if kernel in ("decode", "recurrent"):
+    if of.takes_steps:
         found = whole.steps.get((kernel, batch))
         if found:
             buffer = whole.buffers[kernel, batch]
             # the finals did not come to it: its steps are at another length than the one chosen
-            cut = cut or (kernel == "decode" and buffer != report.buffer)
+            cut = cut or (buffer != report.buffer and not of.plain)
             (config, us), second = found[0], [(c, t[1]) for c, t in found[1:]]
             before = whole.before.get((kernel, batch), before)
         else:
             # a step is the kernel and its share of the fold, which a decode alone has
-            share = _fold_share(report, batch, studies) if kernel == "decode" else 0.0
+            share = 0.0 if of.plain else _fold_share(report, batch, studies)
             us = (us[0] + share, us[1] + share, us[2] + share)
             before = before and before + share
             cut = True
-    elif kernel not in SINGLE:
+    elif not of.in_steps:
         buffer = report.buffer
     return Choice(
         config, us, error, study.measured, len(study.legal), buffer,
@@ -134,12 +138,12 @@ def _choice(
 
 
 def _fold_share(report: Report, batch: int, studies: dict[tuple[str, int], Study]) -> float:
-    study = studies.get(("fold", batch))
+    study = studies.get((FOLD.name, batch))
     best = study.best() if study else []
     if best and best[0].us:
         return best[0].us[1]
     buffer = buffer_length(report.analysis.form, report.analysis.records)
-    return floor_us(report.analysis, "fold", batch, buffer, report.gpu.bandwidth)
+    return floor_us(report.analysis, FOLD.name, batch, buffer, report.gpu.bandwidth)
 
 
 def _buffer_choice(report: Report, whole: Whole) -> None:
@@ -149,7 +153,7 @@ def _buffer_choice(report: Report, whole: Whole) -> None:
     buffer = report.buffer
     us, others = means[buffer], sorted((v, k) for k, v in means.items() if k != buffer)
     untuned = means.get(buffer_length(report.analysis.form, report.analysis.records))
-    report.choices[Goal("buffer", 0)] = Choice(
+    report.choices[Goal(BUFFER.name, 0)] = Choice(
         {"buffer": buffer}, (us, us, us), 0.0, len(means), len(space.buffers(report.analysis)),
         buffer, 0, untuned, ({"buffer": others[0][1]}, others[0][0]) if others else None,
     )  # fmt: skip
@@ -157,7 +161,7 @@ def _buffer_choice(report: Report, whole: Whole) -> None:
 
 def _record(report: Report, options: Options, goal: Goal, choice: Choice, date: str) -> Record:
     analysis, gpu = report.analysis, report.gpu
-    if goal.kernel == "buffer":
+    if subject(goal.kernel).every_batch:
         floor = mean_floor_us(analysis, options.batches, choice.buffer, gpu.bandwidth)
     else:
         floor = floor_us(analysis, goal.kernel, goal.batch, choice.buffer, gpu.bandwidth)

@@ -6,19 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kvgen.codegen.config import DRAFTS
 from kvgen.conversation import ChildError
+from kvgen.kernels.knobs import GRID
+from kvgen.kernels.registry import named
 from kvgen.probing.compilers import Compiled, Compilers
 from kvgen.probing.launches import Case
 from kvgen.tuning.gpu import REGISTERS, Gpu
-from kvgen.tuning.space import CONTEXT, GRID, Config, program_of, tokens_of
+from kvgen.tuning.space import Config, program_of
 from kvgen.tuning.trials import Outcome, Trials
 from kvgen.tuning.workers import Halted, Job, Refused, Worker
 
-# bytes of local memory of a thread: a program that spills as much is not timed if another does not
-SPILLS = 256
-# of several tokens even the fastest programs spill
-SPILLS_OF_TOKENS = {"verify": 1024, "chain": 1024, "extend": 1024}
 # characters that are kept of what was said about a failure: the last ones
 DETAIL = 500
 # seconds between two looks at whether an answer is still wanted
@@ -46,10 +43,9 @@ class Programs:
     roomy: set[tuple[str, int]] = field(default_factory=set)
 
     def case(self, kernel: str, config: Config, buffer: int) -> Case:
-        tokens = tokens_of(self.job.analysis, kernel)
-        length = max(buffer, tokens) if kernel in DRAFTS else buffer
-        context = CONTEXT if kernel == "short" else 0
-        return Case(kernel, program_of(config), ROWS, ROWS, LAYERS, length, tokens, context)
+        of, form = named(kernel), self.job.analysis.form
+        length, tokens = of.places(form, buffer), of.tokens(form)
+        return Case(kernel, program_of(config), ROWS, ROWS, LAYERS, length, tokens)
 
     def begin(
         self, kernel: str, configs: Sequence[Config], buffer: int, later: bool = False
@@ -101,8 +97,7 @@ class Programs:
         if found.registers * found.threads > REGISTERS:
             text = f"{found.registers} registers of {found.threads} threads"
             return Outcome(config, "shared", detail=text, program=found.program, usage=usage)
-        most = SPILLS_OF_TOKENS.get(kernel, SPILLS)
-        if found.spills >= most and (kernel, buffer) in self.roomy:
+        if found.spills >= named(kernel).spills and (kernel, buffer) in self.roomy:
             text = f"{found.spills} bytes spilled"
             return Outcome(config, "spills", detail=text, program=found.program, usage=usage)
         return None

@@ -6,36 +6,31 @@ import math
 from collections.abc import Sequence
 
 from kvgen.codegen import cost
-from kvgen.codegen.config import PROMPT_ROWS, TOKENS
 from kvgen.compiler import Analysis
-from kvgen.tuning.space import SHORT, tokens_of
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.registry import named
 
 
 def floor_us(analysis: Analysis, kernel: str, batch: int, buffer: int, bandwidth: float) -> float:
     """Microseconds of a layer. bandwidth: bytes a second."""
     total = cost.cost(analysis.form, analysis.records)
-    match kernel:
-        case "decode alone":
-            moved = total.decode_only(buffer)
-        case "recurrent":
-            moved = total.recurrent()
-        case "fold":
-            moved = total.moved / buffer + total.record_fold
-        case "verify" | "chain":
-            tokens = tokens_of(analysis, kernel)
-            moved = total.verify_only(max(buffer, tokens), tokens)
-        case "extend":
-            return total.extend(TOKENS["extend"]) * PROMPT_ROWS / bandwidth * 1e6
-        case "short":
-            moved = total.short(SHORT)
-        case _:
-            moved = total.floor(buffer)
-    return moved * batch / bandwidth * 1e6
+    return named(kernel).floor(total, analysis.form, buffer) * batch / bandwidth * 1e6
+
+
+def alone_us(analysis: Analysis, kernel: str, batch: int, buffer: int, bandwidth: float) -> float:
+    """The same of the kernel alone, as studies time it."""
+    return moved(analysis, kernel, buffer) * batch / bandwidth * 1e6
+
+
+def moved(analysis: Analysis, kernel: str, buffer: int) -> float:
+    """The fewest bytes of a row, layer and step, of the kernel alone."""
+    total = cost.cost(analysis.form, analysis.records)
+    return named(kernel).moved(total, analysis.form, buffer)
 
 
 def mean_floor_us(
     analysis: Analysis, batches: Sequence[int], buffer: int, bandwidth: float
 ) -> float:
     """The geometric mean of a decode's over batches."""
-    floors = [floor_us(analysis, "decode", batch, buffer, bandwidth) for batch in batches]
+    floors = [floor_us(analysis, DECODE.name, batch, buffer, bandwidth) for batch in batches]
     return math.exp(sum(map(math.log, floors)) / len(floors))

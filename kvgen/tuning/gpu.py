@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kvgen.codegen.capacity import SHARED
+from kvgen.kernels.size import SHARED
 
 # of an SM
 REGISTERS, THREADS, BLOCKS = 65536, 2048, 32

@@ -11,9 +11,12 @@ from typing import Any
 
 import torch
 
-from kvgen.codegen.config import DRAFTS, TOKENS
 from kvgen.compiler import Analysis
-from kvgen.timing.steps import Step, time_of
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.fold import FOLD
+from kvgen.kernels.kernel import Kernel
+from kvgen.kernels.registry import named
+from kvgen.timing.steps import time_of
 from kvgen.tuning.oracle import Errors, Oracle, Prompt
 from kvgen.tuning.replay import (
     SAMPLE,
@@ -25,8 +28,8 @@ from kvgen.tuning.replay import (
     percentiles,
     sampled,
 )
-from kvgen.tuning.rows import Rows, make_prompts, make_rows, make_short, room
-from kvgen.tuning.space import CONTEXT, SHORT, Config, tokens_of
+from kvgen.tuning.rows import Rows, make_rows, room
+from kvgen.tuning.space import Config
 
 # of the free memory, what rows may take
 FREE = 0.7
@@ -38,7 +41,7 @@ class WrongError(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """A whole step to time beside others. kernel: 'decode' or 'recurrent'; config: its own, fold:
+    """A whole step to time beside others. kernel: by name; config: its own, fold:
     that of the fold; buffer: of the cache. kept: it is timed to the end, however slow it is."""
 
     kernel: str
@@ -49,7 +52,7 @@ class Entry:
 
     @property
     def plain(self) -> bool:
-        return self.kernel == "recurrent"
+        return named(self.kernel).plain
 
     def cursors(self, rows: Rows) -> Any:
         """Where they stand before the first step; rows that are served plainly hold nothing."""
@@ -84,30 +87,27 @@ class Bench:
         oracle = self._oracle(kernel, buffer)
         self.configure(1, **{kernel: config})
         found: list[Errors] = []
-        launched(lambda: found.append(oracle.errors(kernel)))
+        launched(lambda: found.append(oracle.errors(named(kernel))))
         return found[0]
 
     def begin(self, kernel: str, buffer: int) -> None:
         """Make what configurations are checked against."""
         launched(lambda: self._oracle(kernel, buffer))
 
-    def _oracle(self, kernel: str, buffer: int) -> Any:
-        key = (kernel if kernel in ("extend", "short", *DRAFTS) else "decode", buffer)
+    def _oracle(self, name: str, buffer: int) -> Any:
+        kernel = named(name)
+        key = (*self._alike(kernel), buffer)
         if key not in self.oracles:
             # it is made by the untuned kernels
             self.configure(1)
-            what = (self.analysis, self.module, buffer, self.device)
-            match kernel:
-                case "extend":
-                    made: Any = Prompt(*what)
-                case "short":
-                    made = Oracle(*what, context=CONTEXT)
-                case "verify" | "chain":
-                    made = Oracle(*what, tokens=tokens_of(self.analysis, kernel))
-                case _:
-                    made = Oracle(*what)
-            self.oracles[key] = made
+            made = Prompt if kernel.prompt else Oracle
+            self.oracles[key] = made(self.analysis, self.module, buffer, self.device, kernel)
         return self.oracles[key]
+
+    def _alike(self, kernel: Kernel) -> tuple[int, ...]:
+        """Equal for kernels that see the same of a row."""
+        window = kernel.window(kernel.tokens(self.analysis.form))
+        return window, kernel.prompt, kernel.context
 
     # one kernel alone
 
@@ -116,48 +116,30 @@ class Bench:
     ) -> Timing:
         """One kernel, its cursors spread and not moving; a fold in steady state. best: the fastest
         known, in microseconds."""
-        rows = self._rows(batch, buffer, kernel)
+        of = named(kernel)
+        rows = self._rows(batch, buffer, of)
         self.configure(batch, **{kernel: config})
-        run, cursors, cycle = self._alone(kernel, rows)
-        self._tried(run, kernel, rows, cursors)
+        run, cursors = rows.call(of), of.cursors(rows, self.analysis.form)
+        self._tried(run, of, rows, cursors)
         with Graph(run) as graph:
             rows.stand(cursors)
-            return sampled(graph.replay, cycle, rows.layers, best)
+            return sampled(graph.replay, of.cycle(rows), rows.layers, best)
 
-    def _tried(self, run: Callable[[], None], kernel: str, rows: Rows, cursors: Any) -> None:
+    def _tried(self, run: Callable[[], None], kernel: Kernel, rows: Rows, cursors: Any) -> None:
         """Run once. Raises WrongError where outputs are left unwritten or not a number."""
         for again in (False, True):
             if again:
                 # what ran before may have left states that are no numbers
                 rows.redraw(self.analysis)
-            if kernel == "extend":
+            if kernel.prompt:
                 rows.fresh()
             rows.stand(cursors)
             rows.poison()
             launched(run)
-            if kernel == "fold" or not rows.unwritten():
+            if kernel.folds or not rows.unwritten():
                 return
-        what = f"{kernel} of {rows.batch} rows"
+        what = f"{kernel.name} of {rows.batch} rows"
         raise WrongError(f"{what} left outputs unwritten, or not a number")
-
-    def _alone(self, kernel: str, rows: Rows) -> tuple[Callable[[], None], Any, int]:
-        """What runs, where cursors stand before it, and after how many runs they stand there."""
-        buffer = rows.cache.buffer
-        match kernel:
-            case "fold":
-                end: Callable[[Step], object] = lambda step: step.module.advance(  # noqa: E731
-                    step.cache, step.slots
-                )
-                return rows.each(end), rows.staggered(), rows.cycle
-            case "recurrent" | "extend":
-                # a row that is served so never holds anything
-                return rows.call(kernel), 0, 1
-            case "verify" | "chain":
-                tokens = tokens_of(self.analysis, kernel)
-                return rows.call("verify"), rows.spread(buffer - tokens + 1), 1
-            case "short":
-                return rows.call("decode"), SHORT, 1
-        return rows.call(kernel), rows.spread(buffer), 1
 
     # whole steps
 
@@ -168,13 +150,14 @@ class Bench:
         for entry in entries:
             if entry.buffer not in all_rows:
                 held = [id(rows) for rows in all_rows.values()]
-                all_rows[entry.buffer] = self._rows(batch, entry.buffer, "decode", held)
+                all_rows[entry.buffer] = self._rows(batch, entry.buffer, DECODE, held)
         graphs: list[Graph] = []
         for entry in entries:
             rows = all_rows[entry.buffer]
-            self.configure(batch, **{entry.kernel: entry.config, "fold": entry.fold})
-            run = rows.each(lambda step, kernel=entry.kernel: step.run(kernel))
-            self._tried(run, entry.kernel, rows, entry.cursors(rows))
+            self.configure(batch, **{entry.kernel: entry.config, FOLD.name: entry.fold})
+            kernel = named(entry.kernel)
+            run = rows.each(lambda step, kernel=kernel: step.run(kernel.function))
+            self._tried(run, kernel, rows, entry.cursors(rows))
             graphs.append(Graph(run))
         takes = [
             _taken(graph, rows, entry.cursors(rows), 1 if entry.plain else rows.cycle)
@@ -189,22 +172,18 @@ class Bench:
 
     def hold(self, kernel: str, batch: int, buffer: int) -> int:
         """Make the rows that a kernel is timed on, if they are not there; how many layers."""
-        return len(self._rows(batch, buffer, kernel).whole.inputs)
+        return len(self._rows(batch, buffer, named(kernel)).whole.inputs)
 
     # memory
 
-    def _rows(self, batch: int, buffer: int, kernel: str, held: Sequence[int] = ()) -> Rows:
+    def _rows(self, batch: int, buffer: int, kernel: Kernel, held: Sequence[int] = ()) -> Rows:
         """The rows of a batch; those that were not used for longest make room. held: identities of
         rows that stay."""
-        window = tokens_of(self.analysis, kernel) if kernel in DRAFTS else 0
-        alike = kernel if kernel in ("extend", "short") else "decode"
-        key = (alike, batch, max(buffer, window), window)
+        key = (*self._alike(kernel), batch, kernel.places(self.analysis.form, buffer))
         found = self.rows.pop(key, None)
         if found is None:
             began = time.monotonic()
-            tokens = TOKENS["extend"] if kernel == "extend" else window
-            what = batch, max(buffer, window), self.l2, tokens
-            wanted = room(self.analysis, alike, *what)
+            wanted = room(self.analysis, kernel, batch, buffer, self.l2)
             torch.cuda.empty_cache()
             for old in [old for old, rows in self.rows.items() if id(rows) not in held]:
                 if FREE * torch.cuda.mem_get_info()[0] > wanted:
@@ -212,20 +191,11 @@ class Bench:
                 del self.rows[old]
                 torch.cuda.empty_cache()
             self.configure(batch)
-            found = self._made(kernel, batch, max(buffer, window), window)
+            found = make_rows(self.analysis, self.module, kernel, batch, buffer, self.l2)
             torch.cuda.synchronize()
             self.made += time.monotonic() - began
         self.rows[key] = found
         return found
-
-    def _made(self, kernel: str, batch: int, buffer: int, window: int) -> Rows:
-        what = (self.analysis, self.module, batch, buffer)
-        match kernel:
-            case "extend":
-                return make_prompts(*what, TOKENS["extend"])
-            case "short":
-                return make_short(*what, self.l2, CONTEXT)
-        return make_rows(*what, self.l2, window)
 
     def free(self) -> None:
         self.rows.clear()

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 
 from kvgen.codegen import cost
-from kvgen.codegen.config import TOKENS
 from kvgen.compiler import Analysis
+from kvgen.kernels.registry import named
+from kvgen.tuning.floors import moved
 from kvgen.tuning.gpu import BLOCKS, REGISTERS, THREADS, Gpu
-from kvgen.tuning.space import Config, sizes_of, tokens_of
+from kvgen.tuning.space import Config, sizes_of
 
 # seconds: a load from memory, what a program does once, and a launch that finds the GPU warm
 LATENCY, ONCE, LAUNCH = 0.8e-6, 1.2e-6, 1.0e-6
@@ -33,7 +34,8 @@ def estimate(
     """Microseconds of a layer. registers: of each thread, where it has been compiled."""
     bytes_moved = cost.cost(analysis.form, analysis.records)
     sizes, spec = sizes_of(analysis), analysis.spec
-    heads = spec.size("HV") if kernel in ("recurrent", "fold", "extend") else 0
+    of = named(kernel)
+    heads = spec.size("HV") if of.one_tile else 0
     units = batch * (heads or spec.size("HV") // sizes.heads)
     per_unit = -(-sizes.v // config["TILE"]) if heads else sizes.tiles(config["TILE"])
     turns = config.get("TILES", 1)
@@ -41,13 +43,12 @@ def estimate(
 
     threads = 32 * config["num_warps"]
     each = sizes.k * config["TILE"] / threads
-    taken = registers or min(255, BESIDE + each * (1.5 if kernel == "decode" else 1.25))
+    taken = registers or min(255, BESIDE + each * of.streamed)
     resident = max(1, min(
         BLOCKS, THREADS // threads, int(REGISTERS / (taken * threads)),
         config.get("programs", BLOCKS),
     ))  # fmt: skip
-    rows = batch / buffer if kernel == "fold" else batch
-    total = rows * moved(analysis, kernel, buffer)
+    total = batch * moved(analysis, kernel, buffer)
     waves = math.ceil(programs / (gpu.processors * resident))
     running = min(programs, gpu.processors * resident)
     # two stages load the next tile while one is worked on
@@ -55,21 +56,5 @@ def estimate(
     in_flight = running * ahead * sizes.k * config["TILE"] * bytes_moved.read
     in_flight /= spec.size("HV") * spec.size("K") * spec.size("V")
     stream = total / min(gpu.bandwidth, in_flight / LATENCY)
-    work = waves * turns * each * 2 * tokens_of(analysis, kernel) / RATE
+    work = waves * turns * each * 2 * of.tokens(analysis.form) / RATE
     return 1e6 * (LAUNCH + waves * ONCE + max(stream, work))
-
-
-def moved(analysis: Analysis, kernel: str, buffer: int) -> float:
-    """The fewest bytes of one row and layer."""
-    total = cost.cost(analysis.form, analysis.records)
-    match kernel:
-        case "recurrent":
-            return total.recurrent()
-        case "fold":
-            return total.moved + buffer * total.record_fold
-        case "verify" | "chain":
-            tokens = tokens_of(analysis, kernel)
-            return total.verify_only(max(buffer, tokens), tokens)
-        case "extend":
-            return total.extend(TOKENS["extend"])
-    return total.decode_only(buffer)

@@ -17,7 +17,7 @@ from kvgen.checking.checker import bounds
 from kvgen.checking.samples import Sampler
 from kvgen.checking.twin import worst
 from kvgen.compiler import Analysis
-from kvgen.tuning.space import SHORT
+from kvgen.kernels.kernel import Kernel
 
 Tensors = dict[str, torch.Tensor]
 
@@ -53,11 +53,7 @@ class Errors:
 
 
 class Oracle:
-    """The case for one buffer length.
-
-    tokens: those of a verify, 1 where there is none. context: of a cache whose rows have no state,
-    which then hold up to SHORT tokens.
-    """
+    """The case of a kernel, and of all that see the same of a row, for one buffer length."""
 
     def __init__(
         self,
@@ -65,24 +61,24 @@ class Oracle:
         module: ModuleType,
         buffer: int,
         device: str,
-        tokens: int = 1,
-        context: int = 0,
+        kernel: Kernel,
     ) -> None:
+        tokens = kernel.tokens(analysis.form)
         self.analysis, self.module, self.device, self.tokens = analysis, module, device, tokens
         self.bounds = bounds(analysis.spec.storage, DTYPE)
         self.sampler = Sampler(analysis.spec, device, seed=7)
         self.params = self.sampler.params()
-        window = tokens if tokens > 1 else 0
-        paged = {"short_context": context} if context else {}
+        window, places = kernel.window(tokens), kernel.places(analysis.form, buffer)
+        paged = {"short_context": kernel.context} if kernel.context else {}
         self.cache = module.Cache.empty(
-            SLOTS, LAYERS, device=device, dtype=DTYPE, buffer=max(buffer, tokens), window=window,
+            SLOTS, LAYERS, device=device, dtype=DTYPE, buffer=places, window=window,
             **paged,
         )  # fmt: skip
-        room = SHORT if context else max(buffer, tokens) - max(1, window)
+        room = kernel.held or places - max(1, window)
         held = sorted({0, min(1, room), room // 2, room})
         numbers = [3, 0, 7, 12][: len(held)]
         self.slots = torch.tensor([*numbers, -1], dtype=torch.int32, device=device)
-        self._start(numbers, bool(context))
+        self._start(numbers, kernel.held)
         self._hold(held)
         self.kept = {name: tensor.clone() for name, tensor in self.cache.tensors.items()}
         self.next = [self.sampler.inputs(len(numbers) + 1, DTYPE) for _ in range(tokens)]
@@ -92,25 +88,25 @@ class Oracle:
     def rows(self) -> int:
         return self.slots.numel() - 1
 
-    def errors(self, kernel: str) -> Errors:
+    def errors(self, kernel: Kernel) -> Errors:
         """Of a kernel as the module is configured now. What folds is what the module has."""
         for name, tensor in self.kept.items():
             self.cache.tensors[name].copy_(tensor)
         module, cache, slots = self.module, self.cache, self.slots
-        if self.tokens > 1:
+        call = getattr(module, kernel.function)
+        if kernel.several:
             inputs = {
                 name: torch.stack([each[name] for each in self.next], 1) for name in self.next[0]
             }
             out = self._blank(self.rows + 1, self.tokens)
-            self._layers(module.verify, slots, inputs, out=out)
+            self._layers(call, slots, inputs, out=out)
             counts = torch.full_like(slots, self.tokens)
             module.accept(cache, slots, counts=counts)
         else:
-            call = module.recurrent if kernel == "recurrent" else module.decode
             out = self._blank(self.rows + 1)
             self._layers(call, slots, self.next[0], out=out)
             force = torch.ones_like(slots, dtype=torch.bool)
-            module.advance(cache, slots, force if kernel == "fold" else None)
+            module.advance(cache, slots, force if kernel.folds else None)
             out = out[:, None]
         wanted = torch.stack([o for o, _ in self.right], 1)
         output = max(worst(out[:-1, t], wanted[:, t]) for t in range(len(self.right)))
@@ -125,12 +121,12 @@ class Oracle:
 
     # the case
 
-    def _start(self, numbers: list[int], short: bool) -> None:
+    def _start(self, numbers: list[int], held: int) -> None:
         self.cache.reset(self.cache.every_slot)
         self.states = self.sampler.states(len(numbers))
-        if short:
+        if held:
             # rows without a state begin with the initial one
-            self.cache.reserve(numbers, SHORT + 1)
+            self.cache.reserve(numbers, held + 1)
             for tensor in self.analysis.spec.states:
                 self.states[tensor.name].fill_(tensor.init)
         else:
@@ -174,7 +170,9 @@ class Oracle:
 class Prompt:
     """The case of `extend`: rows of all lengths up to PROMPT, one of them none."""
 
-    def __init__(self, analysis: Analysis, module: ModuleType, buffer: int, device: str) -> None:
+    def __init__(
+        self, analysis: Analysis, module: ModuleType, buffer: int, device: str, kernel: Kernel
+    ) -> None:
         self.module = module
         sampler = Sampler(analysis.spec, device, seed=11)
         self.params = sampler.params()
@@ -198,7 +196,7 @@ class Prompt:
         self.right = torch.stack(right, 1)
         self.bounds = bounds(analysis.spec.storage, DTYPE)
 
-    def errors(self, kernel: str) -> Errors:
+    def errors(self, kernel: Kernel) -> Errors:
         """Of `extend` as the module is configured now."""
         cache, slots, device = self.cache, self.slots, self.slots.device
         cache.reset(cache.every_slot)

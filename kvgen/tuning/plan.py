@@ -6,15 +6,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvgen.codegen.config import PROMPT_ROWS
 from kvgen.compiler import Analysis
+from kvgen.kernels.buffer import BUFFER
+from kvgen.kernels.registry import STEPS, kernels_of, named
 from kvgen.tuning import driver, space
 from kvgen.wisdom.identity import key_of
 from kvgen.wisdom.record import EFFORTS, Key, Record, bucket
 from kvgen.wisdom.store import Store
 
 # kernels of single tokens, whose whole steps are compared; all others are for `full` alone
-SINGLE = ("recurrent", "decode", "fold")
+SINGLE = tuple(kernel.name for kernel in STEPS)
 # the most configurations that a study times, by effort: of these kernels, and of others
 BUDGETS = {"quick": (40, 0), "full": (120, 48)}
 
@@ -33,7 +34,7 @@ class Options:
 
     def timings(self, kernel: str) -> int:
         """The most configurations that a study times."""
-        return BUDGETS[self.effort][kernel not in SINGLE]
+        return BUDGETS[self.effort][not named(kernel).in_steps]
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,17 @@ class Goal:
 def goals(analysis: Analysis, batches: Sequence[int], effort: str) -> list[Goal]:
     found = [Goal(kernel, batch) for kernel in SINGLE for batch in batches]
     if len(space.buffers(analysis)) > 1:
-        found.append(Goal("buffer", 0))
+        found.append(Goal(BUFFER.name, 0))
     return found + (others(analysis, batches) if effort == "full" else [])
 
 
 def others(analysis: Analysis, batches: Sequence[int]) -> list[Goal]:
     """The kernels for several tokens and short contexts, as far as the recurrence has them."""
     return [
-        Goal(kernel, batch, space.tokens_of(analysis, kernel))
-        for kernel in space.kernels(analysis)
-        if kernel not in SINGLE
-        for batch in ((PROMPT_ROWS,) if kernel == "extend" else batches)
+        Goal(kernel.name, batch, kernel.tokens(analysis.form))
+        for kernel in kernels_of(analysis.form)
+        if not kernel.in_steps
+        for batch in kernel.batches(batches)
     ]
 
 

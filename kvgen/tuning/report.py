@@ -56,19 +56,6 @@ def _times(goal: Goal, record: Record, before: float | None, gain: float | None)
     return (goal.kernel, batch, record.median, before, gain, record.floor_us, share)
 
 
-def crossover(records: list[tuple[Goal, Record]]) -> list[tuple[int, str]]:
-    """For each batch the kernel whose whole steps are faster."""
-    times: dict[int, dict[str, float]] = {}
-    for goal, record in records:
-        if goal.kernel in ("decode", "recurrent"):
-            times.setdefault(goal.batch, {})[goal.kernel] = record.median
-    return [
-        (batch, min(found, key=lambda kernel: found[kernel]))
-        for batch, found in sorted(times.items())
-        if len(found) == 2
-    ]
-
-
 def data(report: Report) -> dict[str, Any]:
     return {
         "spec": report.analysis.spec.name,

@@ -12,9 +12,9 @@ import torch
 
 from kvgen.codegen import cost
 from kvgen.compiler import Analysis
+from kvgen.kernels.kernel import Kernel
 from kvgen.timing.short import paged_step
 from kvgen.timing.steps import Step, draw_cache, fitting_layers, make_step, with_tokens
-from kvgen.tuning.space import SHORT
 
 # layers of a model, and of a prompt: divisible alike, for Triton may make other programs of others
 LAYERS, PROMPT_LAYERS = 36, 4
@@ -72,17 +72,15 @@ class Rows:
         rows = torch.arange(count, device=self.whole.slots.device)
         return ((2 * rows + 1) * phases // (2 * count)).int()
 
-    def call(self, kernel: str) -> Callable[[], None]:
+    def call(self, kernel: Kernel) -> Callable[[], None]:
         """One kernel in all layers of all sets."""
 
         def run() -> None:
             for step in self.sets:
-                call = getattr(step.module, kernel)
-                for layer, inputs in enumerate(step.inputs):
-                    call(
-                        step.cache, layer, step.slots, **inputs, **step.params[layer],
-                        **self.extra, out=step.out[layer],
-                    )  # fmt: skip
+                for layer, inputs in enumerate(step.inputs[:1] if kernel.folds else step.inputs):
+                    out = {"out": step.out[layer]}
+                    given = {**inputs, **step.params[layer], **self.extra, **out}
+                    kernel.launch(step.module, step.cache, layer, step.slots, given)
 
         return run
 
@@ -111,53 +109,54 @@ class Rows:
         return run
 
 
-def room(analysis: Analysis, kernel: str, batch: int, buffer: int, l2: int, tokens: int) -> float:
-    """Bytes that a kernel's rows take. tokens: of a row in one call."""
+def room(analysis: Analysis, kernel: Kernel, batch: int, buffer: int, l2: int) -> float:
+    """Bytes that a kernel's rows take."""
     total = cost.cost(analysis.form, analysis.records)
-    row = total.state + buffer * (total.record + total.carried)
-    match kernel:
-        case "extend":
-            return PROMPT_LAYERS * (MULTIPLE * row + batch * tokens * total.io)
-        case "short":
-            _, slots, layers = _counts(batch, total.record_read * SHORT, l2)
-            # the last page of each row is not full
-            return slots * layers * (2 * SHORT * (total.record + total.carried) + total.io)
-    _, slots, layers = _counts(batch, _read(total, buffer), l2, whole=not tokens)
-    return slots * layers * (row + max(1, tokens) * total.io)
+    tokens, record = kernel.tokens(analysis.form), total.record + total.carried
+    row = total.state + kernel.places(analysis.form, buffer) * record
+    if kernel.prompt:
+        return PROMPT_LAYERS * (MULTIPLE * row + batch * tokens * total.io)
+    _, slots, layers = counts(analysis, kernel, batch, buffer, l2)
+    if kernel.held:
+        # the last page of each row is not full
+        row = 2 * kernel.held * record
+    return slots * layers * (row + tokens * total.io)
 
 
 def make_rows(
-    analysis: Analysis, module: ModuleType, batch: int, buffer: int, l2: int, window: int = 0
+    analysis: Analysis, module: ModuleType, kernel: Kernel, batch: int, buffer: int, l2: int
 ) -> Rows:
-    """Rows for a batch. l2: bytes of the cache on the chip. window: tokens of a kernel that takes
-    several; the others' rows take whole steps, through all layers of a model."""
-    total = cost.cost(analysis.form, analysis.records)
-    sets, slots, most = _counts(batch, _read(total, buffer), l2, whole=not window)
-    layers = fitting_layers(analysis, slots, most, buffer, window + 2)
-    whole = make_step(analysis, module, slots, _alike(layers), window, buffer)
-    if window:
-        whole = with_tokens(analysis, whole, window)
+    """Rows for a batch. l2: bytes of the cache on the chip. A prompt takes its time: its rows are
+    few, on a few layers, and all as long; rows without a state have room for the tokens they hold
+    and the one that comes; those of single tokens take whole steps, through all layers of a
+    model."""
+    form, places = analysis.form, kernel.places(analysis.form, buffer)
+    tokens = kernel.tokens(form)
+    if kernel.prompt:
+        whole = make_step(analysis, module, MULTIPLE, PROMPT_LAYERS, 0, places)
+        step = with_tokens(analysis, part(whole, 0, batch), tokens)
+        return Rows(whole, [step], batch, {"lengths": torch.full_like(step.slots, tokens)})
+    sets, slots, most = counts(analysis, kernel, batch, buffer, l2)
+    if kernel.held:
+        whole = paged_step(analysis, module, slots, most, places, kernel.context, kernel.held)
+    else:
+        window = kernel.window(tokens)
+        layers = fitting_layers(analysis, slots, most, places, window + 2)
+        whole = make_step(analysis, module, slots, _alike(layers), window, places)
+        if window:
+            whole = with_tokens(analysis, whole, window)
     return Rows(whole, [part(whole, at * batch, batch) for at in range(sets)], batch)
 
 
-def make_prompts(
-    analysis: Analysis, module: ModuleType, batch: int, buffer: int, tokens: int
-) -> Rows:
-    """Rows that take in prompts of equal length, on a few layers: a prompt takes its time."""
-    whole = make_step(analysis, module, MULTIPLE, PROMPT_LAYERS, 0, buffer)
-    step = with_tokens(analysis, part(whole, 0, batch), tokens)
-    return Rows(whole, [step], batch, {"lengths": torch.full_like(step.slots, tokens)})
-
-
-def make_short(
-    analysis: Analysis, module: ModuleType, batch: int, buffer: int, l2: int, context: int
-) -> Rows:
-    """Rows without a state, with room for SHORT tokens and the one that comes; `context`: from
-    where on a row would get a state."""
+def counts(
+    analysis: Analysis, kernel: Kernel, batch: int, buffer: int, l2: int
+) -> tuple[int, int, int]:
+    """Sets of rows, the slots they take together, and the layers."""
     total = cost.cost(analysis.form, analysis.records)
-    sets, slots, layers = _counts(batch, total.record_read * SHORT, l2)
-    whole = paged_step(analysis, module, slots, layers, buffer, context, SHORT)
-    return Rows(whole, [part(whole, at * batch, batch) for at in range(sets)], batch)
+    if kernel.held:
+        return _counts(batch, total.record_read * kernel.held, l2)
+    read = _read(total, kernel.places(analysis.form, buffer))
+    return _counts(batch, read, l2, whole=not kernel.several)
 
 
 def _read(total: cost.Cost, buffer: int) -> float:

@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from kvgen.codegen.cost import buffer_length
 from kvgen.conversation import ChildError
+from kvgen.kernels.buffer import BUFFER
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.fold import FOLD
+from kvgen.kernels.registry import named
 from kvgen.tuning import space
 from kvgen.tuning.choices import REFUSED, Report, conclude
 from kvgen.tuning.evaluate import Evaluator, Programs, RowsError
-from kvgen.tuning.floors import floor_us
+from kvgen.tuning.floors import alone_us
 from kvgen.tuning.gpu import Gpu
 from kvgen.tuning.ordering import covering, ordered
 from kvgen.tuning.plan import SINGLE, Goal, Options, key, others
@@ -177,7 +181,7 @@ class Run:
         """Make what is compared with, while the first programs are compiled."""
 
         def do() -> None:
-            worker.ask(self.job, "begin", kernel="decode", buffer=self.default_buffer)
+            worker.ask(self.job, "begin", kernel=DECODE.name, buffer=self.default_buffer)
 
         self._guarded(worker, "the first check", do)
 
@@ -217,8 +221,7 @@ class Run:
             self.programs, worker, kernel, batch, buffer, trials, list(study.outcomes.values())
         )
         name = f"{kernel}, batch {batch}"
-        alone = "decode alone" if kernel == "decode" else kernel
-        floor = floor_us(self.analysis, alone, batch, buffer, self.gpu.bandwidth)
+        floor = alone_us(self.analysis, kernel, batch, buffer, self.gpu.bandwidth)
 
         def evaluate(config: Config) -> Outcome | None:
             if shared is None:
@@ -253,24 +256,24 @@ class Run:
     def _turn(self, worker: Worker, kernel: str, batch: int) -> AbstractContextManager[object]:
         """Studies of single tokens share a batch's rows. Each of the others has rows of its own:
         those of several large batches would again and again push each other out of the memory."""
-        if kernel in SINGLE:
+        if named(kernel).in_steps:
             return nullcontext()
         return self.turns.setdefault((id(worker), batch), threading.Lock())
 
     def _ahead(self, kernel: str, batch: int) -> None:
         """Compile what the next stages will run, when nothing else is to be compiled."""
         done = {other for other, study in list(self.studies.items()) if study.why}
-        if kernel in SINGLE and {("decode", batch), ("fold", batch)} <= done:
+        if named(kernel).in_steps and {(DECODE.name, batch), (FOLD.name, batch)} <= done:
             self.whole.prepare(batch, later=True)
             for goal in self._others():
-                if goal.batch == batch or goal.kernel == "extend":
+                if goal.batch == batch or named(goal.kernel).prompt:
                     configs = self._ordered(goal.kernel, goal.batch)
                     first = self._first(goal.kernel, goal.batch, configs)
                     self.programs.begin(goal.kernel, first, self.likely_buffer, later=True)
 
     def _likely_buffer(self) -> int:
         """What was best before, here or on another GPU; else what studies begin with."""
-        known = self.store.find(key(self.analysis, Goal("buffer", 0), self.gpu.name)).record
+        known = self.store.find(key(self.analysis, Goal(BUFFER.name, 0), self.gpu.name)).record
         length = known.config["buffer"] if known is not None else self.default_buffer
         return length if length in space.buffers(self.analysis) else self.default_buffer
 

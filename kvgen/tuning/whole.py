@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvgen.compiler import Analysis
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.fold import FOLD
+from kvgen.kernels.recurrent import RECURRENT
+from kvgen.kernels.registry import named
 from kvgen.tuning import space
 from kvgen.tuning.evaluate import Programs
 from kvgen.tuning.plan import SINGLE
@@ -46,56 +50,58 @@ class Whole:
     def first(self, worker: Worker, batch: int) -> str:
         """Finalists at the length they were found with, the best of them at other lengths, plain
         kernels, and what an untuned module does, beside each other. What to say of it."""
-        [fold] = self.best("fold", batch, 1)
+        [fold] = self.best(FOLD.name, batch, 1)
         wanted = [
-            ("decode", config, fold, length)
+            (DECODE.name, config, fold, length)
             for length in self._lengths()
             for config in self.best(
-                "decode", batch, FINALISTS if length == self.default else OF_BUFFER
+                DECODE.name, batch, FINALISTS if length == self.default else OF_BUFFER
             )
         ]
         untuned = {kernel: space.default(self.analysis, kernel, batch) for kernel in SINGLE}
         # which fold has nothing to do is all the same
         wanted += [
-            ("recurrent", config, untuned["fold"], self.default)
-            for config in self.best("recurrent", batch, PLAIN)
+            (RECURRENT.name, config, untuned[FOLD.name], self.default)
+            for config in self.best(RECURRENT.name, batch, PLAIN)
         ]
         before = [
-            (kernel, untuned[kernel], untuned["fold"], self.default)
-            for kernel in ("decode", "recurrent")
+            (kernel, untuned[kernel], untuned[FOLD.name], self.default)
+            for kernel in (DECODE.name, RECURRENT.name)
         ]
         found = self._timed(worker, batch, wanted, before)
         lengths: dict[int, float] = {}
         for (kernel, _, _, length), us in found:
-            if kernel == "decode":
+            if not named(kernel).plain:
                 lengths[length] = min(us[1], lengths.get(length, math.inf))
         times = {_key(entry): us for entry, us in found}
         for entry in before:
             if _key(entry) in times:
                 self.before[entry[0], batch] = times[_key(entry)][1]
         self.lengths[batch] = lengths
-        self._choose("decode", batch, self.default, fold, found)
-        self._choose("recurrent", batch, self.default, untuned["fold"], found)
+        self._choose(DECODE.name, batch, self.default, fold, found)
+        self._choose(RECURRENT.name, batch, self.default, untuned[FOLD.name], found)
         shown = ", ".join(f"{length}: {us:.2f}" for length, us in sorted(lengths.items()))
         return f"{self._said(batch)}; by buffer {shown}"
 
     def again(self, worker: Worker, batch: int, buffer: int) -> str:
         """Decodes at the length that was chosen."""
-        [fold] = self.best("fold", batch, 1)
-        wanted = [("decode", c, fold, buffer) for c in self.best("decode", batch, FINALISTS)]
-        self._choose("decode", batch, buffer, fold, self._timed(worker, batch, wanted, []))
+        [fold] = self.best(FOLD.name, batch, 1)
+        wanted = [(DECODE.name, c, fold, buffer) for c in self.best(DECODE.name, batch, FINALISTS)]
+        self._choose(DECODE.name, batch, buffer, fold, self._timed(worker, batch, wanted, []))
         return f"{self._said(batch)}; buffer {buffer}"
 
     def prepare(self, batch: int, later: bool) -> None:
         """Compile what `first` will run."""
-        [fold] = self.best("fold", batch, 1)
+        [fold] = self.best(FOLD.name, batch, 1)
         for length in self._lengths():
             # what results are compared with is made by the untuned kernels
-            for kernel in ("decode", "fold"):
+            for kernel in (DECODE.name, FOLD.name):
                 untuned = space.default(self.analysis, kernel, 1)
                 self.programs.begin(kernel, [untuned], length, later)
-            self.programs.begin("decode", self.best("decode", batch, FINALISTS), length, later)
-            self.programs.begin("fold", [fold], length, later)
+            self.programs.begin(
+                DECODE.name, self.best(DECODE.name, batch, FINALISTS), length, later
+            )
+            self.programs.begin(FOLD.name, [fold], length, later)
 
     def means(self) -> dict[int, float]:
         """For each length that serves all batches the geometric mean of their times, all counting
@@ -129,7 +135,7 @@ class Whole:
         entries = {_key(entry): entry for entry in (*kept, *wanted)}
         for kernel, config, fold, length in entries.values():
             self.programs.begin(kernel, [config], length)
-            self.programs.begin("fold", [fold], length)
+            self.programs.begin(FOLD.name, [fold], length)
         fit = {
             name: entry
             for name, entry in entries.items()
@@ -149,7 +155,7 @@ class Whole:
         self, worker: Worker, kernel: str, config: Config, fold: Config, length: int, kept: bool
     ) -> bool:
         """Whether both run and are right at this length, too. kept: even where they spill."""
-        for name, each in ((kernel, config), ("fold", fold)):
+        for name, each in ((kernel, config), (FOLD.name, fold)):
             why = self.programs.unfit(name, each, length)
             if why is not None and not (kept and why.verdict == "spills"):
                 return False
@@ -179,7 +185,7 @@ class Whole:
         shown = [
             f"{kernel} {self.steps[kernel, batch][0][1][1]:.2f} us "
             f"(untuned {self.before[kernel, batch]:.2f})"
-            for kernel in ("decode", "recurrent")
+            for kernel in (DECODE.name, RECURRENT.name)
             if self.steps.get((kernel, batch)) and (kernel, batch) in self.before
         ]
         return ", ".join(shown)

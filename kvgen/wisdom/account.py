@@ -7,15 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kvgen.analysis import Analysis
-from kvgen.codegen.config import PROMPT_ROWS, kernels, tokens_of
+from kvgen.kernels.registry import subjects_of
 from kvgen.wisdom.folder import Folder
 from kvgen.wisdom.identity import key_of
 from kvgen.wisdom.record import Key, Record
 from kvgen.wisdom.storages import Analyse, storages, words
 from kvgen.wisdom.store import Answer, Store
-
-# the batches of kernels that are tuned at one of their own
-ROWS = {"buffer": (0,), "extend": (PROMPT_ROWS,)}
 
 
 @dataclass(frozen=True)
@@ -147,9 +144,9 @@ def reasons(
     batches = list(batches)
     count = 3 if len(batches) == 1 else 1
     for gpu in names:
-        for kernel in kernels(analysis.form):
-            for batch in ROWS.get(kernel, batches):
-                key = key_of(analysis, kernel, gpu, batch, tokens_of(analysis.form, kernel))
+        for each in subjects_of(analysis.form):
+            for batch in each.batches(batches):
+                key = key_of(analysis, each.name, gpu, batch, each.tokens(analysis.form))
                 answer = store.find(key, batch)
                 found = store.near(key, count, batch) if answer.tier == "estimate" else []
                 near = tuple((record, tuple(wrong)) for record, wrong in found)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kvgen.analysis import Analysis
-from kvgen.codegen.config import TOKENS, Tuned, is_safe, tokens_of
+from kvgen.codegen.config import Tuned
 from kvgen.codegen.cost import buffer_length
+from kvgen.kernels.buffer import BUFFER
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.kernel import Kernel
+from kvgen.kernels.registry import SUBJECTS, subject
+from kvgen.kernels.untuned import configurations
 from kvgen.language.spec import Spec
 from kvgen.shipped import command
 from kvgen.wisdom.folder import warn
@@ -14,9 +20,6 @@ from kvgen.wisdom.identity import form_hash, shape_of
 from kvgen.wisdom.places import requires_tuned
 from kvgen.wisdom.record import EFFORTS
 from kvgen.wisdom.store import Answer, Store, Table
-
-# kernels whose times are of whole model steps, so that they can be compared
-COMPARED = ("decode", "recurrent")
 
 
 class NotTuned(RuntimeError):
@@ -31,36 +34,38 @@ def known(analysis: Analysis, store: Store | None = None) -> Table:
     """
     store = Store.default() if store is None else store
     spec, form = analysis.spec, analysis.form
-    tokens = {kernel: tokens_of(form, kernel) for kernel in TOKENS}
-    table = store.table(form_hash(analysis), shape_of(spec), tokens=tokens)
+    tokens = {each.name: each.tokens(form) for each in SUBJECTS}
+    table = store.table(form_hash(analysis), shape_of(spec), tokens)
     kept: Table = {}
     for gpu, kernels in table.items():
         for kernel, answers in kernels.items():
             for batch, answer in answers.items():
                 assert answer.record is not None
-                if is_safe(form, kernel, answer.record.config):
+                if subject(kernel).is_safe(form, answer.record.config):
                     kept.setdefault(gpu, {}).setdefault(kernel, {})[batch] = answer
                 else:
                     text = f"{kernel} at batch {batch} of {spec.name} on {gpu}"
                     warn(f"wisdom for {text} is not safe for it and is left out")
-    return {gpu: kernels for gpu, kernels in kept.items() if "decode" in kernels}
+    return {gpu: kernels for gpu, kernels in kept.items() if DECODE.name in kernels}
 
 
 def baked(analysis: Analysis, table: Table) -> Tuned:
     """The same as constants of a module, in an order that hangs on nothing else."""
     spec = analysis.spec
     buffers: dict[str, int] = {}
-    configs: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
+    configs: dict[str, Mapping[str, Mapping[int, Mapping[str, float]]]] = {
+        **configurations(analysis.form, analysis.records)
+    }
     for gpu in sorted(table):
         length = buffer_length(analysis.form, analysis.records)
-        lengths = table[gpu].get("buffer")
+        lengths = table[gpu].get(BUFFER.name)
         # a spec that names its buffer's length means it
         if lengths and spec.buffer is None:
             length = buffers[gpu] = _config(lengths[min(lengths)])["buffer"]
         configs[gpu] = {
-            kernel: {batch: _constants(kernel, answers[batch], length) for batch in sorted(answers)}
-            for kernel, answers in table[gpu].items()
-            if kernel != "buffer"
+            name: {batch: _constants(kernel, answers[batch], length) for batch in sorted(answers)}
+            for name, answers in table[gpu].items()
+            if isinstance(kernel := subject(name), Kernel)
         }
     return Tuned(configs, buffers)
 
@@ -70,13 +75,13 @@ def _config(answer: Answer) -> dict[str, int]:
     return answer.record.config
 
 
-def _constants(kernel: str, answer: Answer, buffer: int) -> dict[str, float]:
+def _constants(kernel: Kernel, answer: Answer, buffer: int) -> dict[str, float]:
     record = answer.record
     assert record is not None
     # a decode with another buffer takes another time
-    same = kernel == "recurrent" or record.at.get("buffer", buffer) == buffer
+    same = kernel.plain or record.at.get("buffer", buffer) == buffer
     # of a search that was cut short it may be the kernel's alone
-    comparable = kernel in COMPARED and same and not record.is_cut
+    comparable = kernel.takes_steps and same and not record.is_cut
     us = {"us": round(record.median, 2)} if comparable else {}
     return dict(record.config) | us
 
@@ -112,11 +117,11 @@ def standings(analysis: Analysis, table: Table) -> list[Standing]:
     found = []
     buffers = baked(analysis, table).buffers
     for gpu in sorted(table):
-        records = [a.record for a in table[gpu]["decode"].values() if a.record]
+        records = [a.record for a in table[gpu][DECODE.name].values() if a.record]
         every = [each for kernel in table[gpu].values() for each in kernel.values()]
         aged = {each.record.env["triton"] for each in every if each.record and each.tier == "aged"}
         effort = min((record.effort for record in records), key=EFFORTS.index)
-        batches = tuple(sorted(table[gpu]["decode"]))
+        batches = tuple(sorted(table[gpu][DECODE.name]))
         cut = any(record.is_cut for record in records)
         found.append(Standing(gpu, effort, batches, buffers.get(gpu), tuple(sorted(aged)), cut))
     return found

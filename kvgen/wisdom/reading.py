@@ -10,13 +10,14 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from kvgen.codegen.config import ANY_GPU, LIMITS
+from kvgen.codegen.config import ANY_GPU
+from kvgen.kernels.knobs import LIMITS
+from kvgen.kernels.registry import subject
 from kvgen.language.declarations import MAX_SIZE
-from kvgen.language.spec import MAX_WINDOW
 from kvgen.wisdom.record import AT, DTYPES, EFFORTS, KERNELS, STORAGE, Key, Record, Shape, bucket
 
 # rows, and tokens of a prompt, that anyone has; what is counted; microseconds; entries of a table
-MOST_ROWS, MOST_TOKENS = 1 << 24, 1 << 20
+MOST_ROWS = 1 << 24
 MOST = 1 << 40
 LEAST_US, MOST_US = 1e-6, 1e12
 MOST_ENTRIES = 32
@@ -84,10 +85,9 @@ def _key(table: Mapping[str, Any]) -> Key:
 
 def _shape(data: Any, kernel: str) -> Shape:
     table = _table(data, "shape", ("B", "T", "H", "HV", "K", "V"))
-    # a buffer is as long for all batches
-    batches = (0, 0) if kernel == "buffer" else (1, MOST_ROWS)
-    window = {"verify": MAX_WINDOW, "chain": MAX_WINDOW, "extend": MOST_TOKENS}
-    ranges = {"B": batches, "T": (1, window.get(kernel, 1))}
+    of = subject(kernel)
+    batches = (0, 0) if of.every_batch else (1, MOST_ROWS)
+    ranges = {"B": batches, "T": (1, of.most_tokens)}
     sizes = {
         name: _count(table.get(name), f"shape {name}", *ranges.get(name, (1, MAX_SIZE)))
         for name in ("B", "T", "H", "HV", "K", "V")

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from kvgen.codegen.config import KNOBS
 from kvgen.formats.dtypes import FLOATS
+from kvgen.kernels.registry import SUBJECTS, subject
 
-KERNELS = tuple(KNOBS)
+KERNELS = tuple(each.name for each in SUBJECTS)
 EFFORTS = ("estimate", "probe", "quick", "full")
 DTYPES = tuple(dtype.name for dtype in FLOATS)
 # from here on a record has been measured on its GPU
@@ -89,7 +89,7 @@ class Record:
     storage: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        knobs = KNOBS[self.key.kernel]
+        knobs = subject(self.key.kernel).knobs
         tables = ("config", knobs), ("at", AT), ("env", ENV), ("storage", STORAGE)
         alike: dict[str, Any] = {
             name: _sorted(getattr(self, name), order) for name, order in tables

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from kvgen.codegen.config import KNOBS, TOKENS
 from kvgen.data import data_dir
 from kvgen.formats.dtypes import BFLOAT16
+from kvgen.kernels.registry import subject
 from kvgen.shipped import argument
 from kvgen.wisdom.folder import Change, Folder, warn
 from kvgen.wisdom.places import PlaceError, named_folders, user_folder
@@ -87,8 +87,8 @@ class Store:
         self,
         form: str,
         shape: Shape,
+        tokens: Mapping[str, int],
         dtype: str = BFLOAT16.name,
-        tokens: Mapping[str, int] = TOKENS,
     ) -> Table:
         """All that may be baked into a module of this form with the heads and channels of `shape`.
 
@@ -245,10 +245,9 @@ def _unusable(record: Record) -> str | None:
     """Why a record cannot be used whatever the key, or None."""
     if not record.is_measured:
         return f"its record has the effort {record.effort}: it was never timed"
-    if set(record.config) != set(KNOBS[record.key.kernel]):
-        here, there = (
-            ", ".join(sorted(each)) for each in (KNOBS[record.key.kernel], record.config)
-        )
+    knobs = subject(record.key.kernel).knobs
+    if set(record.config) != set(knobs):
+        here, there = (", ".join(sorted(each)) for each in (knobs, record.config))
         return f"another version of the kernel: tuned over {there}, but it has {here}"
     return None
 

@@ -16,8 +16,10 @@ from kvgen.algebra.graph import reachable
 from kvgen.algebra.records import Records
 from kvgen.algebra.solving import Solve, solve
 from kvgen.codegen.cost import buffer_length, operations
-from kvgen.codegen.kernels import per_head
-from kvgen.codegen.untuned import configurations
+from kvgen.kernels.extend import EXTEND
+from kvgen.kernels.kernel import Kernel
+from kvgen.kernels.load import load_of
+from kvgen.kernels.verify import VERIFY
 
 # times the plain recurrence's operations from which on a window is worth a warning: 1024 tokens of
 # kimi_delta_attention, at 3.8, take fourteen times as long on an H200 as those of gated_deltanet,
@@ -62,19 +64,19 @@ class Work:
 
 def extend_work(form: Form, records: Records) -> Work:
     """A token of a prompt, in a whole block of those that rules of thumb take at a time."""
-    chosen = _chosen(form, records, "extend")
+    chosen = _chosen(form, records, EXTEND)
     return _Count(form, records, chosen, chosen["TOKENS"], prompt=True).work()
 
 
 def verify_work(form: Form, records: Records, tokens: int) -> Work:
     """A draft among so many that a verify takes together, a tree's or a chain's that is not written
     out token by token; over all places of the buffer."""
-    chosen = _chosen(form, records, "verify")
+    chosen = _chosen(form, records, VERIFY)
     return _Count(form, records, chosen, tokens, prompt=False).work()
 
 
-def _chosen(form: Form, records: Records, kernel: str) -> Mapping[str, int]:
-    table = configurations(form, records, per_head(form, records))["default"][kernel]
+def _chosen(form: Form, records: Records, kernel: Kernel) -> Mapping[str, int]:
+    table = kernel.untuned(load_of(form, records))
     return table.get(BATCH) or next(iter(table.values()))
 
 

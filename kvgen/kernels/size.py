@@ -1,4 +1,4 @@
-"""Which kernels a GPU cannot hold, from the form and a configuration, before anything is compiled.
+"""What a program takes of a GPU, from the form and a configuration, before anything is compiled.
 
 Every kernel but those that go over the state alone has a token's vectors over K, or several
 tokens', in its registers, and the keys of its buffer; what tensor cores multiply lies in shared
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
-from kvgen.codegen.config import PAGE
 from kvgen.codegen.cost import buffer_length
-from kvgen.codegen.kernels import Shapes, per_head, power_of_two
-from kvgen.codegen.untuned import Config, configurations
+from kvgen.codegen.kernels import Shapes, power_of_two
+from kvgen.kernels.knobs import Config
 
 # bytes of shared memory that one program can have
 SHARED = {
@@ -31,26 +30,18 @@ LARGEST = max(SHARED.values())
 VALUES = 768
 # operands of tensor cores have so many rows at least, smaller ones are added up in registers
 ROWS = 16
-# the kernels that are looked at, each with the kernel whose configuration it takes
-CONFIGURED = {
-    "decode": "decode",
-    "recurrent": "recurrent",
-    "fold": "fold",
-    "verify": "verify",
-    "chain": "chain",
-    "extend": "extend",
-    "short_decode": "short",
-    "short_verify": "verify",
-}
 # drafts that are verified together most often
 DRAFTS = 4
+# what a kernel over pages has in front of its name
+PAGED = "short_"
 
 
 @dataclass(frozen=True)
 class Need:
     """What a kernel takes with one configuration. tokens: that it takes together.
 
-    shared: bytes of a program. values: numbers of 32 bits that a thread holds.
+    kernel: as the module calls it. shared: bytes of a program. values: numbers of 32 bits that a
+    thread holds.
     """
 
     kernel: str
@@ -60,7 +51,7 @@ class Need:
 
     @property
     def called(self) -> str:
-        kernel = self.kernel.removeprefix("short_")
+        kernel = self.kernel.removeprefix(PAGED)
         return f"{kernel} of short contexts" if kernel != self.kernel else kernel
 
     @property
@@ -81,41 +72,7 @@ def shared_limit(target: str) -> int:
     return SHARED[target]
 
 
-def needs(form: Form, records: Records) -> list[Need]:
-    """What kernels take by rules of thumb, each by the batch that takes most."""
-    table = configurations(form, records, per_head(form, records))["default"]
-    found: list[Need] = []
-    for kernel, configured in CONFIGURED.items():
-        several = [need(form, records, kernel, each) for each in table.get(configured, {}).values()]
-        # short contexts are there with windows alone
-        if several and (kernel != "short_verify" or "short" in table):
-            found.append(max(several, key=lambda need: (need.shared, need.values)))
-    return found
-
-
-def need(form: Form, records: Records, kernel: str, config: Config) -> Need:
-    """What a kernel, as in CONFIGURED, takes with a configuration."""
-    size = _Size(form, records)
-    match kernel:
-        case "decode":
-            return size.decode(config)
-        case "chain":
-            return size.chain(config)
-        case "short_decode":
-            return size.short(config)
-        case "extend":
-            return size.window(kernel, config, config["TOKENS"])
-        case "verify" | "short_verify":
-            return size.window(kernel, config, DRAFTS)
-    return size.state(kernel, config)
-
-
-def unheld(form: Form, records: Records) -> list[Need]:
-    """Those that no GPU can hold."""
-    return [need for need in needs(form, records) if need.reason is not None]
-
-
-class _Size:
+class Size:
     """Elements and bytes of what a form's kernels hold, with K padded to a power of two."""
 
     def __init__(self, form: Form, records: Records) -> None:
@@ -129,65 +86,62 @@ class _Size:
         self.columns = [column for column in form.columns if column.axes.channels == "K"]
         self.bytes = 2 if form.spec.storage.records.narrow else 4
 
-    def _threads(self, config: Config) -> int:
-        return 32 * config["num_warps"]
-
-    def _vectors(self) -> int:
+    @property
+    def vectors(self) -> int:
         """A token's vectors over K, of which the columns and the keys are some."""
         return len(dict.fromkeys((*self.columns, *self.form.keys)))
 
+    @property
+    def keys(self) -> int:
+        """What a place of the buffer has over K."""
+        return self.kept + self.decays
+
     def state(self, kernel: str, config: Config) -> Need:
         """Of what goes over the state, token by token."""
-        elements = self.k * (config["TILE"] + self._vectors())
-        return Need(kernel, 1, 0, elements // self._threads(config))
+        elements = self.k * (config["TILE"] + self.vectors)
+        return self.held(kernel, 1, elements, config)
 
-    def decode(self, config: Config) -> Need:
-        # the state and the keys are streamed through sums: a quarter of them is there at a time
-        streamed = self.k * (config["TILE"] + self.places * (self.kept + self.decays))
-        elements = streamed // 4 + self.k * self._vectors()
-        return Need("decode", 1, 0, elements // self._threads(config))
+    def streaming(self, kernel: str, config: Config, tokens: int) -> Need:
+        """Of what streams the state and the buffer's keys through sums: a quarter of them is there
+        at a time."""
+        streamed = self.k * (config["TILE"] + self.places * self.keys)
+        elements = streamed // 4 + self.k * tokens * self.vectors
+        return self.held(kernel, tokens, elements, config)
 
-    def chain(self, config: Config) -> Need:
-        streamed = self.k * (config["TILE"] + self.places * (self.kept + self.decays))
-        elements = streamed // 4 + self.k * DRAFTS * self._vectors()
-        return Need("chain", DRAFTS, 0, elements // self._threads(config))
-
-    def window(self, kernel: str, config: Config, tokens: int) -> Need:
+    def window(
+        self, kernel: str, config: Config, tokens: int, kept: int = 0, prompt: bool = False
+    ) -> Need:
         """Several tokens at once: their columns meet the state's tile, each other's keys, and, of a
-        verify, the buffer's. A product that fills tensor cores has its second operand in shared
-        memory, and its first, whole, in the registers of every warp."""
+        verify, as many as are kept. A product that fills tensor cores has its second operand in
+        shared memory, and its first, whole, in the registers of every warp."""
         # a prompt's go one after the other, for they fill an operand each
-        asked = tokens * (min(1, len(self.columns)) if kernel == "extend" else len(self.columns))
-        others = [tokens, config["TILE"]]
-        if kernel == "verify":
-            others.append(max(self.shapes.least_span, self.places))
-        if kernel == "short_verify":
-            others.append(PAGE)
+        asked = tokens * (min(1, len(self.columns)) if prompt else len(self.columns))
+        others = [tokens, config["TILE"], *([kept] if kept else [])]
         multiplied = [other for other in others if other >= ROWS]
         added = [other for other in others if other < ROWS]
         shared = self.k * max(multiplied, default=0) * 4
         if len({column.axes.channels for column in self.form.columns}) > 1:
             # what reads from either side has the state's tile as an operand twice
             shared = max(shared, 2 * self.k * config["TILE"] * 4)
-        if kernel == "extend":
+        if prompt:
             # a loop over blocks loads those to come, for all but one of its stages
-            ahead = (config["STAGES"] - 1) * self.k * tokens * 2 * self._vectors()
+            ahead = (config["STAGES"] - 1) * self.k * tokens * 2 * self.vectors
             shared = max(shared, ahead)
         # a verify streams the state, a prompt keeps it; products that are added up are streamed too
-        state = config["TILE"] if kernel == "extend" else config["TILE"] // 4
+        state = config["TILE"] if prompt else config["TILE"] // 4
         streamed = state + asked * 3 * sum(added) // 4
-        elements = self.k * (tokens * self._vectors() + streamed)
-        values = elements // self._threads(config)
+        need = self.held(kernel, tokens, self.k * (tokens * self.vectors + streamed), config)
+        values = need.values
         if multiplied:
             # float32 in parts, two of them at once
             values += self.k * max(ROWS, power_of_two(max(asked, 1))) // 32 * self._parts()
         return Need(kernel, tokens, shared, values)
 
+    def held(
+        self, kernel: str, tokens: int, elements: int, config: Config, shared: int = 0
+    ) -> Need:
+        """Of a program with so many elements in all of its threads."""
+        return Need(kernel, tokens, shared, elements // (32 * config["num_warps"]))
+
     def _parts(self) -> int:
         return 1 if self.form.spec.storage.state.narrow else 2
-
-    def short(self, config: Config) -> Need:
-        rows = PAGE * config["PAGES"]
-        elements = self.k * (rows * (self.kept + self.decays) // 4 + self._vectors())
-        ahead = (config["STAGES"] - 1) * self.k * rows * self.bytes * self.kept
-        return Need("short_decode", 1, ahead, elements // self._threads(config))

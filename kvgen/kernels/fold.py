@@ -1,0 +1,53 @@
+"""The fold of full buffers into their states, at the end of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from kvgen.algebra.form import Form
+from kvgen.codegen.cost import Cost
+from kvgen.kernels.kernel import Kernel, Rows
+from kvgen.kernels.knobs import Config
+from kvgen.kernels.load import Load, warps_for
+from kvgen.kernels.rules import fills_threads, wide
+
+
+class Fold(Kernel):
+    name = "fold"
+    knobs = ("TILE", "num_warps", "STAGES", "programs")
+    rules = (wide, fills_threads)
+    # what is folded was left by decodes
+    function = "decode"
+    in_steps = folds = True
+    one_tile = True
+    alike = True
+
+    def moved(self, total: Cost, form: Form, buffer: int) -> float:
+        return total.fold(buffer) / buffer
+
+    def launch(
+        self, module: ModuleType, cache: Any, layer: int, slots: Any, given: Mapping[str, Any]
+    ) -> None:
+        """In all layers, for the rows that are full."""
+        module.advance(cache, slots)
+
+    def cursors(self, rows: Rows, form: Form) -> Any:
+        return rows.staggered()
+
+    def cycle(self, rows: Rows) -> int:
+        return rows.cycle
+
+    def rule(self, load: Load, batch: int) -> Config:
+        width = load.tile(4096)
+        each, stages = (128, 4) if load.turned else (64, 3)
+        return {
+            "TILE": width,
+            "num_warps": warps_for(load.k * width, each),
+            "STAGES": stages,
+            "programs": 8,
+        }
+
+
+FOLD = Fold()

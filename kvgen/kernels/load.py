@@ -1,0 +1,116 @@
+"""What rules of thumb look at: what a program of a form has to hold and to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.records import Records
+from kvgen.codegen.kernels import per_head, power_of_two
+
+# the batches that rules of thumb tell apart
+BATCHES = (1, 4, 16, 64, 256)
+# where one configuration serves all batches, the batch that it stands at
+ANY = 64
+# keys from which on their vectors, not the state's tile, are what fills the registers
+LONG = 1024
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a program of a form has to hold and to do. heads: value heads it may go over."""
+
+    form: Form
+    records: Records
+    heads: int
+
+    @property
+    def k(self) -> int:
+        return power_of_two(self.form.spec.size("K"))
+
+    @property
+    def v(self) -> int:
+        return power_of_two(self.form.spec.size("V"))
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the state is read in 16 bits."""
+        return self.form.spec.storage.state.narrow
+
+    @property
+    def turned(self) -> bool:
+        """Whether a thread's elements of the state lie along K, so that it sums what it reads: wide
+        tiles leave it no registers for that."""
+        return self.form.spec.storage.layout == "vk"
+
+    @property
+    def channels(self) -> bool:
+        """Whether every key channel has a decay of its own."""
+        return bool(self.form.decay("K"))
+
+    @property
+    def carried(self) -> bool:
+        """Whether vectors are carried from token to token beside the state."""
+        return any(carry.axes.channels for carry in self.form.carries)
+
+    @property
+    def columns(self) -> int:
+        """Vectors that are multiplied with the state."""
+        return len(self.form.columns)
+
+    @property
+    def wide(self) -> bool:
+        """Whether threads have registers for many elements of a state in 32 bits: beside long keys
+        those of a single column do."""
+        light = self.k <= 128 or (self.columns == 1 and not self.channels)
+        return light and not self.narrow and not self.form.whole_v
+
+    @property
+    def crowded(self) -> bool:
+        """Whether long keys and a state in 32 bits leave little room for anything else."""
+        return self.k > 128 and not (self.narrow or self.form.whole_v or self.wide)
+
+    @property
+    def early(self) -> float:
+        """What `filled` reaches where loads in front of a decode's wait gain nothing any more."""
+        if self.form.whole_v:
+            return 64
+        if self.channels:
+            return 12
+        return 48 if self.narrow and self.columns == 1 else 16
+
+    def busy(self, batch: int) -> float:
+        """Value heads at once, as a multiple of 32: what a GPU is kept busy with."""
+        return batch * self.form.spec.size("HV") / 32
+
+    def filled(self, batch: int) -> float:
+        """Elements of the states of all rows, as a multiple of 32 heads of 128 x 128."""
+        return self.busy(batch) * self.k * self.v / 128**2
+
+    def tile(self, elements: int) -> int:
+        """Value channels of a tile of so many elements of a state."""
+        return self.v if self.form.whole_v else max(1, min(self.v, elements // self.k))
+
+    def count(self, width: int) -> int:
+        """Tiles of so many value channels that there are to go over."""
+        return -(-self.form.spec.size("V") // width) * self.heads
+
+
+def load_of(form: Form, records: Records) -> Load:
+    return Load(form, records, 1 if per_head(form, records) else form.spec.ratio)
+
+
+def warps_for(elements: int, each: int) -> int:
+    """Warps for tiles of so many elements together, about `each` of them in a thread."""
+    count = 1
+    while count < 8 and elements > 32 * each * count:
+        count *= 2
+    return count
+
+
+def window_tile(load: Load, batch: int) -> int:
+    """Value channels of a tile that several tokens pass over."""
+    # one warp has no other to wait for; small batches need more programs than that
+    if load.crowded:
+        return load.tile(8192)
+    return load.tile(4096 if batch < 16 else 16384 if batch == 16 else 8192)
