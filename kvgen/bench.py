@@ -20,6 +20,8 @@ from kvgen.benching.report import Absent, Report, Row
 from kvgen.codegen import cost
 from kvgen.compiler import Analysis, built
 from kvgen.formats.dtypes import BFLOAT16
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.recurrent import RECURRENT
 from kvgen.timing.drafts import draft_rows, prompt_row
 from kvgen.timing.errors import exact, output_error
 from kvgen.timing.steps import copy_bandwidth, fitting_layers, make_step
@@ -33,7 +35,7 @@ def bench(
     batches: Sequence[int] = BATCHES,
     layers: int | None = None,
     progress: Callable[[str], None] | None = None,
-    kernels: tuple[str, ...] = ("decode", "recurrent"),
+    kernels: tuple[str, ...] = (DECODE.name, RECURRENT.name),
     drafts: Sequence[int] = (),
     prompts: bool = False,
     against: Sequence[str] = (),
@@ -70,7 +72,7 @@ def bench(
         say("a prompt")
         several.append(prompt_row(analysis, module, bandwidth))
     # a module may have another one for this GPU
-    of_rows = (row.buffer for row in rows if row.kernel == "decode")
+    of_rows = (row.buffer for row in rows if row.kernel == DECODE.name)
     buffer = next(of_rows, cost.buffer_length(analysis.form, analysis.records))
     return Report(
         analysis.spec.name,

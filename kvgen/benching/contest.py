@@ -13,6 +13,7 @@ from kvgen.benching.peers.peer import Problem, state_bytes
 from kvgen.benching.report import OURS, Absent, Row
 from kvgen.codegen import cost
 from kvgen.compiler import Analysis
+from kvgen.kernels.registry import named
 from kvgen.timing import steps
 from kvgen.timing.steps import Cycle, Step, time_cycles
 
@@ -70,14 +71,13 @@ def contest(
 
 def ours(analysis: Analysis, step: Step, kernel: str, error: float) -> Contestant:
     cursors, buffer = step.cache.cursors, step.cache.buffer
-    moved = cost.cost(analysis.form, analysis.records)
-    run, layers = partial(step.run, kernel), len(step.inputs)
-    if kernel == "decode":
-        cycle = Cycle(run, layers, buffer, cursors, step.staggered(buffer), buffer - 1)
-        least = moved.floor(buffer)
-    else:
+    moved, of = cost.cost(analysis.form, analysis.records), named(kernel)
+    run, layers = partial(step.run, of.function), len(step.inputs)
+    cycle = Cycle(run, layers, buffer, cursors, step.staggered(buffer), buffer - 1)
+    if of.plain:
         # the plain kernel leaves empty buffers behind and has nothing to fold
-        cycle, least, buffer = Cycle(run, layers, cursors=cursors), moved.recurrent(), 1
+        cycle, buffer = Cycle(run, layers, cursors=cursors), 1
+    least = of.floor(moved, analysis.form, buffer)
     check = partial(step.check, f"{kernel} at batch {step.slots.numel()}")
     state = analysis.spec.storage.state.name
     return Contestant(kernel, OURS, state, buffer, least, error, cycle, check)

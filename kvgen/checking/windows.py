@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -17,6 +18,8 @@ from kvgen.checking.twin import Step, Tensors, Tokens, Twin, worst
 
 Parents = Sequence[int]
 Path = Sequence[int]
+# rows to fold, or None
+Force = Sequence[bool] | None
 
 DEPTH = 8
 # a prompt's first tokens, which see how its row's state was rounded
@@ -260,34 +263,43 @@ class Server:
         self.twin.together(*steps)
 
     def drawn(self, kind: str, slots: Sequence[int]) -> Step:
-        draw, twin = self.draw, self.twin
+        """A step of one kind, which a method of that name draws."""
+        draw = self.draw
         force = None
         if draw.random() < 0.3:
             force = [draw.random() < 0.3 for _ in slots]
-        layers = range(twin.layers)
-        twice = [layer for layer in layers if draw.random() < self.wasted]
+        twice = [layer for layer in range(self.twin.layers) if draw.random() < self.wasted]
         tokens = draw.choice(self.windows)
-        if kind == "recurrent":
-            return Tokens(twin, slots, kernel=kind, force=force)
-        if kind == "decode":
-            counts = [draw.choice([0, 1, 1]) for _ in slots]
-            by_advance = draw.random() < 0.5 or not hasattr(twin.module, "accept")
-            return Tokens(
-                twin, slots, counts=None if by_advance else counts, force=force, twice=twice
-            )
-        if kind == "prompt":
-            lengths = [self._length() for _ in slots]
-            return Extend(twin, slots, lengths, max(1, *lengths) + draw.randint(0, 2), force=force)
-        if kind == "chain":
-            chain = range(-1, tokens - 1)
-            paths = [accepted(draw, chain) for _ in slots]
-            counts = [len(path) for path in paths]
-            if draw.random() < 0.7:
-                return Verify(twin, slots, tokens, counts=counts, force=force, twice=twice)
-            return Verify(twin, slots, tokens, paths=paths, force=force, twice=twice)
-        trees = [tree(draw, tokens, draw.randint(1, DEPTH)) for _ in slots]
-        paths = [accepted(draw, each) for each in trees]
-        return Verify(twin, slots, tokens, parents=trees, paths=paths, force=force, twice=twice)
+        return getattr(self, f"_{kind}")(slots, tokens, force, twice)
+
+    def _recurrent(self, slots: Sequence[int], tokens: int, force: Force, twice: list[int]) -> Step:
+        return Tokens(self.twin, slots, kernel="recurrent", force=force)
+
+    def _decode(self, slots: Sequence[int], tokens: int, force: Force, twice: list[int]) -> Step:
+        counts = [self.draw.choice([0, 1, 1]) for _ in slots]
+        by_advance = self.draw.random() < 0.5 or not hasattr(self.twin.module, "accept")
+        return Tokens(
+            self.twin, slots, counts=None if by_advance else counts, force=force, twice=twice
+        )
+
+    def _prompt(self, slots: Sequence[int], tokens: int, force: Force, twice: list[int]) -> Step:
+        lengths = [self._length() for _ in slots]
+        most = max(1, *lengths) + self.draw.randint(0, 2)
+        return Extend(self.twin, slots, lengths, most, force=force)
+
+    def _chain(self, slots: Sequence[int], tokens: int, force: Force, twice: list[int]) -> Step:
+        chain = range(-1, tokens - 1)
+        paths = [accepted(self.draw, chain) for _ in slots]
+        by_counts = self.draw.random() < 0.7
+        kept: Any = {"counts": [len(path) for path in paths]} if by_counts else {"paths": paths}
+        return Verify(self.twin, slots, tokens, **kept, force=force, twice=twice)
+
+    def _tree(self, slots: Sequence[int], tokens: int, force: Force, twice: list[int]) -> Step:
+        trees = [tree(self.draw, tokens, self.draw.randint(1, DEPTH)) for _ in slots]
+        paths = [accepted(self.draw, each) for each in trees]
+        return Verify(
+            self.twin, slots, tokens, parents=trees, paths=paths, force=force, twice=twice
+        )
 
     def _length(self) -> int:
         return self.draw.choice([0, 1, self.longest, self.draw.randint(0, self.longest)])

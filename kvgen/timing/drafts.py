@@ -11,6 +11,7 @@ import torch
 
 from kvgen.codegen import cost
 from kvgen.compiler import Analysis
+from kvgen.kernels.verify import VERIFY
 from kvgen.timing.errors import output_error, prompt_errors, verify_error
 from kvgen.timing.steps import (
     REPEATS,
@@ -79,7 +80,7 @@ def draft_rows(
             torch.cuda.empty_cache()
             found = time_drafts(analysis, module, batch, layers, window, bandwidth)
             rows += [
-                replace(row, error=errors[window] if row.kernel.startswith("verify") else decode)
+                replace(row, error=errors[window] if row.kernel.startswith(VERIFY.name) else decode)
                 for row in found
             ]
     return rows

@@ -142,10 +142,9 @@ class Whole:
             if self._fits(worker, *entry, kept=name in keys)
         }
         asked = [
-            {"kernel": kernel, "config": config, "fold": fold, "buffer": length,
-             "kept": name in keys}
+            dict(kernel=kernel, config=config, fold=fold, buffer=length, kept=name in keys)
             for name, (kernel, config, fold, length) in fit.items()
-        ]  # fmt: skip
+        ]
         answer = worker.ask(self.programs.job, "steps", batch=batch, entries=asked)
         self.layers[batch] = int(answer["layers"])
         times = [(us[0], us[1], us[2]) for us in answer["us"]]

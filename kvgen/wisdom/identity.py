@@ -10,6 +10,7 @@ from typing import Any
 from kvgen.algebra.graph import Node, reachable
 from kvgen.analysis import Analysis
 from kvgen.formats.dtypes import BFLOAT16
+from kvgen.kernels.fold import FOLD
 from kvgen.language.spec import Spec
 from kvgen.values.axes import Axes
 from kvgen.wisdom.record import Key, Shape, bucket
@@ -41,7 +42,7 @@ def form_hash(analysis: Analysis) -> str:
         "output": known[form.output],
         "factored": [factored.most, *all_of(kept)] if factored else None,
         "records": [(known[stored.node], stored.dtype.name) for stored in records.stored],
-        "fold": (records.replay, records.exact),
+        FOLD.name: (records.replay, records.exact),
         "storage": tuple(spec.storage.said.values()),
         "sizes": (spec.size("K"), spec.size("V"), spec.ratio),
     }

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from kvgen.benching.page.svg import Figure, Point, Scale, room, span, ticks
 from kvgen.benching.page.trials import Funnel
 from kvgen.benching.report import OURS, Report, Row
+from kvgen.kernels.registry import named
 
 TITLES = {"fla": "FLA", "sglang": "SGLang", "flashinfer": "FlashInfer"}
-OWN_NAMES = {"decode": "kvgen, buffered", "recurrent": "kvgen, plain"}
 # where error stands against time
 MIDDLE = 64
 # pixels of a plot and what is left of it
@@ -43,7 +43,7 @@ def series(report: Report) -> list[Series]:
         number = sum(other.css.startswith(library) for other in found)
         css = f"{library}" + (f" other-{number}" if number else "")
         if library == OURS:
-            name, css = OWN_NAMES[kernel], f"{OURS} {kernel}"
+            name, css = f"{OURS}, {named(kernel).words}", f"{OURS} {kernel}"
         elif libraries.count(library) == 1:
             name = TITLES[library]
         else:

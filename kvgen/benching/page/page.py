@@ -12,6 +12,9 @@ from kvgen.benching.page import figures
 from kvgen.benching.page.trials import Study, funnels
 from kvgen.benching.report import OURS, Report, Row
 from kvgen.data import data_dir
+from kvgen.kernels import registry
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.recurrent import RECURRENT
 
 
 def html(report: Report, command: str, studies: Sequence[Study] = ()) -> str:
@@ -53,8 +56,8 @@ def duel(report: Report, batch: int) -> tuple[Row, Row] | None:
     if others and own:
         return best_of(own), best_of(others)
     by_kernel = {row.kernel: row for row in own}
-    if {"decode", "recurrent"} <= set(by_kernel):
-        return by_kernel["decode"], by_kernel["recurrent"]
+    if {DECODE.name, RECURRENT.name} <= set(by_kernel):
+        return by_kernel[DECODE.name], by_kernel[RECURRENT.name]
     return None
 
 
@@ -80,7 +83,7 @@ def tiles(report: Report) -> list[tuple[str, str, str]]:
     for batch in figures.batches(report):
         if (pair := duel(report, batch)) is not None:
             mine, other = pair
-            kind = figures.OWN_NAMES[mine.kernel].removeprefix(f"{OURS}, ")
+            kind = registry.named(mine.kernel).words
             ratio = f"{other.us / mine.us:.2f} × as fast as {named(report, other)}"
             found.append((f"batch {batch}, {kind}", f"{mine.us:.2f}", ratio))
     return found
