@@ -121,8 +121,8 @@ def of_case(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def short_contexts(state: str) -> list[ShortRow]:
+    from kvgen.timing.clock import copy_bandwidth
     from kvgen.timing.short import short_rows
-    from kvgen.timing.steps import copy_bandwidth
 
     both = made(SERVED, state)
     sizes = LAYERS, SHORT.context, SHORT.held, copy_bandwidth()

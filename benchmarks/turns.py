@@ -28,8 +28,9 @@ import torch
 from benchmarks.warming import warm
 from kvgen import compiler
 from kvgen.analysis import Analysis
+from kvgen.timing.cycles import Cycle, time_by_turns, time_cycles
 from kvgen.timing.drafts import PROMPT, PROMPT_ROWS, longest_window, make_prompt
-from kvgen.timing.steps import Cycle, Step, make_step, time_by_turns, time_cycles, with_tokens
+from kvgen.timing.steps import Step, make_step, with_tokens
 
 BATCHES = (1, 16, 64, 256)
 WINDOWS = (4, 8, 16)

@@ -22,9 +22,10 @@ from kvgen.compiler import Analysis, built
 from kvgen.formats.dtypes import BFLOAT16
 from kvgen.kernels.decode import DECODE
 from kvgen.kernels.recurrent import RECURRENT
+from kvgen.timing import clock
 from kvgen.timing.drafts import draft_rows, prompt_row
 from kvgen.timing.errors import exact, output_error
-from kvgen.timing.steps import copy_bandwidth, fitting_layers, make_step
+from kvgen.timing.steps import fitting_layers, make_step
 
 BATCHES = (1, 4, 16, 64, 256)
 LAYERS = 36
@@ -50,7 +51,7 @@ def bench(
     module = built(analysis)
     layers = layers or LAYERS
     say("copy bandwidth")
-    bandwidth = copy_bandwidth()
+    bandwidth = clock.copy_bandwidth()
     errors = {kernel: output_error(analysis, module, kernel) for kernel in kernels}
     peers = Lineup((), ())
     if against:

@@ -186,21 +186,21 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from kvgen import bench
-    from kvgen.timing import drafts, errors, short, steps
+    from kvgen.timing import clock, drafts, errors, short, steps
 
     @contextmanager
     def captured(run: Callable[[], object]) -> Iterator[SimpleNamespace]:
         run()
-        yield SimpleNamespace(replay=lambda: None)
+        yield SimpleNamespace(replay=lambda: None, replays=lambda count: None)
 
     def time_of(run: Callable[[], object]) -> float:
         run()
         return 3e-3
 
     monkeypatch.setattr(steps, "DEVICE", "cpu")
-    monkeypatch.setattr(steps, "captured", captured)
-    monkeypatch.setattr(steps, "time_of", time_of)
-    monkeypatch.setattr(drafts, "time_of", time_of)
+    monkeypatch.setattr(clock, "captured", captured)
+    monkeypatch.setattr(clock, "time_of", time_of)
+    monkeypatch.setattr(clock, "copy_bandwidth", lambda: BANDWIDTH)
     monkeypatch.setattr(drafts, "PROMPT", 20)
     monkeypatch.setattr(drafts, "PROMPT_ROWS", 2)
     monkeypatch.setattr(drafts, "REPEATS", 1)
@@ -208,7 +208,6 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "output_error", partial(errors.output_error, tokens=4))
     monkeypatch.setattr(drafts, "verify_error", partial(errors.verify_error, windows=2))
     monkeypatch.setattr(bench, "exact", partial(errors.exact, tokens=4))
-    monkeypatch.setattr(bench, "copy_bandwidth", lambda: BANDWIDTH)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 40, 1 << 40))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "made up")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)

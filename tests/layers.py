@@ -15,7 +15,8 @@ from kvgen import compiler
 from kvgen.probing import launches
 from kvgen.probing.launches import Case, Launch
 from kvgen.shipped import resolve
-from kvgen.tuning import oracle, rows, space
+from kvgen.timing import rows
+from kvgen.tuning import oracle, space
 from kvgen.tuning.tune import make_job
 
 TARGET = GPUTarget("cuda", 90, 32)

@@ -17,7 +17,7 @@ from kvgen.benching import contest, lineup
 from kvgen.benching.peers import flashinfer
 from kvgen.benching.peers.peer import Peer, Problem
 from kvgen.checking.samples import draw
-from kvgen.timing import errors, steps
+from kvgen.timing import clock, errors, steps
 
 SIZES = {
     "gated_deltanet": {"H": 2, "HV": 4},
@@ -135,7 +135,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
         vars(module).update(functions)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(steps, "DEVICE", "cpu")
-    monkeypatch.setattr(steps, "captured", lambda run: nullcontext(run()))
+    monkeypatch.setattr(clock, "captured", lambda run: nullcontext(run()))
 
 
 def named(value: Peer | str) -> str:

@@ -16,8 +16,8 @@ from kvgen.kernels.kernel import Kernel
 from kvgen.kernels.registry import KERNELS, STEPS, SUBJECTS, kernels_of, named, subject
 from kvgen.kernels.short import SHORT
 from kvgen.kernels.verify import VERIFY
-from kvgen.timing import steps
-from kvgen.tuning import oracle, rows
+from kvgen.timing import rows, steps
+from kvgen.tuning import oracle
 from kvgen.tuning.floors import alone_us, floor_us
 
 BUFFER = 4

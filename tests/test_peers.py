@@ -23,7 +23,7 @@ from kvgen.benching.peers import fla, peer, sglang
 from kvgen.benching.peers.peer import Problem
 from kvgen.checking.samples import draw
 from kvgen.shipped import resolve
-from kvgen.timing import errors, steps
+from kvgen.timing import clock, cycles, errors, steps
 
 # the least that each kernel takes
 SIZES = {
@@ -58,7 +58,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "device", lambda index: nullcontext(), raising=False)
     monkeypatch.setattr(Autotuner, "run", first)
     monkeypatch.setattr(steps, "DEVICE", "cpu")
-    monkeypatch.setattr(steps, "captured", lambda run: nullcontext(run()))
+    monkeypatch.setattr(clock, "captured", lambda run: nullcontext(run()))
 
 
 def aliases_patched(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,14 +250,14 @@ def test_floors_of_others() -> None:
 def test_peers_take_turns_with_ours(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that is made up: a plain kernel in torch, with positions that move."""
     seen: list[list[int]] = []
-    stand = steps.Cycle.stand
+    stand = cycles.Cycle.stand
 
-    def standing(self: steps.Cycle, at: Any) -> None:
+    def standing(self: cycles.Cycle, at: Any) -> None:
         stand(self, at)
         assert self.cursors is not None
         seen.append(self.cursors.tolist())
 
-    monkeypatch.setattr(steps.Cycle, "stand", standing)
+    monkeypatch.setattr(cycles.Cycle, "stand", standing)
 
     def start(problem: peer.Problem) -> peer.Started:
         positions = torch.zeros_like(problem.slots)

@@ -14,8 +14,8 @@ from kvgen.benching.report import OURS, Absent, Row
 from kvgen.codegen import cost
 from kvgen.compiler import Analysis
 from kvgen.kernels.registry import named
-from kvgen.timing import steps
-from kvgen.timing.steps import Cycle, Step, time_cycles
+from kvgen.timing.cycles import Cycle, Times, time_cycles
+from kvgen.timing.steps import Step
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Contestant:
     cycle: Cycle
     check: Callable[[], None]
 
-    def row(self, batch: int, bandwidth: float, times: steps.Times, worst: float) -> Row:
+    def row(self, batch: int, bandwidth: float, times: Times, worst: float) -> Row:
         floor = self.moved * batch / bandwidth * 1e6
         return Row(
             self.kernel, batch, self.cycle.layers, times.us, times.spread, worst, floor,

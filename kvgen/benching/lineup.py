@@ -16,7 +16,7 @@ from kvgen.benching.report import Absent, Against
 from kvgen.compiler import Analysis
 from kvgen.diagnostics import SpecError
 from kvgen.explaining.explain import form_text
-from kvgen.timing import steps
+from kvgen.timing import clock, steps
 from kvgen.timing.errors import Exact
 
 # beyond any rounding to 16 bits: another recurrence
@@ -121,7 +121,7 @@ def tried(peer: Peer, analysis: Analysis, exact: Exact, state: str) -> Entrant |
     try:
         one = peer.start(problem)
         error = exact.worst(lambda token: stepped(one, token))
-        with steps.captured(lambda: stepped(one, 0)):
+        with clock.captured(lambda: stepped(one, 0)):
             pass
     except ImportError as found:
         return Absent(peer.library, f"cannot be imported: {first_line(found)}")

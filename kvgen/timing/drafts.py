@@ -11,23 +11,15 @@ import torch
 
 from kvgen.codegen import cost
 from kvgen.compiler import Analysis
+from kvgen.kernels.extend import EXTEND, PROMPT_ROWS
 from kvgen.kernels.verify import VERIFY
+from kvgen.timing import clock
+from kvgen.timing.cycles import REPEATS, Times, time_by_turns, time_cycle
 from kvgen.timing.errors import output_error, prompt_errors, verify_error
-from kvgen.timing.steps import (
-    REPEATS,
-    Step,
-    Times,
-    fitting_layers,
-    make_step,
-    time_by_turns,
-    time_cycle,
-    time_of,
-    with_tokens,
-)
+from kvgen.timing.steps import Step, fitting_layers, make_step, with_tokens
 
-# tokens and rows of the prompt that is timed
-PROMPT = 1024
-PROMPT_ROWS = 8
+# tokens of the prompt that is timed
+PROMPT = EXTEND.prompt
 
 
 @dataclass(frozen=True)
@@ -197,7 +189,7 @@ def prompt_row(analysis: Analysis, module: ModuleType, bandwidth: float) -> Draf
         prompt.fresh()
         # else the launches would hide behind the reset
         torch.cuda.synchronize()
-        seconds.append(time_of(prompt.run))
+        seconds.append(clock.time_of(prompt.run))
     prompt.step.check("extend")
     times = Times.of(seconds)
     moved = cost.cost(analysis.form, analysis.records).extend(PROMPT)

@@ -12,8 +12,9 @@ import torch
 from kvgen.codegen import cost
 from kvgen.compiler import Analysis
 from kvgen.timing import steps
+from kvgen.timing.cycles import time_by_turns
 from kvgen.timing.errors import output_error
-from kvgen.timing.steps import Step, fitting_layers, make_step, step_on, time_by_turns
+from kvgen.timing.steps import Step, fitting_layers, make_step, step_on
 
 
 @dataclass(frozen=True)

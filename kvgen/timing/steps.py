@@ -1,11 +1,8 @@
-"""A model step on random data: made, captured as a CUDA graph, timed."""
+"""Model steps on random data."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -19,7 +16,6 @@ from kvgen.compiler import Analysis
 Tensors = dict[str, torch.Tensor]
 
 DEVICE = "cuda"
-REPEATS = 7
 
 
 @dataclass
@@ -45,19 +41,27 @@ class Step:
 
     def staggered(self, phases: int, stride: int = 1) -> torch.Tensor:
         """Cursors dealt over the rows: 0, stride, … , (phases - 1) stride, and again."""
-        rows = torch.arange(self.slots.numel(), device=DEVICE, dtype=torch.int32)
-        return rows % phases * stride
+        return staggered(self.slots.numel(), phases) * stride
 
     def spread(self, phases: int) -> torch.Tensor:
-        """Cursors for calls that leave them where they are: evenly from 0 to phases - 1, their mean
-        in the middle however few rows there are."""
-        rows = torch.arange(self.slots.numel(), device=DEVICE, dtype=torch.int32)
-        return (2 * rows + 1) * phases // (2 * rows.numel())
+        """Cursors for calls that leave them where they are."""
+        return spread(self.slots.numel(), phases)
 
     def check(self, what: str) -> None:
         """Outputs were NaN before the first call."""
         if any(bool(out.isnan().any()) for out in self.out):
             raise RuntimeError(f"{what} left outputs unwritten or not a number")
+
+
+def staggered(count: int, phases: int) -> torch.Tensor:
+    """0, 1, … , phases - 1, and again."""
+    return torch.arange(count, device=DEVICE, dtype=torch.int32) % phases
+
+
+def spread(count: int, phases: int) -> torch.Tensor:
+    """Evenly from 0 to phases - 1, their mean in the middle however few there are."""
+    rows = torch.arange(count, device=DEVICE, dtype=torch.int32)
+    return (2 * rows + 1) * phases // (2 * count)
 
 
 def make_step(
@@ -145,146 +149,3 @@ def fitting_layers(
     row += bytes_moved.io * tokens + beside
     free, _ = torch.cuda.mem_get_info()
     return max(2, min(most, int(0.75 * free / (row * batch))))
-
-
-# timing ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Times:
-    """Microseconds: the median of several runs, and the spread of all but the two outermost."""
-
-    us: float
-    spread: float
-
-    @classmethod
-    def of(cls, seconds: list[float]) -> Times:
-        ordered = sorted(seconds)
-        return cls(statistics.median(ordered) * 1e6, (ordered[-2] - ordered[1]) * 1e6)
-
-
-def time_of(run: Callable[[], object]) -> float:
-    """Seconds of device time that `run` takes."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    run()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
-
-
-def copy_bandwidth() -> float:
-    """Bytes a second that a large device-to-device copy moves, read and written."""
-    source = torch.randint(0, 255, (1 << 30,), dtype=torch.uint8, device=DEVICE)
-    target = torch.empty_like(source)
-    times = [time_of(lambda: target.copy_(source)) for _ in range(REPEATS)]
-    # the fastest: a floor is what the memory can do
-    return 2 * source.numel() / min(times)
-
-
-@contextmanager
-def captured(run: Callable[[], object]) -> Iterator[torch.cuda.CUDAGraph]:
-    """The launches of `run` as a graph; it runs once before, to compile."""
-    stream = torch.cuda.Stream()
-    # the data is still being drawn on the stream that asked for it
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        run()
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    yield graph
-
-
-def replayed(graph: torch.cuda.CUDAGraph, count: int) -> Callable[[], None]:
-    def replay() -> None:
-        for _ in range(count):
-            graph.replay()
-
-    return replay
-
-
-@dataclass(frozen=True)
-class Cycle:
-    """Whole steps to be timed: `steps` of them come back to where they began.
-
-    run: a model step of `layers` layers. cursors: [rows] int32 that `run` moves, or None; begin:
-    where they begin, for every row; last: where every row stands before the worst step.
-    """
-
-    run: Callable[[], object]
-    layers: int
-    steps: int = 4
-    cursors: torch.Tensor | None = None
-    begin: torch.Tensor | int = 0
-    last: int = 0
-
-    @property
-    def count(self) -> int:
-        """As many whole cycles as make a time that can be measured, in steps."""
-        steps = self.steps
-        while steps * self.layers < 200:
-            steps *= 2
-        return steps
-
-    def stand(self, at: torch.Tensor | int) -> None:
-        if isinstance(at, torch.Tensor) and self.cursors is not None:
-            self.cursors.copy_(at)
-        elif self.cursors is not None:
-            self.cursors.fill_(at)
-
-
-def time_cycles(cycles: Sequence[Cycle]) -> list[tuple[Times, float]]:
-    """For each the mean step of one layer over whole cycles, and the worst step. They take turns,
-    so that what disturbs one disturbs the others."""
-    graphs: list[torch.cuda.CUDAGraph] = []
-    for cycle in cycles:
-        with captured(cycle.run) as graph:
-            graphs.append(graph)
-    seconds: list[list[float]] = [[] for _ in cycles]
-    worst: list[list[float]] = [[] for _ in cycles]
-    for turn in range(-1, REPEATS):
-        for number, (cycle, graph) in enumerate(zip(cycles, graphs, strict=True)):
-            cycle.stand(cycle.begin)
-            if turn < 0:
-                # loads the graph; in the first replays clocks rise
-                replayed(graph, 2)()
-                continue
-            count = cycle.count
-            found = time_of(replayed(graph, count)) / (count * cycle.layers)
-            seconds[number].append(found)
-            cycle.stand(cycle.last)
-            worst[number].append(time_of(graph.replay) / cycle.layers)
-    return [
-        (Times.of(found), statistics.median(most) * 1e6)
-        for found, most in zip(seconds, worst, strict=True)
-    ]
-
-
-def time_cycle(
-    step: Step, run: Callable[[], object], staggered: torch.Tensor, cycle: int, last: int
-) -> tuple[Times, float]:
-    """The mean step of one layer over whole cycles of `cycle` steps, from staggered cursors, and
-    the worst step, all cursors at `last`."""
-    cursors = step.cache.cursors
-    [found] = time_cycles([Cycle(run, len(step.inputs), cycle, cursors, staggered, last)])
-    return found
-
-
-def time_by_turns(runs: Sequence[Callable[[], object]], layers: int) -> list[Times]:
-    """Steps that leave cursors and states as they are, for one layer. They take turns, so that
-    what disturbs one disturbs the others."""
-    count = max(4, 400 // layers)
-    graphs: list[torch.cuda.CUDAGraph] = []
-    for run in runs:
-        with captured(run) as graph:
-            graphs.append(graph)
-    seconds: list[list[float]] = [[] for _ in runs]
-    for graph in graphs:
-        replayed(graph, 3)()
-    for _ in range(REPEATS):
-        for graph, found in zip(graphs, seconds, strict=True):
-            found.append(time_of(replayed(graph, count)) / (count * layers))
-    return [Times.of(found) for found in seconds]

@@ -16,19 +16,11 @@ from kvgen.kernels.decode import DECODE
 from kvgen.kernels.fold import FOLD
 from kvgen.kernels.kernel import Kernel
 from kvgen.kernels.registry import named
-from kvgen.timing.steps import time_of
+from kvgen.timing import clock
+from kvgen.timing.clock import Graph, launched
+from kvgen.timing.rows import Rows, make_rows, room
+from kvgen.timing.sampling import SAMPLE, Percentiles, Timing, by_turns, percentiles, sampled
 from kvgen.tuning.oracle import Errors, Oracle, Prompt
-from kvgen.tuning.replay import (
-    SAMPLE,
-    Graph,
-    Percentiles,
-    Timing,
-    by_turns,
-    launched,
-    percentiles,
-    sampled,
-)
-from kvgen.tuning.rows import Rows, make_rows, room
 from kvgen.tuning.space import Config
 
 # of the free memory, what rows may take
@@ -210,9 +202,9 @@ def _taken(graph: Graph, rows: Rows, cursors: Any, cycle: int) -> Callable[[], f
         nonlocal count
         rows.stand(cursors)
         if not count:
-            once = time_of(graph.replay)
+            once = clock.time_of(graph.replay)
             count = cycle * math.ceil(2 * SAMPLE / (cycle * max(once, 1e-6)))
             rows.stand(cursors)
-        return time_of(lambda: graph.replays(count)) / (count * rows.layers)
+        return clock.time_of(lambda: graph.replays(count)) / (count * rows.layers)
 
     return take

@@ -39,8 +39,8 @@ class Worker:
         self.misses = 0
 
     def answered(self, request: Answer) -> Answer:
+        from kvgen.timing.clock import LaunchError, usable
         from kvgen.tuning.measure import WrongError
-        from kvgen.tuning.replay import LaunchError, usable
 
         made = self.bench.made if self.bench else 0.0
         try:
@@ -64,7 +64,7 @@ class Worker:
         import torch
         import triton
 
-        from kvgen.timing.steps import copy_bandwidth
+        from kvgen.timing.clock import copy_bandwidth
 
         if not torch.cuda.is_available():
             raise RuntimeError("torch sees no GPU; without --gpu there is an estimate")

@@ -13,6 +13,7 @@ import torch
 from kvgen.codegen import cost
 from kvgen.compiler import Analysis
 from kvgen.kernels.kernel import Kernel
+from kvgen.timing import steps
 from kvgen.timing.short import paged_step
 from kvgen.timing.steps import Step, draw_cache, fitting_layers, make_step, with_tokens
 
@@ -63,14 +64,10 @@ class Rows:
         ).expand(used.numel())
 
     def staggered(self) -> torch.Tensor:
-        rows = torch.arange(self.batch * len(self.sets), device=self.whole.slots.device)
-        return rows.int() % self.cache.buffer
+        return steps.staggered(self.batch * len(self.sets), self.cache.buffer)
 
     def spread(self, phases: int) -> torch.Tensor:
-        """Evenly from 0 to phases - 1, their mean in the middle however few rows there are."""
-        count = self.batch * len(self.sets)
-        rows = torch.arange(count, device=self.whole.slots.device)
-        return ((2 * rows + 1) * phases // (2 * count)).int()
+        return steps.spread(self.batch * len(self.sets), phases)
 
     def call(self, kernel: Kernel) -> Callable[[], None]:
         """One kernel in all layers of all sets."""

@@ -1,4 +1,5 @@
-"""Launches on a GPU, captured as graphs, replayed and timed."""
+"""How often something is timed, and what of its times counts: samples of one that is searched for,
+turns of several that are compared."""
 
 from __future__ import annotations
 
@@ -9,9 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from kvgen.timing.steps import time_of
+from kvgen.timing import clock
 
 # a sample lasts at least so long, in seconds, and there are so many of them
 SAMPLE, FEWEST_SAMPLES, SAMPLES = 1e-3, 3, 7
@@ -28,74 +27,10 @@ LOADED = 5e-3
 Percentiles = tuple[float, float, float]
 
 
-class LaunchError(Exception):
-    """A configuration that the GPU refuses, and the process survives."""
-
-
 @dataclass(frozen=True)
 class Timing:
     us: Percentiles
     slow: bool = False
-
-
-class Graph:
-    """The launches of `run`, which has run before; without the collection of garbage and the
-    emptying of caches that `torch.cuda.graph` adds to every capture."""
-
-    def __init__(self, run: Callable[[], object]) -> None:
-        self.graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream()
-        torch.cuda.synchronize()
-        with torch.cuda.stream(stream):
-            self.graph.capture_begin()
-            try:
-                run()
-            finally:
-                self.graph.capture_end()
-        torch.cuda.current_stream().wait_stream(stream)
-
-    def replay(self) -> None:
-        self.graph.replay()
-
-    def replays(self, count: int) -> None:
-        for _ in range(count):
-            self.graph.replay()
-
-    def end(self) -> None:
-        torch.cuda.synchronize()
-        self.graph.reset()
-
-    def __enter__(self) -> Graph:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-
-def launched(run: Callable[[], object]) -> None:
-    """Run once and wait. Raises LaunchError where Triton or the driver refuses a launch, and the
-    GPU can still be used."""
-    from triton.errors import TritonError
-
-    try:
-        run()
-        torch.cuda.synchronize()
-    except TritonError as error:
-        raise LaunchError(f"{type(error).__name__}: {error}") from error
-    except RuntimeError as error:
-        if "out of memory" in str(error) or not usable():
-            raise
-        raise LaunchError(str(error)) from error
-
-
-def usable() -> bool:
-    """Whether the GPU still does what this process asks: an illegal address ends that."""
-    try:
-        torch.cuda.synchronize()
-        torch.zeros(1, device="cuda").item()
-    except Exception:
-        return False
-    return True
 
 
 def sampled(replay: Callable[[], None], cycle: int, layers: int, best: float | None) -> Timing:
@@ -106,7 +41,7 @@ def sampled(replay: Callable[[], None], cycle: int, layers: int, best: float | N
             for _ in range(count * cycle):
                 replay()
 
-        return time_of(run) / (count * cycle * layers)
+        return clock.time_of(run) / (count * cycle * layers)
 
     def hopeless() -> bool:
         return best is not None and first * 1e6 > SLOW * best
