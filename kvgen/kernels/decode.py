@@ -6,6 +6,7 @@ from kvgen.algebra.form import Form
 from kvgen.codegen.columns import offered
 from kvgen.codegen.cost import Cost, buffer_length
 from kvgen.codegen.kernels import power_of_two
+from kvgen.kernels.choice import Choice, Tile, Tiling, below, least, of_channels, when
 from kvgen.kernels.kernel import Kernel
 from kvgen.kernels.knobs import Config
 from kvgen.kernels.load import LONG, Load, warps_for
@@ -14,6 +15,64 @@ from kvgen.kernels.size import Need, Size
 
 # values a thread can hold or stream through its 255 registers before they spill
 MOST = 399
+
+# what `filled` reaches where loads in front of a decode's wait gain nothing any more
+EARLY = Choice(
+    when(64, whole_v=True),
+    when(12, channels=True),
+    when(48, narrow=True, columns=1),
+    when(16),
+)
+# small programs hide latency best
+FEW = Choice(
+    when(Tiling(of_channels(64), 128), whole_v=True),
+    when(Tiling(Tile(32768, 8), 128), k=least(LONG)),
+    when(Tiling(of_channels(64), 128), k=least(129), filled=least(8)),
+    when(Tiling(Tile(8192, 16), 64), k=least(129)),
+    when(Tiling(of_channels(64), 256), narrow=True, filled=least(16)),
+    when(Tiling(of_channels(64), 128), narrow=True, filled=least(4)),
+    when(Tiling(of_channels(32), 64), narrow=True),
+    when(Tiling(of_channels(32), 128), filled=least(8), columns=least(2)),
+    when(Tiling(of_channels(64), 128), filled=least(8)),
+    when(Tiling(of_channels(32), 64), filled=least(4)),
+    when(Tiling(of_channels(16), 64)),
+)
+# wide tiles use the bandwidth. What a program does once is worth sharing by tiles: decays of every
+# channel, a single product; a state read in 16 bits leaves registers to load the next tile ahead
+MANY = Choice(
+    when(Tiling(of_channels(64), 128), whole_v=True),
+    when(Tiling(Tile(4096), 64, 2), turned=True, channels=True, filled=below(48)),
+    when(Tiling(Tile(4096), 128, 2), turned=True, filled=below(48)),
+    when(Tiling(Tile(4096), 128, 8), turned=True),
+    when(Tiling(Tile(32768, 8), 128, 4), k=least(LONG)),
+    when(Tiling(of_channels(64), 256, 2), k=least(129), columns=1, filled=below(64)),
+    when(Tiling(of_channels(64), 256, 4), k=least(129), columns=1),
+    when(Tiling(of_channels(64), 128, 2), k=least(129), filled=below(64)),
+    when(Tiling(of_channels(64), 128, 4), k=least(129)),
+    when(Tiling(of_channels(64), 128, 4), narrow=True, channels=True, filled=below(16)),
+    when(Tiling(of_channels(64), 128, 4, 2), narrow=True, channels=True, filled=below(64)),
+    when(Tiling(of_channels(64), 128, 4, 2), narrow=True, channels=True, columns=1),
+    when(Tiling(of_channels(64), 256, 4, 2), narrow=True, channels=True),
+    when(Tiling(of_channels(64), 128, 4), narrow=True, columns=1, filled=below(64)),
+    when(Tiling(of_channels(64), 128, 4, 2), narrow=True, columns=1),
+    when(Tiling(of_channels(64), 256, 4), narrow=True, filled=below(64)),
+    when(Tiling(of_channels(64), 256, 4, 2), narrow=True),
+    when(Tiling(of_channels(64), 128, 2), filled=below(48), channels=True),
+    when(Tiling(of_channels(64), 128, 2), filled=below(48), columns=1),
+    when(Tiling(of_channels(64), 256), filled=below(48)),
+    when(Tiling(of_channels(64), 256, 2), filled=below(128), channels=True),
+    when(Tiling(of_channels(64), 256, 2), filled=below(128), columns=1),
+    when(Tiling(of_channels(64), 256, 4), filled=below(128)),
+    when(Tiling(of_channels(64), 256, 2, 2)),
+)
+# operands of long keys fill the registers of a single warp
+DOTS = Choice(
+    when(Tiling(Tile(8192), 64), k=least(129), filled=below(32)),
+    when(Tiling(Tile(16384), 256, 2), k=least(129)),
+    when(Tiling(Tile(2048), 256), filled=below(16)),
+    when(Tiling(Tile(8192), 256), filled=below(32)),
+    when(Tiling(Tile(16384), 256, 2, 2)),
+)
 
 
 class Decode(Kernel):
@@ -36,86 +95,41 @@ class Decode(Kernel):
         return size.streaming(self.name, config, 1)
 
     def rule(self, load: Load, batch: int) -> Config:
-        form, filled = load.form, load.filled(batch)
+        form, facts = load.form, load.facts(batch)
         # decays over K make columns that are no inputs, which tensor cores take in twice as many
         # steps; and one column alone leaves them as empty as a sum leaves the other units
         dots = offered(form) and load.columns > 1 and not form.whole_v and not load.channels
         # many rows with keys of 32 bits in their buffers leave them no registers
-        if dots and (filled <= 16 or form.spec.storage.records.narrow):
-            return _by_dots(load, filled)
-        early = filled < load.early
-        if form.whole_v:
-            width, each, tiles, stages = load.v, 128, 1, 1
-        elif early:
-            width, each, tiles, stages = *_few(load, filled), 1, 1
-        else:
-            width, each, tiles, stages = _many(load, filled)
-        tiles = min(load.count(width), tiles)
+        if dots and (facts["filled"] <= 16 or facts["narrow_records"]):
+            return _by_dots(load, batch)
+        early = facts["filled"] < EARLY(facts)
+        tiling = FEW(facts) if early else MANY(facts)
+        width = load.tile(tiling.tile)
+        tiles = min(load.count(width), tiling.tiles)
         most = MOST if load.columns < 3 else MOST // 2
         beside = warps_for(load.k * width + _beside(load), most)
         return {
             "TILE": width,
             "TILES": tiles,
-            "STAGES": stages if tiles > 1 else 1,
+            "STAGES": tiling.stages if tiles > 1 else 1,
             "EARLY": int(early),
             "DOT": 0,
             "PDL": 1,
-            "num_warps": max(warps_for(load.k * width, each), beside),
+            "num_warps": max(warps_for(load.k * width, tiling.each), beside),
         }
 
 
-def _few(load: Load, filled: float) -> tuple[int, int]:
-    """A tile's width and its elements in a thread: small programs hide latency best."""
-    if load.k >= LONG:
-        width, each = max(8, 32768 // load.k), 128
-    elif load.k > 128:
-        width, each = (64, 128) if filled >= 8 else (max(16, 8192 // load.k), 64)
-    elif load.narrow:
-        width, each = (64, 256 if filled >= 16 else 128) if filled >= 4 else (32, 64)
-    elif filled >= 8:
-        width, each = 32 if load.columns > 1 else 64, 128
-    else:
-        width, each = 32 if filled >= 4 else 16, 64
-    return min(load.v, width), each
-
-
-def _many(load: Load, filled: float) -> tuple[int, int, int, int]:
-    """A tile's width, its elements in a thread, tiles and stages: wide tiles use the bandwidth."""
-    # what a program does once is worth sharing by tiles: decays of every channel, a single product
-    shared = load.channels or load.columns == 1
-    if load.turned:
-        few = filled < 48
-        return load.tile(4096), 64 if few and load.channels else 128, 2 if few else 8, 1
-    width = min(load.v, 64)
-    if load.k >= LONG:
-        return min(load.v, max(8, 32768 // load.k)), 128, 4, 1
-    if load.k > 128:
-        return width, 256 if load.columns == 1 else 128, 2 if filled < 64 else 4, 1
-    # a state read in 16 bits leaves registers to load the next tile ahead
-    if load.narrow:
-        stages = 2 if filled >= (16 if load.channels else 64) else 1
-        lean = load.columns == 1 or (load.channels and filled < 64)
-        return width, 128 if lean else 256, 4, stages
-    if filled < 48:
-        return width, 128 if shared else 256, 2 if shared else 1, 1
-    if filled < 128:
-        return width, 256, 2 if shared else 4, 1
-    return width, 256, 2, 2
-
-
-def _by_dots(load: Load, filled: float) -> Config:
-    many, long = filled >= 32, load.k > 128
-    few = 8192 if long else 2048
-    width = load.tile(few if filled < 16 else 16384 if many else 8192)
+def _by_dots(load: Load, batch: int) -> Config:
+    tiling = DOTS(load.facts(batch))
+    width = load.tile(tiling.tile)
     return {
         "TILE": width,
-        "TILES": min(load.count(width), 2) if many else 1,
-        "STAGES": 2 if many and not long else 1,
-        "EARLY": int(not many),
+        "TILES": min(load.count(width), tiling.tiles),
+        "STAGES": tiling.stages,
+        "EARLY": int(tiling.tiles == 1),
         "DOT": 1,
         "PDL": 1,
-        # operands of long keys fill the registers of a single warp
-        "num_warps": warps_for(load.k * width, 64 if long and not many else 256),
+        "num_warps": warps_for(load.k * width, tiling.each),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from kvgen.algebra.form import Form
 from kvgen.codegen.cost import Cost
+from kvgen.kernels.choice import Choice, Tile, Tiling, when
 from kvgen.kernels.kernel import Kernel, Rows
 from kvgen.kernels.knobs import Config
 from kvgen.kernels.load import LONG, Load, warps_for
@@ -15,6 +16,8 @@ from kvgen.kernels.size import Need, Size
 
 # rows of a prompt: the one batch at which it is tuned
 PROMPT_ROWS = 8
+
+TILING = Choice(when(Tiling(Tile(8192), 64, stages=3)))
 
 
 class Extend(Kernel):
@@ -49,11 +52,12 @@ class Extend(Kernel):
         return 0
 
     def rule(self, load: Load, batch: int) -> Config:
-        width = load.tile(8192)
+        tiling = TILING(load.facts(batch))
+        width = load.tile(tiling.tile)
         # factored keys have room for so many tokens
         most = load.form.factored.most if load.form.factored else 16
         tokens = min(16, 1 << (most.bit_length() - 1))
-        warps = warps_for(load.k * width, 64)
+        warps = warps_for(load.k * width, tiling.each)
         if load.k >= LONG:
             # a block's vectors in flight would fill all shared memory
             tokens = min(tokens, max(1, 8192 // load.k))
@@ -61,7 +65,7 @@ class Extend(Kernel):
         return {
             "TILE": width,
             "TOKENS": tokens,
-            "STAGES": 3,
+            "STAGES": tiling.stages,
             # larger tensor core instructions take four warps
             "num_warps": max(4, warps) if load.k >= 64 else warps,
         }

@@ -8,10 +8,16 @@ from typing import Any
 
 from kvgen.algebra.form import Form
 from kvgen.codegen.cost import Cost
+from kvgen.kernels.choice import Choice, Tile, Tiling, when
 from kvgen.kernels.kernel import Kernel, Rows
 from kvgen.kernels.knobs import Config
 from kvgen.kernels.load import Load, warps_for
 from kvgen.kernels.rules import fills_threads, wide
+
+TILING = Choice(
+    when(Tiling(Tile(4096), 128, stages=4), turned=True),
+    when(Tiling(Tile(4096), 64, stages=3)),
+)
 
 
 class Fold(Kernel):
@@ -40,12 +46,12 @@ class Fold(Kernel):
         return rows.cycle
 
     def rule(self, load: Load, batch: int) -> Config:
-        width = load.tile(4096)
-        each, stages = (128, 4) if load.turned else (64, 3)
+        tiling = TILING(load.facts(batch))
+        width = load.tile(tiling.tile)
         return {
             "TILE": width,
-            "num_warps": warps_for(load.k * width, each),
-            "STAGES": stages,
+            "num_warps": warps_for(load.k * width, tiling.each),
+            "STAGES": tiling.stages,
             "programs": 8,
         }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
 from kvgen.codegen.kernels import per_head, power_of_two
+from kvgen.kernels.choice import Choice, Facts, Tile, below, when
 
 # the batches that rules of thumb tell apart
 BATCHES = (1, 4, 16, 64, 256)
@@ -70,15 +71,6 @@ class Load:
         """Whether long keys and a state in 32 bits leave little room for anything else."""
         return self.k > 128 and not (self.narrow or self.form.whole_v or self.wide)
 
-    @property
-    def early(self) -> float:
-        """What `filled` reaches where loads in front of a decode's wait gain nothing any more."""
-        if self.form.whole_v:
-            return 64
-        if self.channels:
-            return 12
-        return 48 if self.narrow and self.columns == 1 else 16
-
     def busy(self, batch: int) -> float:
         """Value heads at once, as a multiple of 32: what a GPU is kept busy with."""
         return batch * self.form.spec.size("HV") / 32
@@ -87,13 +79,34 @@ class Load:
         """Elements of the states of all rows, as a multiple of 32 heads of 128 x 128."""
         return self.busy(batch) * self.k * self.v / 128**2
 
-    def tile(self, elements: int) -> int:
-        """Value channels of a tile of so many elements of a state."""
-        return self.v if self.form.whole_v else max(1, min(self.v, elements // self.k))
+    def tile(self, tile: Tile) -> int:
+        """Its value channels."""
+        if self.form.whole_v:
+            return self.v
+        return min(self.v, max(tile.least, tile.elements // self.k))
 
     def count(self, width: int) -> int:
         """Tiles of so many value channels that there are to go over."""
         return -(-self.form.spec.size("V") // width) * self.heads
+
+    def facts(self, batch: int) -> Facts:
+        """What rules hang on."""
+        storage = self.form.spec.storage
+        return {
+            "batch": batch,
+            "busy": self.busy(batch),
+            "filled": self.filled(batch),
+            "k": self.k,
+            "columns": self.columns,
+            "narrow": self.narrow,
+            "partial": storage.state.partial,
+            "narrow_records": storage.records.narrow,
+            "turned": self.turned,
+            "channels": self.channels,
+            "carried": self.carried,
+            "whole_v": self.form.whole_v,
+            "crowded": self.crowded,
+        }
 
 
 def load_of(form: Form, records: Records) -> Load:
@@ -108,9 +121,10 @@ def warps_for(elements: int, each: int) -> int:
     return count
 
 
-def window_tile(load: Load, batch: int) -> int:
-    """Value channels of a tile that several tokens pass over."""
-    # one warp has no other to wait for; small batches need more programs than that
-    if load.crowded:
-        return load.tile(8192)
-    return load.tile(4096 if batch < 16 else 16384 if batch == 16 else 8192)
+# of drafts: one warp has no other to wait for; small batches need more programs than that
+WINDOW_TILE = Choice(
+    when(Tile(8192), crowded=True),
+    when(Tile(4096), batch=below(16)),
+    when(Tile(16384), batch=below(17)),
+    when(Tile(8192)),
+)

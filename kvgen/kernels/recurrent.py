@@ -6,10 +6,27 @@ from typing import Any
 
 from kvgen.algebra.form import Form
 from kvgen.codegen.cost import Cost
+from kvgen.kernels.choice import Choice, Tile, below, when
 from kvgen.kernels.kernel import Kernel, Rows
 from kvgen.kernels.knobs import Config
 from kvgen.kernels.load import Load, warps_for
 from kvgen.kernels.rules import fills_threads, wide
+
+# it reads and writes both planes of a split state: many rows of them are like 32 bits
+WIDTH = Choice(
+    when(16, filled=below(4)),
+    when(32, filled=below(8)),
+    when(32, narrow=True, partial=False),
+    when(64),
+)
+# elements of a tile in a thread
+EACH = Choice(
+    when(64, filled=below(4)),
+    when(128, k=below(128)),
+    when(128, narrow=True, filled=below(8)),
+    when(128, narrow=True, partial=False),
+    when(64),
+)
 
 
 class Recurrent(Kernel):
@@ -28,13 +45,11 @@ class Recurrent(Kernel):
         return 0
 
     def rule(self, load: Load, batch: int) -> Config:
-        filled = load.filled(batch)
-        # it reads and writes both planes of a split state: many rows of them are like 32 bits
-        thin = load.narrow and (filled < 8 or not load.form.spec.storage.state.partial)
-        width = 16 if filled < 4 else 32 if filled < 8 or thin else 64
-        width = load.v if load.form.whole_v else min(width, load.tile(8192))
-        each = 128 if filled >= 4 and (thin or load.k < 128) else 64
-        return {"TILE": width, "num_warps": warps_for(load.k * width, each)}
+        facts = load.facts(batch)
+        width = load.v
+        if not load.form.whole_v:
+            width = min(WIDTH(facts), load.tile(Tile(8192)))
+        return {"TILE": width, "num_warps": warps_for(load.k * width, EACH(facts))}
 
 
 RECURRENT = Recurrent()

@@ -7,12 +7,43 @@ from typing import Any
 from kvgen.algebra.form import Form
 from kvgen.codegen.config import PAGE
 from kvgen.codegen.cost import Cost
+from kvgen.kernels.choice import Choice, Tile, below, least, when
 from kvgen.kernels.decode import DECODE
 from kvgen.kernels.kernel import Kernel, Rows
 from kvgen.kernels.knobs import Config
 from kvgen.kernels.load import LONG, Load, warps_for
 from kvgen.kernels.rules import beside, divides, fills_threads, shallow, wide
 from kvgen.kernels.size import PAGED, Need, Size
+
+TILE = Choice(
+    when(Tile(8192), k=least(LONG)),
+    when(Tile(32768), k=least(129)),
+    when(Tile(4096), channels=False, busy=below(16)),
+    when(Tile(16384)),
+)
+# few rows, or long keys: warps that share two pages
+PAGES = Choice(
+    when(2, k=least(129)),
+    when(2, busy=below(4)),
+    when(2, channels=True, busy=below(8)),
+    when(1),
+)
+# a page's scores serve the value heads of a group that stand side by side, up to so many channels
+CHANNELS = Choice(
+    when(0, k=least(129)),
+    when(0, channels=False, busy=below(16)),
+    when(256, busy=below(64)),
+    when(512),
+)
+# of a page's elements in a thread: records in 32 bits take registers of their own, beside decays of
+# their channels they are computed anyway
+EACH = Choice(
+    when(64, columns=least(3)),
+    when(64, channels=False, k=below(129), busy=below(4)),
+    when(128, channels=True),
+    when(192, narrow_records=True),
+    when(96),
+)
 
 
 class Short(Kernel):
@@ -45,30 +76,21 @@ class Short(Kernel):
         return self.held
 
     def rule(self, load: Load, batch: int) -> Config:
-        channels, busy = load.channels, load.busy(batch)
+        facts = load.facts(batch)
+        width = load.tile(TILE(facts))
         if load.k >= LONG:
             # a page's keys fill the registers, and those of a page ahead all shared memory
-            return {"TILE": load.tile(8192), "TILES": 1, "PAGES": 1, "STAGES": 1, "num_warps": 8}
-        # few rows, or long keys: warps that share two pages
-        long = load.k > 128
-        pages = 2 if long or busy < (8 if channels else 4) else 1
-        few = not (channels or long) and busy < 16
-        width = load.tile(32768 if long else 4096 if few else 16384)
-        # a page's scores serve the value heads of a group that stand side by side
-        most = 0 if few or long else (256 if busy < 64 else 512) // width
-        many = max(1, min(load.heads & -load.heads, most))
-        # of a page's elements in a thread: records in 32 bits take registers of their own, beside
-        # decays of their channels they are computed anyway
-        each = 128 if channels else 192 if load.form.spec.storage.records.narrow else 96
-        if load.columns > 2 or (few and pages > 1):
-            each = 64
+            return {"TILE": width, "TILES": 1, "PAGES": 1, "STAGES": 1, "num_warps": 8}
+        pages = PAGES(facts)
+        many = max(1, min(load.heads & -load.heads, CHANNELS(facts) // width))
+        elements = pages * PAGE * (load.k * (1 + load.channels) + width * many)
         return {
             "TILE": width,
             "TILES": many,
             "PAGES": pages,
             "STAGES": 2,
             # warps wait for each other at every page: one is best, where its registers suffice
-            "num_warps": warps_for(pages * PAGE * (load.k * (1 + channels) + width * many), each),
+            "num_warps": warps_for(elements, EACH(facts)),
         }
 
 

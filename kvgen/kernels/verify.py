@@ -5,14 +5,45 @@ from __future__ import annotations
 from kvgen.algebra.chain import TOKENS, chains
 from kvgen.algebra.form import Form
 from kvgen.codegen.config import PAGE
+from kvgen.kernels.choice import Choice, Tile, below, least, when
 from kvgen.kernels.drafts import Drafts
 from kvgen.kernels.knobs import Config
-from kvgen.kernels.load import LONG, Load, warps_for, window_tile
+from kvgen.kernels.load import LONG, WINDOW_TILE, Load, warps_for
 from kvgen.kernels.rules import divides, fills_threads, loops, shallow, wide
 from kvgen.kernels.size import DRAFTS, PAGED, Need, Size
 
 # drafts of a window that is no short chain
 MANY = 8
+
+# elements of a tile in a thread: vectors over K that are computed, rather than given in 16 bits,
+# take registers of their own
+EACH = Choice(
+    when(64, channels=True),
+    when(64, whole_v=True),
+    when(64, narrow=False),
+    when(64, carried=True),
+    when(128, batch=below(16)),
+    when(256),
+)
+TILES = Choice(when(1, batch=below(17)), when(4))
+STAGES = Choice(when(1, batch=below(17)), when(2, narrow=True), when(1))
+
+# the same of a state in 32 bits, where decays over K take registers
+WIDE_TILE = Choice(when(Tile(16384), k=least(129)), when(Tile(8192)))
+WIDE_EACH = Choice(
+    when(128, channels=True),
+    when(128, columns=least(3)),
+    when(128, k=least(257)),
+    when(128, k=below(129), busy=below(8)),
+    when(256),
+)
+# vectors over K that are computed are worth sharing by more tiles
+WIDE_TILES = Choice(
+    when(1, busy=below(4)),
+    when(1, busy=below(32), channels=False, carried=False),
+    when(8, busy=least(16), k=least(129)),
+    when(4),
+)
 
 
 class Verify(Drafts):
@@ -35,19 +66,17 @@ class Verify(Drafts):
         return size.window(PAGED + self.name, config, DRAFTS, PAGE)
 
     def rule(self, load: Load, batch: int) -> Config:
+        facts = load.facts(batch)
         if load.k >= LONG:
             return _long(load)
         if load.wide:
             return _wide(load, batch)
-        width = window_tile(load, batch)
-        # vectors over K that are computed, rather than given in 16 bits, take registers of their
-        # own
-        heavy = load.channels or load.form.whole_v or not load.narrow or load.carried
-        warps = warps_for(load.k * width, 64 if heavy else 128 if batch < 16 else 256)
+        width = load.tile(WINDOW_TILE(facts))
+        warps = warps_for(load.k * width, EACH(facts))
         return {
             "TILE": width,
-            "TILES": min(load.count(width), 4) if batch > 16 else 1,
-            "STAGES": 2 if batch > 16 and load.narrow else 1,
+            "TILES": min(load.count(width), TILES(facts)),
+            "STAGES": STAGES(facts),
             # products with keys as long as these leave one warp no registers
             "num_warps": max(warps, 8) if load.k > 256 else warps,
         }
@@ -55,29 +84,23 @@ class Verify(Drafts):
 
 def _long(load: Load) -> Config:
     """The tokens' columns and the buffer's keys fill the registers of all warps there can be."""
-    width = load.tile(8192)
+    width = load.tile(Tile(8192))
     tiles = min(load.count(width), 4)
     return {"TILE": width, "TILES": tiles, "STAGES": 1, "num_warps": 8}
 
 
 def _wide(load: Load, batch: int) -> Config:
     """Of a state in 32 bits: few warps, which shuffle less, even where they spill some of it."""
-    busy, long = load.busy(batch), load.k > 128
-    width = load.tile(16384 if long else 8192)
-    # decays over K take registers
-    few = busy < 8 and not long
-    each = 128 if load.channels or load.columns > 2 or few or load.k > 256 else 256
-    # vectors over K that are computed are worth sharing by more tiles; the scores of a single
-    # column are cheap, so that its heads are better off side by side
-    shared = load.channels or load.carried
+    facts = load.facts(batch)
+    width = load.tile(WIDE_TILE(facts))
+    # the scores of a single column are cheap, so that its heads are better off side by side
     count = load.count(width) // (load.heads if load.columns == 1 else 1)
-    tiles = 1 if busy < (4 if shared else 32) else 8 if long and busy >= 16 else 4
-    tiles = min(count, tiles)
+    tiles = min(count, WIDE_TILES(facts))
     return {
         "TILE": width,
         "TILES": tiles,
         "STAGES": 2 if load.channels and tiles > 1 else 1,
-        "num_warps": warps_for(load.k * width, each),
+        "num_warps": warps_for(load.k * width, WIDE_EACH(facts)),
     }
 
 
