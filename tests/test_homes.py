@@ -14,6 +14,7 @@ from jinja2 import nodes as jn
 
 from kvgen.formats.registry import RECORDS, STATES
 from kvgen.functions.registry import FUNCTIONS
+from kvgen.kernels.registry import KERNELS
 
 ROOT = Path(__file__).parent.parent
 # calls that look something up by their first argument
@@ -54,6 +55,13 @@ def kinds(node: ast.AST) -> set[str]:
 HOMES = [
     Home("function", lambda: FUNCTIONS, ROOT / "kvgen" / "functions"),
     Home("format", format_names, ROOT / "kvgen" / "formats", else_meant=kinds),
+    Home(
+        "kernel",
+        lambda: (kernel.name for kernel in KERNELS),
+        ROOT / "kvgen" / "kernels",
+        # what templates call the kernels' scopes are names of its own
+        (ROOT / "cli.py", ROOT / "kvgen" / "codegen" / "render.py"),
+    ),
 ]
 
 

@@ -17,6 +17,8 @@ from kvgen.checking.checker import SAME, Checker
 from kvgen.checking.samples import Sampler, packed, padded
 from kvgen.checking.twin import Tensors, Twin, worst
 from kvgen.checking.windows import Extend, Server, Verify
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.recurrent import RECURRENT
 
 # cases ------------------------------------------------------------------------------------------
 
@@ -83,7 +85,8 @@ def recurrent(checker: Checker, case: str) -> None:
     """The plain kernel alone, and after decodes whose records are not folded."""
     twin = checker.twin(checker.one_group(), seed=5, layers=1)
     twin.admit([2, 5])
-    kernels = ("recurrent", "recurrent", "decode", "decode", "recurrent", "decode", "decode")
+    plain, buffered = RECURRENT.name, DECODE.name
+    kernels = (plain, plain, buffered, buffered, plain, buffered, buffered)
     with checker.parted(twin):
         for kernel in kernels:
             twin.step([5, -1, 2], kernel=kernel)

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 
 from kvgen.checking.twin import Step, Tensors, Tokens, Twin, worst
+from kvgen.kernels.chain import CHAIN
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.recurrent import RECURRENT
 
 Parents = Sequence[int]
 Path = Sequence[int]
@@ -230,7 +233,7 @@ def accepted(draw: random.Random, parents: Parents) -> list[int]:
 # random steps ------------------------------------------------------------------------------------
 
 # the last two empty a row's buffer
-KINDS = (*("decode", "chain", "tree") * 3, "recurrent", "prompt")
+KINDS = (*(DECODE.name, CHAIN.name, "tree") * 3, RECURRENT.name, "prompt")
 
 
 @dataclass
