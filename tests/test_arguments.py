@@ -38,7 +38,7 @@ def unlaunched(
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("launched")
 
-    monkeypatch.setattr(module, "_launch", refuse)
+    monkeypatch.setattr(module, "launch", refuse)
     return module
 
 
@@ -133,7 +133,7 @@ def test_out(kernel: str, out: Any, parts: list[str], module, cache) -> None:
 # slots, layers, masks ----------------------------------------------------------------------------
 
 WRONG_SLOTS = [
-    (torch.tensor([0, 1]), "[2] torch.int64 on cpu"),
+    (torch.tensor([0, 1], dtype=torch.int16), "[2] torch.int16 on cpu"),
     (torch.tensor([0.0, 1.0]), "[2] torch.float32 on cpu"),
     (torch.tensor([[0, 1]], dtype=torch.int32), "[1, 2] torch.int32 on cpu"),
     (torch.tensor(1, dtype=torch.int32), "[] torch.int32 on cpu"),
@@ -399,10 +399,10 @@ def test_values_are_checked_on_a_gpu_only_when_asked(monkeypatch: pytest.MonkeyP
     module = made("gated_deltanet").module
     elsewhere = torch.empty(2, dtype=torch.int32, device="meta")
     monkeypatch.delenv("KVGEN_CHECK", raising=False)
-    assert not module._strict(elsewhere)
+    assert not module.strict(elsewhere)
     monkeypatch.setenv("KVGEN_CHECK", "1")
-    assert module._strict(elsewhere)
-    assert module._strict(ids(1))
+    assert module.strict(elsewhere)
+    assert module.strict(ids(1))
 
 
 def test_decode_and_read_wait_for_the_advance_of_a_plain_step() -> None:

@@ -56,7 +56,7 @@ def several(analysis: Analysis) -> list[Record]:
 
 def on(module: ModuleType, gpu: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module as on a GPU of this name; its kernels stay in the interpreter."""
-    monkeypatch.setattr(module, "_gpu", lambda device: gpu)
+    monkeypatch.setattr(module, "gpu_name", lambda table, device: gpu)
     return module
 
 
@@ -151,7 +151,7 @@ def test_a_record_for_no_rows_is_none(own: Path) -> None:
     with pytest.warns(WisdomWarning, match="shape B is 0, expected an integer from 1"):
         module = compiler.built(analysis)
     assert all(min(batches) > 0 for batches in module.CONFIGS[H100].values())
-    assert module._config(H100, "decode", 4)["TILE"] == 8
+    assert module.configuration(module.Cache.table, H100, "decode", 4)["TILE"] == 8
 
 
 def test_a_gpu_counts_as_known_by_its_decode() -> None:
@@ -200,11 +200,13 @@ def test_the_nearest_batch_of_this_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     module = compiler.built(analysis)
     tuned, default = module.CONFIGS[H100], module.CONFIGS["default"]
     for batch, near in ((1, 1), (2, 1), (3, 4), (15, 4), (17, 64), (5000, 64), (0, 1)):
-        assert module._config(H100, "decode", batch) is tuned["decode"][near]
-    assert module._config(H100, "fold", 200) is tuned["fold"][16]
+        assert (
+            module.configuration(module.Cache.table, H100, "decode", batch) is tuned["decode"][near]
+        )
+    assert module.configuration(module.Cache.table, H100, "fold", 200) is tuned["fold"][16]
     # what is not tuned for it, and all of a GPU that is not known
-    assert module._config(H100, "verify", 4) is default["verify"][4]
-    assert module._config(H200, "decode", 4) is default["decode"][4]
+    assert module.configuration(module.Cache.table, H100, "verify", 4) is default["verify"][4]
+    assert module.configuration(module.Cache.table, H200, "decode", 4) is default["decode"][4]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -294,7 +296,7 @@ def test_a_tuned_module_computes_the_same(name: str, monkeypatch: pytest.MonkeyP
 def test_what_does_not_ship_is_tuned_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     text = resolve("gated_deltanet").read_text(encoding="utf-8").replace("gated_deltanet", "mine")
     analysis = compiler.analyse(text)
-    assert "`kvgen tune mine.yaml --gpu`" in compiler.emit(analysis, {})
+    assert '"kvgen tune mine.yaml --gpu"' in compiler.emit(analysis, {})
     assert "(kvgen tune mine.yaml --gpu)" in baking.said(analysis, {})
     monkeypatch.setenv("KVGEN_REQUIRE_TUNED", "1")
     with pytest.raises(baking.NotTuned, match=r"kvgen tune mine\.yaml --gpu"):
@@ -311,7 +313,7 @@ def test_hints_are_for_the_recurrence_as_it_was_asked_for(
     command = "kvgen tune gated_deltanet --gpu"
     assert f"({command} --set storage.state=split --set sizes.HV=16)" in baking.said(split, {})
     command += " --set sizes.HV=16 --set storage.state=split"
-    assert f"`{command}`" in compiler.emit(split, {})
+    assert f'"{command}"' in compiler.emit(split, {})
     same = compiler.analyse(resolve("gated_deltanet"), {"sizes.K": "128", "storage.layout": "kv"})
     assert compiler.emit(same, {}) == compiler.emit(compiler.analyse(same.spec.path), {})
     text = resolve("gated_deltanet").read_text(encoding="utf-8").replace("gated_deltanet", "mine")
@@ -320,7 +322,7 @@ def test_hints_are_for_the_recurrence_as_it_was_asked_for(
     mine = compiler.analyse(Path("my specs/first.yaml"), {"buffer": "4"})
     assert "(kvgen tune 'my specs/first.yaml' --gpu --set buffer=4)" in baking.said(mine, {})
     # a module is read elsewhere, and says what its own text says
-    assert "`kvgen tune mine.yaml --gpu`" in compiler.emit(mine, {})
+    assert '"kvgen tune mine.yaml --gpu"' in compiler.emit(mine, {})
     assert compiler.emit(compiler.analyse(split.spec.text), {}) == compiler.emit(split, {})
     Path("mine.yaml").write_text(text, encoding="utf-8")
     hint = run("wisdom", "show", "mine.yaml").stderr
@@ -329,7 +331,7 @@ def test_hints_are_for_the_recurrence_as_it_was_asked_for(
 
 def test_an_unknown_gpu_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     module = on(made("gated_deltanet").module, H200, monkeypatch)
-    monkeypatch.setattr(module, "_WARNED", [])
+    monkeypatch.setattr(module, "WARNED", [])
     text = (
         "gated_deltanet is not tuned for NVIDIA H200 and runs there on estimates: "
         f"`kvgen tune gated_deltanet --gpu {' '.join(SET)}`, then compile it again"
@@ -369,16 +371,16 @@ def test_inputs_that_nothing_is_tuned_for_are_named_once(monkeypatch: pytest.Mon
         "with torch.float32 it runs there on estimates"
     )
     with pytest.warns(UserWarning) as said:
-        config = module._config(H100, "decode", 4, given)
+        config = module.configuration(module.Cache.table, H100, "decode", 4, given)
     assert [str(each.message) for each in said] == [text]
     assert config in module.CONFIGS["default"]["decode"].values()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        module._config(H100, "decode", 4, given)
-        module._config(H100, "decode", 4, given[:1])
+        module.configuration(module.Cache.table, H100, "decode", 4, given)
+        module.configuration(module.Cache.table, H100, "decode", 4, given[:1])
         # there is nothing to drop
-        module._config("NVIDIA A100", "decode", 4, given)
-        module._config("default", "decode", 4, given)
+        module.configuration(module.Cache.table, "NVIDIA A100", "decode", 4, given)
+        module.configuration(module.Cache.table, "default", "decode", 4, given)
 
 
 def test_where_tuning_is_required_an_unknown_gpu_is_refused(
@@ -389,7 +391,7 @@ def test_where_tuning_is_required_an_unknown_gpu_is_refused(
     with pytest.raises(RuntimeError, match=r"not tuned for NVIDIA H200 .*KVGEN_REQUIRE_TUNED=1"):
         module.Cache.empty(2, device="cpu")
     monkeypatch.setenv("KVGEN_REQUIRE_TUNED", "0")
-    monkeypatch.setattr(module, "_WARNED", [H200])
+    monkeypatch.setattr(module, "WARNED", [H200])
     module.Cache.empty(2, device="cpu")
 
 
@@ -402,7 +404,8 @@ sys.path.insert(0, {str(path.parent)!r})
 import torch
 torch.cuda.get_device_name = lambda device=None: f"GPU of {{device}}"
 import gated_deltanet as module
-print(module._gpu("cuda:1"), module._gpu(torch.device("cuda")), module._gpu("meta"))
+devices = "cuda:1", torch.device("cuda"), "meta"
+print(*(module.gpu_name(module.Cache.table, device) for device in devices))
 """
     for interpreted, names in (("0", "GPU of cuda:1 GPU of cuda default"), ("1", "default " * 3)):
         result = subprocess.run(

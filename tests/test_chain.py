@@ -146,13 +146,13 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Twin], list[str]]:
 
     def listen(pair: Twin) -> list[str]:
         names: list[str] = []
-        launch = pair.module._launch
+        launch = pair.module.launch
 
-        def heard(cache: Any, kernel: Any, *args: Any, **options: Any) -> None:
-            names.append(kernel.fn.__name__)
+        def heard(cache: Any, kernel: str, *args: Any, **options: Any) -> None:
+            names.append(kernel)
             launch(cache, kernel, *args, **options)
 
-        monkeypatch.setattr(pair.module, "_launch", heard)
+        monkeypatch.setattr(pair.module, "launch", heard)
         return names
 
     return listen
@@ -162,13 +162,13 @@ def test_which_windows_are_chains(launched: Callable[[Twin], list[str]]) -> None
     pair = twin("gated_deltanet", buffer=8, window=5)
     pair.admit([1, 2])
     names = launched(pair)
-    wanted = {1: "_chain_kernel", 4: "_chain_kernel", 5: "_verify_kernel"}
+    wanted = {1: "chain", 4: "chain", 5: "verify"}
     for tokens, kernel in wanted.items():
         Verify(pair, [2, 1], tokens, counts=[0, 0]).run(0)
         assert names.pop() == kernel
     trees = [[-1, 0, 1], [-1, 0, 0]]
     Verify(pair, [2, 1], 3, parents=trees, counts=[0, 0]).run(0)
-    assert names.pop() == "_verify_kernel"
+    assert names.pop() == "verify"
 
 
 @pytest.mark.parametrize("tokens", range(1, TOKENS + 1))

@@ -33,7 +33,7 @@ def test_bytes_are_those_of_a_cache(
     overrides = {"storage.state": state, "storage.records": records}
     analysis = compiler.analyse(shipped.resolve(spec), overrides)
     module = compiler.built(analysis)
-    monkeypatch.setattr(module, "_launch", lambda *_, **__: None)
+    monkeypatch.setattr(module, "launch", lambda *_, **__: None)
     cache = module.Cache.empty(1, device="meta", short_context=64)
     found = short(Derivation(analysis))
     assert found is not None

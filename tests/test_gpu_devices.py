@@ -87,12 +87,12 @@ def test_tensors_lie_on_another_gpu() -> None:
     pages.reserve([1, 2], 20)
     pages.release([1])
     assert torch.cuda.current_device() == 0
-    assert not pair.module._capturing(pair.cache.device)
+    assert not pair.module.capturing(pair.cache.device)
     with torch.cuda.device(1):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             torch.zeros(1, device="cuda:1")
             torch.cuda.set_device(0)
-            assert pair.module._capturing(torch.device("cuda:1"))
-            assert not pair.module._capturing(torch.device("cuda:0"))
+            assert pair.module.capturing(torch.device("cuda:1"))
+            assert not pair.module.capturing(torch.device("cuda:0"))
             torch.cuda.set_device(1)

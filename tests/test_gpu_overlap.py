@@ -158,7 +158,7 @@ def disturbed(session: Session, name: str, careless: bool) -> list[torch.Tensor]
         torch.cuda.synchronize()
         write_late(tensor, right)
         if careless:
-            identity, _, slots = session.module._step(session.cache, 0, session.slots)
+            identity, _, slots = session.module.step_of(session.cache, 0, session.slots)
             session.cache.step = identity, 0, slots
 
     return session.run(before)

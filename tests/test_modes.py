@@ -168,10 +168,10 @@ def test_the_books_of_host_and_device_change_together(
 
     def books() -> tuple[Any, ...]:
         tables = {name: x.clone() for name, x in cache.tensors.items() if x.dtype == torch.int32}
-        return cache.free, [list(x) for x in cache._held], list(cache._state_of), tables
+        return cache.free, [list(x) for x in cache.pages_of], list(cache.state_of), tables
 
     before = books()
-    sent, left = type(cache)._sent, [0]
+    sent, left = type(cache).sent, [0]
 
     def broken(self: Any, *given: Any) -> torch.Tensor:
         left[0] -= 1
@@ -182,7 +182,7 @@ def test_the_books_of_host_and_device_change_together(
     for least in range(3):
         left[0] = least
         with monkeypatch.context() as patch:
-            patch.setattr(type(cache), "_sent", broken)
+            patch.setattr(type(cache), "sent", broken)
             with pytest.raises(RuntimeError, match="out of memory"):
                 cache.reserve([0, 1], 25) if call == "reserve" else cache.release([1])
         for one, other in zip(books()[:3], before[:3], strict=True):
@@ -287,7 +287,7 @@ def test_best_is_asked_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CONFIGS", {**module.CONFIGS, **configs})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     names = {"cuda": "here", "cuda:1": "there"}
-    monkeypatch.setattr(module, "_gpu", lambda device: names[str(device)])
+    monkeypatch.setattr(module, "gpu_name", lambda table, device: names[str(device)])
     assert module.best(8) == "decode"
     assert module.best(8, "cuda:1") == module.best(8, torch.device("cuda:1")) == "recurrent"
 
@@ -305,8 +305,8 @@ def test_a_capture_is_one_of_the_tensors_device(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
     monkeypatch.setattr(torch.cuda, "device", entered)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: current[0] == 1)
-    assert module._capturing(torch.device("cuda:1"))
-    assert not module._capturing(torch.device("cuda:0"))
+    assert module.capturing(torch.device("cuda:1"))
+    assert not module.capturing(torch.device("cuda:0"))
     current[0] = 1
-    assert module._capturing(torch.device("cuda"))
-    assert not module._capturing(torch.device("cuda:0")) and current == [1]
+    assert module.capturing(torch.device("cuda"))
+    assert not module.capturing(torch.device("cuda:0")) and current == [1]

@@ -391,12 +391,12 @@ def test_a_spec_cannot_take_the_names_of_locals(name: str) -> None:
     own |= {size for size, _ in spec.sizes} | {each.target for each in spec.steps} | {"o"}
     inputs = {tensor.name for tensor in spec.inputs}
     calls = [f for f in vars(module).values() if inspect.isfunction(f) and takes(f, inputs)]
-    wanted = {"decode", "recurrent", "verify", "extend", "reference", "_checked", "_short_decode"}
+    wanted = {"decode", "recurrent", "verify", "extend", "reference"}
     assert wanted <= {call.__name__ for call in calls}
     for call in calls:
         names = {local for local in call.__code__.co_varnames if not local.startswith("_")}
         names |= set(call.__code__.co_names) & set(dir(builtins))
-        assert not [local for local in names - own if refusal(local, argument=True) is None]
+        assert not [local for local in names - own if refusal(local) is None]
     pair = twin(name)
     kept = set(pair.cache.tensors) - own - {stored.name for stored in pair.records.stored}
     assert all(refusal(each) for each in kept)

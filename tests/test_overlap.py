@@ -187,9 +187,9 @@ def prepared(launched: list[bool], window: int = 2) -> tuple[ModuleType, Any, Ca
     module = compiler.imported(
         compiler.temporary_module("overlap", text_of("gated_deltanet", "split"))
     )
-    module._overlaps = lambda device: True
+    module.overlapping = lambda table, device: True
     # nothing is executed
-    module._check_memory = lambda cache: None
+    module.check_memory = lambda cache: None
 
     class Recorded:
         def __getitem__(self, grid: object) -> Callable[..., None]:
@@ -310,10 +310,15 @@ def test_other_rows_and_other_streams_wait(
     assert launched == [False, False, False, False, False, True]
 
 
-def test_where_writes_cannot_be_seen_every_decode_waits(launched: list[bool]) -> None:
+def test_in_inference_mode_own_calls_say_where_a_step_ends(launched: list[bool]) -> None:
     with torch.inference_mode():
-        _, _, decode = prepared(launched)
-    slots = rows()
-    decode(0, slots)
-    decode(1, slots)
-    assert launched == [False, False]
+        module, cache, decode = prepared(launched)
+        slots = rows()
+        decode(0, slots)
+        decode(1, slots)
+        # the first call after any other is a full barrier
+        module.advance(cache, slots)
+        decode(0, slots)
+        decode(1, slots)
+        decode(1, slots)
+    assert launched == [False, True, False, True, False]

@@ -108,7 +108,7 @@ def test_no_page_is_held_twice(
         for slot in range(SLOTS):
             # a window's drafts have room after the last token
             places = tokens[slot] + step - 1 if tokens[slot] else 0
-            wanted = min(-(-places // PAGE), cache.table)
+            wanted = min(-(-places // PAGE), cache.width)
             assert table[slot] == sorted(table[slot], key=lambda page: page < 0)
             assert sum(page >= 0 for page in table[slot]) == wanted
             assert (owners[slot] >= 0) == (tokens[slot] > 40 - step)
@@ -181,7 +181,7 @@ class Pair:
                 poison(tensor)
         # pages in no order
         rows = list(range(SLOTS))
-        for _ in range(self.paged.table):
+        for _ in range(self.paged.width):
             self.draw.shuffle(rows)
             for slot in rows:
                 self.paged.reserve([slot], PAGE)
@@ -218,7 +218,7 @@ class Pair:
         # what lies beyond the cursor means nothing
         marks = skipped & ~(-1 << cursor) | self.draw.getrandbits(63) << cursor
         plain["skipped"][slot] = (marks + 2**63) % 2**64 - 2**63
-        for word in range(self.paged.table):
+        for word in range(self.paged.width):
             ahead = cursor - word * PAGE
             garbage = self.draw.getrandbits(31) << max(ahead, 0) if ahead < PAGE else 0
             word_bits = (skipped & ~(-1 << cursor)) >> word * PAGE & 0xFFFF | garbage & 0x7FFFFFFF
@@ -318,7 +318,7 @@ def test_steps_end_as_without_pages(
 ) -> None:
     pair = Pair(name, 23, window=window)
     # of records that are written by hand the host knows nothing
-    monkeypatch.setattr(pair.module, "_strict", lambda _: False)
+    monkeypatch.setattr(pair.module, "strict", lambda _: False)
     most = max(1, window)
     draw = random.Random(window)
     pair.load([0, 5])
@@ -431,8 +431,8 @@ def test_wrong_books_of_a_row_are_its_own(name: str) -> None:
             if wrong:
                 for key in ("cursors", "skipped", "pending", "stateful"):
                     cache.tensors[key][2] = draw.choice(WILD)
-            pair.module._advance(cache, ids(2, 3), None, "one")
-            pair.module._advance(cache, ids(5, 2, 1), None, "all")
+            cache.run_advance(ids(2, 3), None, "one")
+            cache.run_advance(ids(5, 2, 1), None, "all")
             others = [slot for slot in range(SLOTS) if slot != 2]
             found = {key: cache.tensors[key][others] for key in BOOKS if key != "work"}
             tables = cache.tensors["pages"][others], cache.tensors["state_pages"][others]
@@ -468,7 +468,7 @@ def test_slots_of_the_host(call: str) -> None:
     refused(given(torch.tensor([[1]])), "slots: [1, 1]", "integers on the host")
     refused(given(torch.empty(2, device="meta")), "slots: [2]", "on meta", "integers on the host")
     getattr(cache, call)([], *more)
-    assert cache.free == {"pages": SLOTS * cache.table, "states": SLOTS}
+    assert cache.free == {"pages": SLOTS * cache.width, "states": SLOTS}
 
 
 @pytest.mark.parametrize("tokens", [0, -1, 1.5, None, torch.tensor(3)])
@@ -523,7 +523,7 @@ def test_a_state_is_loaded_where_there_is_a_page_for_it() -> None:
 def test_counts_of_a_prompt_in_records() -> None:
     module, cache = made("gated_deltanet").module, paged("gated_deltanet", window=4)
     cache.reserve([0, 1], 30)
-    cache.tensors["pending"][0] = -24 - module.PROMPT.value
+    cache.tensors["pending"][0] = -24 - module.PROMPT
     counts = ids(24, 5)
     refused(
         lambda: module.accept(cache, ids(0, 1), counts=counts), "counts: 5 for slot 1", "0 to 4"
@@ -558,7 +558,7 @@ def test_pages_of_a_short_context_are_a_part_of_a_state(
     overrides = {"storage.state": "bfloat16", "storage.records": "input"}
     analysis = compiler.analyse(resolve("gated_deltanet"), overrides)
     module = compiler.built(analysis)
-    monkeypatch.setattr(module, "_launch", lambda *_, **__: None)
+    monkeypatch.setattr(module, "launch", lambda *_, **__: None)
     cache = module.Cache.empty(4, 3, device="meta", short_context=128)
     spec = analysis.spec
     whole = 3 * spec.size("HV") * spec.size("K") * spec.size("V") * (4 if state == "float32" else 2)

@@ -29,7 +29,7 @@ def filled(name: str, *mode: str, **sizes: int) -> PagedTwin:
     )
     cache = twin.cache
     cache.release(range(4))
-    rows = [slot for slot in range(4) for _ in range(cache.table)]
+    rows = [slot for slot in range(4) for _ in range(cache.width)]
     random.Random(4).shuffle(rows)
     for slot in rows:
         cache.reserve([slot], 16)
@@ -117,13 +117,13 @@ def test_wrong_books_are_read_as_by_a_window(name: str, monkeypatch: pytest.Monk
     """With a window of one token another kernel computes the same, whatever the device holds."""
     twin = filled(name)
     # so that what is wrong reaches the kernels, as on a GPU
-    monkeypatch.setattr(twin.module, "_strict", lambda _: False)
+    monkeypatch.setattr(twin.module, "strict", lambda _: False)
     draw = random.Random(3)
     for _ in range(6):
         inputs = twin.inputs(1)
         one, other = copied(twin), copied(twin)
         wild = [(key, draw.choice((0, 2)), draw.choice(WILD)) for key in BOOKS]
-        none = draw.randrange(one.table)
+        none = draw.randrange(one.width)
         for cache in (one, other):
             for key, slot, value in wild:
                 cache.tensors[key][slot] = value

@@ -246,7 +246,7 @@ def test_a_flush_waits_for_a_prompt_in_records(monkeypatch: pytest.MonkeyPatch) 
     server.call("extend", 2, tokens=5)
     server.accept(2, counts=(5,))
     server.call("extend", 2, tokens=2)
-    monkeypatch.setattr(server.module, "_strict", lambda _: False)
+    monkeypatch.setattr(server.module, "strict", lambda _: False)
     server.module.flush(server.cache)
     server.accept(2, counts=(2,))
     assert server.cache.cursors[2] == 7 or server.cache.tensors["stateful"][2] == 1
@@ -363,13 +363,13 @@ def test_calls_that_are_not_checked_are_not_held_against_a_step(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(server.module, "_strict", lambda _: False)
+        patch.setattr(server.module, "strict", lambda _: False)
         server.call("decode", 1, 2)
     server.advance(1, 2)
     # from here on the host has seen all there is
     server.refuses(lambda: server.advance(1), "slots: slot 1 has no token")
     with monkeypatch.context() as patch:
-        patch.setattr(server.module, "_strict", lambda _: False)
+        patch.setattr(server.module, "strict", lambda _: False)
         server.call("decode", 1, 2, layers=[0])
         server.advance(1, 2)
     server.call("decode", 1, layers=[0, 1])
@@ -380,8 +380,8 @@ def test_what_is_in_a_graph_may_run_at_any_time(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(server.module, "_strict", lambda _: False)
-        patch.setattr(server.module, "_captured", lambda _: True)
+        patch.setattr(server.module, "strict", lambda _: False)
+        patch.setattr(server.module, "captured", lambda _: True)
         server.call("decode", 1, 2)
         server.advance(1, 2)
     for _ in range(2):
@@ -392,7 +392,7 @@ def test_what_is_in_a_graph_may_run_at_any_time(
 
 def test_nothing_is_kept_of_calls_that_are_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server()
-    monkeypatch.setattr(server.module, "_strict", lambda _: False)
+    monkeypatch.setattr(server.module, "strict", lambda _: False)
     before = copy.deepcopy(server.cache.calls.of)
     server.call("decode", 1, 2)
     server.cache.reset(ids(1))

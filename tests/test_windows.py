@@ -398,9 +398,9 @@ def test_a_step_ends_in_two_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     for layer in range(3):
         drafts.run(layer)
     launches: list[object] = []
-    launch = pair.module._launch
+    launch = pair.module.launch
     monkeypatch.setattr(
-        pair.module, "_launch", lambda *given, **options: launches.append(launch(*given, **options))
+        pair.module, "launch", lambda *given, **options: launches.append(launch(*given, **options))
     )
     drafts.end()
     assert len(launches) == 2
@@ -485,7 +485,7 @@ def stay_in_their_row(name: str, storage: str, wrong: str, steps: int) -> None:
     module = made(name, *storage.split()).module
     with pytest.MonkeyPatch.context() as patch:
         # so that they reach the kernels, as on a GPU
-        patch.setattr(module, "_strict", lambda _: False)
+        patch.setattr(module, "strict", lambda _: False)
         spoilt(
             lambda: twin(name, *storage.split(), slots=6, buffer=7, window=4, seed=12), wrong, steps
         )
@@ -519,7 +519,7 @@ CLAMPED = [
 def test_wrong_values_are_clamped(
     wrong: dict[str, Any], right: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(made("mlstm").module, "_strict", lambda _: False)
+    monkeypatch.setattr(made("mlstm").module, "strict", lambda _: False)
     seen = []
     for values in (wrong, right):
         pair = twin("mlstm", slots=4, buffer=7, window=4, seed=13)

@@ -11,6 +11,8 @@ import torch
 from test_arguments import refused
 from twins import made
 
+from kvgen.runtime.memory import Span, overlap, overlaps_itself
+
 SLOTS, LAYERS = 5, 3
 
 
@@ -149,7 +151,6 @@ def test_random_views() -> None:
     """Against all addresses of two tensors, block by block."""
     draw = random.Random(0)
     seen = {True: 0, False: 0}
-    host = module()
     for _ in range(3000):
         spans = []
         for _ in range(2):
@@ -158,7 +159,7 @@ def test_random_views() -> None:
                 for _ in range(draw.randint(0, 2))
             ]
             spans.append(
-                (draw.randint(0, 40), draw.randint(1, 5), sorted(dims, key=lambda d: -d[1]))
+                Span(draw.randint(0, 40), draw.randint(1, 5), sorted(dims, key=lambda d: -d[1]))
             )
         blocks = []
         for first, size, dims in spans:
@@ -167,9 +168,9 @@ def test_random_views() -> None:
                 starts = [start + n * step for start in starts for n in range(count)]
             blocks.append([start + byte for start in starts for byte in range(size)])
         for span, each in zip(spans, blocks, strict=True):
-            assert host._overlaps_itself(*span) == (len(set(each)) < len(each)), span
+            assert overlaps_itself(span) == (len(set(each)) < len(each)), span
         common = bool(set(blocks[0]) & set(blocks[1]))
-        assert host._overlap(*spans) == common == host._overlap(*spans[::-1]), spans
+        assert overlap(*spans) == common == overlap(*spans[::-1]), spans
         seen[common] += 1
     assert min(seen.values()) > 100
 
@@ -177,11 +178,10 @@ def test_random_views() -> None:
 def test_large_caches_take_no_time_to_look_at() -> None:
     """A hundred thousand pages of 48 layers are compared by where they lie in a page."""
     step = 48 * 4096
-    spans = [(name * 512, 512, [(100_000, step), (48, 4096)]) for name in range(8)]
-    host = module()
-    assert not any(host._overlaps_itself(*span) for span in spans)
-    assert not any(host._overlap(one, two) for one in spans for two in spans if one is not two)
-    assert host._overlap(spans[0], (4095, 512, spans[0][2]))
+    spans = [Span(name * 512, 512, [(100_000, step), (48, 4096)]) for name in range(8)]
+    assert not any(overlaps_itself(span) for span in spans)
+    assert not any(overlap(one, two) for one in spans for two in spans if one is not two)
+    assert overlap(spans[0], Span(4095, 512, spans[0].steps))
 
 
 # tables ------------------------------------------------------------------------------------------

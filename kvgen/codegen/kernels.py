@@ -23,7 +23,7 @@ heads head group groups leads row slot part unit step tile value_tile key value 
 place skipped one marks counts held after newer oldest count j
 since since_key since_value kept kept_key kept_value weight
 total state high low item items entry layer listed real_key real_value
-slot_count out_row out_head out_ptr dst_ptr src_ptr
+slot_count first_slot out_row out_head out_ptr dst_ptr src_ptr
 slots_ptr cursors_ptr skipped_ptr pending_ptr work_ptr
 PLACES SPAN TILE TILES PARTS PER_HEAD STAGES
 token tokens real_token parent ancestors depth turn ready real_log position spot fits last later
@@ -36,6 +36,7 @@ first final number page pages places state_page stateful table words
 pages_ptr state_pages_ptr stateful_ptr table_ptr CONTEXT BUFFER TABLE RING PAGES
 blocks newer_page newer_within oldest_page cursor row_key ROWS
 brought source target
+limit wanted PACKED LATE SAVE
 """
 
 

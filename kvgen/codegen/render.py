@@ -16,8 +16,8 @@ import jinja2
 from kvgen.algebra.chain import chains
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
-from kvgen.algebra.records import Records, Stored, plan_records
-from kvgen.codegen import cost, scopes
+from kvgen.algebra.records import Records, plan_records
+from kvgen.codegen import cost, inlined, scopes
 from kvgen.codegen.chained import chain_scope
 from kvgen.codegen.config import ANY_GPU, Measured, Tuned, constants
 from kvgen.codegen.hint import tune
@@ -39,6 +39,7 @@ from kvgen.codegen.kernels import (
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.short import short_decode_scope
+from kvgen.codegen.table import Signature, axes_text, table_text, tuple_text
 from kvgen.codegen.window import extend_scope, verify_scope
 from kvgen.data import data_dir
 from kvgen.formats.state import Tile
@@ -90,7 +91,6 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    env.filters["tuple_text"] = _tuple_text
     env.globals |= {"triton_helpers": triton_helpers, "torch_helpers": torch_helpers}
     return env
 
@@ -99,9 +99,11 @@ def render(form: Form, records: Records, form_text: str, tuned: Tuned) -> str:
     """The module's text: the same form, records and configurations give the same bytes."""
     context = _context(form, records, form_text, tuned)
     context |= _window(form, records, context)
+    context["table"] = table_text(
+        form, records, _signatures(context), _more(form, context), context["fresh"]
+    )
     context |= _short(form, records, form_text, tuned, dict(context))
-    paged = context["short"]["recorded_inputs"] if form.windows else []
-    context["checks_recorded"] = bool(context["recorded_inputs"] or paged)
+    context |= _host(form)
     return _spaced(environment().get_template("module.py.jinja").render(context))
 
 
@@ -153,7 +155,6 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
     buffer = cost.buffer_length(form, records)
     module_hash = hashlib.sha256(spec.text.encode()).hexdigest()[:16]
     carries = _carried(form, records, shapes, ratio)
-    first = records.stored[0]
     as_given = next((s for s in records.stored if s.as_given), None)
     return {
         "spec": spec,
@@ -179,42 +180,34 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "state_tile": partial(_tile, planes),
         "exact": records.exact,
         "matrix_tensors": matrix_tensors,
-        "matrix_names": _tuple_text([t.name for t in matrix_tensors]),
         "step_tensors": step_tensors,
-        "step_names": _tuple_text([t.name for t in step_tensors]),
         "fold_has_groups": _has_groups(folded, step_tensors, form),
         "read_has_groups": _has_groups(folded, matrix_tensors),
         "step_has_groups": _has_groups(folded + _lines(step), step_tensors, form),
-        "decode_names": _tuple_text([t.name for t in decode_tensors]),
         "decode_tensors": decode_tensors,
         "decode_unit_tensors": [t for t in decode_tensors if single or t.head != "HV"],
         "decode_tile_tensors": [t for t in decode_tensors if not single and t.head == "HV"],
         "decode_arguments": arguments(form, used),
         "step_arguments": arguments(form, form.roots),
-        "all_arguments": [
-            (t.name, _shape(t.axes, t.kind == "input", sizes, ratio), not t.axes)
-            for t in (*spec.inputs, *spec.params)
-        ],
         "signature": ", ".join(t.name for t in (*spec.inputs, *spec.params)),
-        "vectors": ", ".join(t.name for t in spec.inputs if {"K", "V"} & set(t.axes)),
+        "given": _given_text([t.name for t in (*spec.inputs, *spec.params)]),
         "argument_docs": _argument_docs(form),
         "output_like": like.name if like else spec.inputs[0].name,
         "state_name": state,
         "carries": carries,
-        "carried_names": _tuple_text([c.name for c in carries]),
-        "initial": _pairs_text(_initial_planes(form, planes) + _initial_carried(form)),
-        "needed_names": _tuple_text([t.name for t in tensors]),
+        "fresh": {
+            name: _literal(value)
+            for name, value in (*_initial_planes(form, planes), *_initial_carried(form))
+        },
         "buffer": buffer,
         "buffers": _buffers_literal({"default": buffer, **tuned.buffers}),
         "most_places": form.factored.most if form.factored else MAX_BUFFER,
         "most_window": MAX_WINDOW,
-        "sized_by": _sized_by(planes[0], first, as_given),
-        "buffer_from": _buffer_from(first.name, first.heads is not None),
-        "dtype_from": f'self.tensors["{as_given.name}"].dtype' if as_given else "torch.bfloat16",
         "fold_tile": tuned.configs[ANY_GPU]["fold"][64]["TILE"],
         "fold_warps": tuned.configs[ANY_GPU]["fold"][64]["num_warps"],
         "configs": _configs_literal(form, tuned.configs),
         "states": spec.states,
+        "axes_text": axes_text,
         "literal": _literal,
         "long_token": long_token,
         "strided": strided,
@@ -226,22 +219,100 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "recorded_inputs": sorted(
             {_leaf(s.node) for s in records.stored if s.as_given and not s.node.reads}
         ),
-        "state_shapes": {t.name: _shape(t.axes, True, sizes, ratio) for t in spec.states},
+        "state_shapes": {t.name: _shape(t.axes, sizes, ratio) for t in spec.states},
         "heads_from": _heads_from(form, ratio),
     }
+
+
+def _signatures(context: dict[str, Any]) -> dict[str, Signature]:
+    """What the host passes to each kernel of a cache without short contexts."""
+    step, read = (_names(context[each]) for each in ("step_tensors", "matrix_tensors"))
+    tokens = _names(context["decode_tensors"])
+    found = {
+        "decode": Signature(context["decode_arguments"], tokens, not context["decode"].per_head),
+        "recurrent": Signature(context["step_arguments"], step),
+        "fold": Signature((), step),
+        "read": Signature((), read),
+    }
+    for name in ("verify", "chain"):
+        if context[name]:
+            grouped = not context[name].per_head
+            found[name] = Signature(context["window_arguments"], tokens, grouped)
+    if context["verify"]:
+        found["extend"] = Signature(context["extend_arguments"], step)
+    return found
+
+
+def _short_signatures(context: dict[str, Any]) -> dict[str, Signature]:
+    """The same of a cache of short contexts."""
+    short = context["short"]
+    tokens, every = _names(short["decode_tensors"]), _names(short["extend_tensors"])
+    decode, verify = (not short[name].per_head for name in ("decode", "verify"))
+    return {
+        "short_decode": Signature(short["decode_arguments"], tokens, decode),
+        "short_verify": Signature(short["arguments"], tokens, verify),
+        "short_extend": Signature(short["arguments"], every),
+        "short_fold": Signature((), _names(context["step_tensors"])),
+        "short_read": Signature((), _names(context["matrix_tensors"])),
+    }
+
+
+def _names(tensors: list[CacheTensor]) -> list[str]:
+    return [tensor.name for tensor in tensors]
+
+
+def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
+    """What else the host knows of a recurrence, as text."""
+    several = form.spec.storage.state.narrow
+    found: dict[str, object] = {
+        "recorded": tuple_text(context["recorded_inputs"]),
+        "output_like": f'"{context["output_like"]}"',
+        "most_places": form.factored.most if form.factored else MAX_BUFFER,
+        "most_window": MAX_WINDOW,
+        "least_span": context["shapes"].least_span,
+        "tile": context["fold_tile"],
+        "warps": context["fold_warps"],
+        "tune": _quoted(context["tune"]),
+        "several": several,
+    }
+    if context.get("chain"):
+        found["chain"] = len(context["chain"].tokens)
+    if not form.windows:
+        found["without_short"] = '"this recurrence has no windows"'
+    return found
+
+
+def _host(form: Form) -> dict[str, object]:
+    """The host's side of the module: functions and classes that no recurrence changes."""
+    calls, cache = inlined.CALLS, inlined.CACHE
+    if form.windows:
+        calls, cache = (*calls, *inlined.SEVERAL), (*cache, *inlined.SHORT)
+    return {
+        "host_imports": inlined.imports((*calls, *cache, *inlined.PARTS)),
+        "host_calls": inlined.inlined(calls),
+        "host_cache": inlined.inlined((*inlined.PARTS, *cache)),
+    }
+
+
+def _given_text(names: list[str]) -> str:
+    """The arguments by name, as a dict that its lines hold."""
+    items = [f'"{name}": {name}' for name in names]
+    text = "{" + ", ".join(items) + "}"
+    if len(text) <= 70:
+        return text
+    lines = textwrap.wrap(", ".join(items) + ",", 100, break_long_words=False)
+    return "\n".join(["{", *(f"        {line}" for line in lines), "    }"])
 
 
 def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, object]:
     """What `verify` and `extend` add, where several tokens can pass over the state at once."""
     if not form.windows:
         return {"verify": None, "chain": None}
-    spec, shapes, ratio = form.spec, context["shapes"], context["ratio"]
-    single = context["decode"].per_head
+    shapes, single = context["shapes"], context["decode"].per_head
     verify = verify_scope(form, records, shapes, single)
     extend = extend_scope(form, records, shapes)
     chain = chain_scope(form, records, shapes, single) if chains(form) else None
     used = [*form.roots, *(s.node for s in records.stored)]
-    sizes = dict(spec.sizes)
     prompt = "\n".join([*extend.before, *extend.unit, *extend.tile, *extend.after, extend.output])
     return {
         "verify": verify,
@@ -254,11 +325,6 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
         "extend_arguments": window_arguments(form, form.roots),
         "extend_has_groups": _has_groups(prompt, context["step_tensors"], form)
         or _has_groups(_lines(context["fold"]), []),
-        "first_input": spec.inputs[0].name,
-        "window_shapes": [
-            (t.name, _shape(t.axes, t.kind == "input", sizes, ratio, "rows, tokens"), not t.axes)
-            for t in (*spec.inputs, *spec.params)
-        ],
         "window_docs": _argument_docs(form, ("B", "T")),
     }
 
@@ -278,16 +344,18 @@ def _short(
         plain = replace(form, factored=None)
         records = plan_records(plain)
         context = _context(plain, records, form_text, tuned) | {"verify": context["verify"]}
-    # what is tuned holds for the records of a cache without short contexts
-    context["tuned_buffer"] = not form.factored
     context |= _paged(plain, records, context)
     short = context["short"]
     env = environment()
     names = ("short.py.jinja", "short_decode.py.jinja", "short_window.py.jinja")
     kernels = [env.get_template(name).render(context) for name in names]
+    more = _more(plain, context)
+    # what is tuned holds for the records of a cache without short contexts
+    more |= {"short_buffer": context["buffer"]} if form.factored else {}
+    table = table_text(plain, records, _short_signatures(context), more, context["fresh"])
     return {
         "short_kernels": "".join(kernels),
-        "short_cache": env.get_template("short_cache.py.jinja").render(context),
+        "short_table": table,
         "short": short,
         "window_text": "\n".join([str(context.get("window_text", "")), *short["lines"]]),
         "helpers": context["helpers"].union(
@@ -316,11 +384,6 @@ def _paged(form: Form, records: Records, context: dict[str, Any]) -> dict[str, A
     return {
         "folded_tensors": [t for t in tensors if t.name in stored],
         "carried_tensors": carried_tensors,
-        "first_record": records.stored[0].name,
-        "record_names": _tuple_text([s.name for s in records.stored]),
-        "paged_names": _tuple_text([*context["planes"], *(s.name for s in records.stored)]),
-        "initial_planes": _pairs_text(_initial_planes(form, context["planes"])),
-        "initial_carried": _pairs_text(_initial_carried(form)),
         "short": {
             "recorded_inputs": context["recorded_inputs"],
             "decode": decode,
@@ -330,9 +393,7 @@ def _paged(form: Form, records: Records, context: dict[str, Any]) -> dict[str, A
             "arguments": window_arguments(form, used),
             "planes": read,
             "decode_tensors": decoded,
-            "decode_names": _tuple_text([t.name for t in decoded]),
             "extend_tensors": every,
-            "extend_names": _tuple_text([t.name for t in every]),
             "extend_needs_leads": extend.needs_leads or step.needs_leads,
             "extend_has_groups": _has_groups("\n".join(prompt), every, form)
             or _has_groups(_lines(context["fold"]), []),
@@ -359,21 +420,6 @@ def _has_groups(lines: str, tensors: list[CacheTensor], form: Form | None = None
     if form is not None:
         places += [carried_address(form, carry.tensor.name, "0") for carry in form.carries]
     return re.search(r"\bgroup\b", "\n".join([lines, *places])) is not None
-
-
-def _tuple_text(names: list[str]) -> str:
-    return "(" + ", ".join(f'"{name}"' for name in names) + ("," if len(names) == 1 else "") + ")"
-
-
-def _buffer_from(name: str, has_heads: bool) -> str:
-    return f'self.tensors["{name}"].shape[{3 if has_heads else 2}]'
-
-
-def _sized_by(plane: str, *records: Stored | None) -> str:
-    """The tensors from which a cache takes its sizes and dtype, with their numbers of axes."""
-    ranks = {plane: 5}
-    ranks |= {s.name: 3 + bool(s.heads) + bool(s.channel) for s in records if s}
-    return "(" + ", ".join(f'("{name}", {rank})' for name, rank in ranks.items()) + ")"
 
 
 def _tensors(form: Form, records: Records, shapes: Shapes, ratio: int) -> list[CacheTensor]:
@@ -437,17 +483,15 @@ def _carried(form: Form, records: Records, shapes: Shapes, ratio: int) -> list[C
     return moves
 
 
-def _shape(
-    axes: tuple[str, ...], is_input: bool, sizes: dict[str, int], ratio: int, rows: str = "rows"
-) -> str:
-    extents = [rows] if is_input else []
+def _shape(axes: tuple[str, ...], sizes: dict[str, int], ratio: int) -> str:
+    """A state's shape for so many rows and heads."""
+    extents = ["rows"]
     for axis in axes:
         if axis == "HV" or (axis == "H" and ratio == 1):
             extents.append("heads")
         else:
             extents.append(f"heads // {ratio}" if axis == "H" else str(sizes[axis]))
-    text = ", ".join(extents)
-    return f"({text}{',' if extents and ',' not in text else ''})"
+    return f"({', '.join(extents)}{',' if len(extents) == 1 else ''})"
 
 
 def _argument_docs(form: Form, rows: tuple[str, ...] = ("B",)) -> list[str]:
@@ -468,11 +512,6 @@ def _initial_planes(form: Form, planes: list[str]) -> list[tuple[str, float]]:
 
 def _initial_carried(form: Form) -> list[tuple[str, float]]:
     return [(carry.tensor.name, carry.tensor.init) for carry in form.carries]
-
-
-def _pairs_text(pairs: list[tuple[str, float]]) -> str:
-    inner = ", ".join(f'("{name}", {_literal(value)})' for name, value in pairs)
-    return f"({inner},)" if pairs else "()"
 
 
 def _split(value: float) -> tuple[float, float]:

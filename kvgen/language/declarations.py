@@ -103,7 +103,7 @@ class Declarations:
             message = f"the spec declares more than {MAX_NAMES} names"
             self.reader.report("too-many", message, where, key=True)
             return False
-        if refused := refusal(name, argument=section in ("inputs", "params")):
+        if refused := refusal(name):
             code, message, help = refused
             self.reader.report(code, message, where, help, key=True)
         elif name == "o":

@@ -23,12 +23,10 @@ RESERVED = _words("""
     pages state_pages stateful
 """)
 
-# locals of the calls that take inputs and parameters by name: any other name is free to have these
-LOCALS = _words("tokens first tree parts warps name ValueError")
-
 # what a generated module imports, defines or calls
 MODULE = _words("""
     Cache decode advance flush verify accept extend recurrent best reference
+    decode_rows recurrent_rows verify_rows extend_rows
     SPEC FORM CONFIGS BUFFERS tl torch triton math os sys warnings np numpy kvgen
 """)
 
@@ -43,9 +41,8 @@ BUILTINS = _words("""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
-def refusal(name: str, argument: bool = False) -> tuple[str, str, str | None] | None:
-    """(code, message, help) if `name` cannot be the name of anything, or of an argument of the
-    generated module's calls, else None."""
+def refusal(name: str) -> tuple[str, str, str | None] | None:
+    """(code, message, help) if `name` cannot be the name of anything, else None."""
     if name.startswith("_"):
         return "reserved-name", f"'{name}' begins with an underscore", "such names are reserved"
     if not _NAME.fullmatch(name):
@@ -60,7 +57,7 @@ def refusal(name: str, argument: bool = False) -> tuple[str, str, str | None] | 
     if name in FUNCTIONS:
         message = f"'{name}' is a function of the language"
         return "reserved-name", message, f"write '{name}_' or 'x_{name}'"
-    if name in RESERVED or name in MODULE or (argument and name in LOCALS):
+    if name in RESERVED or name in MODULE:
         return "reserved-name", f"'{name}' is reserved for generated modules", "choose another name"
     if name in BUILTINS:
         return "reserved-name", f"'{name}' is a builtin of Python", "choose another name"

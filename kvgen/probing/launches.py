@@ -129,10 +129,10 @@ def launches_of(module: Any, case: Case, target: GPUTarget) -> list[Launch]:
 def _place(module: Any, target: GPUTarget) -> None:
     """What the module would find on the target, where all decodes of a session are one step's."""
     overlaps = target.backend == "cuda" and int(target.arch) >= 90
-    module._overlaps = lambda device: overlaps
+    module.overlapping = lambda table, device: overlaps
     # tensors without memory do, for nothing is executed
-    module._check_memory = lambda cache: None
-    module._step = lambda cache, layer, slots: ("step", 1 << layer, slots)
+    module.check_memory = lambda cache: None
+    module.step_of = lambda cache, layer, slots: ("step", 1 << layer, slots)
 
 
 def _empty(

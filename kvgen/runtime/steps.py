@@ -1,0 +1,175 @@
+"""A model step: its calls layer by layer, and what ends it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from kvgen.runtime.arguments import (
+    check_arguments,
+    check_force,
+    check_layer,
+    check_out,
+    check_path_shape,
+    check_per_row,
+    check_slots,
+    strict,
+)
+from kvgen.runtime.cache import Cache, check_cache
+from kvgen.runtime.device import best_kernel, gpu_name
+from kvgen.runtime.launches import Given
+
+
+def advance(cache: Cache, slots: torch.Tensor, force: torch.Tensor | None = None) -> None:
+    """End a model step for exactly the rows decoded in it: cursors move, full buffers fold.
+
+    slots: [B] int32 as given to every `decode` of the step. force: [B] bool, rows to fold now.
+    """
+    check_cache(cache)
+    slots = check_slots(cache, "slots", slots)
+    force = check_force(cache, slots, force)
+    cache.calls.end(cache, slots)
+    cache.run_advance(slots, force, "one")
+
+
+def accept(
+    cache: Cache,
+    slots: torch.Tensor,
+    counts: torch.Tensor | None = None,
+    path: torch.Tensor | None = None,
+    force: torch.Tensor | None = None,
+    late: bool = False,
+) -> None:
+    """End a model step of which rows keep some tokens or none; the others have never been.
+
+    slots: [B] int32 as given to every call of the step, with either
+    counts: [B] int32, how many of its first tokens a row keeps, or
+    path: [B, T] int32, which nodes of a tree, in increasing order; a negative number ends them.
+    force: [B] bool, rows to fold now. Rows without room for the next window fold in any case.
+    late: called before the calls of the next step, when it is known what the last one keeps; rows
+    that no window waits for, as they were not part of that step, are left as they are.
+    """
+    check_cache(cache)
+    slots = check_slots(cache, "slots", slots)
+    if (counts is None) == (path is None):
+        given = "neither" if counts is None else "both"
+        raise ValueError(f"counts, path: {given}, expected one of them")
+    force = check_force(cache, slots, force)
+    if path is None:
+        counts = check_counts(cache, slots, counts, late)
+        cache.calls.end(cache, slots, counts=counts, late=late)
+        cache.run_advance(slots, force, "counts", counts, late)
+    else:
+        path = check_path(cache, slots, path, late)
+        cache.calls.end(cache, slots, path=path, late=late)
+        cache.run_advance(slots, force, "path", path, late)
+
+
+def flush(cache: Cache, slots: torch.Tensor | None = None) -> None:
+    """Fold now, whatever the buffers hold, in the given slots or in all.
+
+    Between steps only: a row that was decoded since its last `advance` loses that token. A row that
+    `recurrent` ran on is left to `advance`.
+    """
+    check_cache(cache)
+    slots = cache.every_slot if slots is None else check_slots(cache, "slots", slots)
+    cache.check_settled(slots, left=("recurrent",))
+    cache.calls.flush(slots)
+    cache.run_advance(slots, None, "all")
+
+
+def best(batch: int, device: torch.device | str | None = None) -> str:
+    """Which is faster for this batch on a GPU, "decode" or "recurrent"; device: None for the
+    current one.
+
+    By the times of whole steps, folds included, where both are tuned for a batch, the nearest such;
+    else "decode", which moves fewer bytes.
+    """
+    table = Cache.table
+    known = torch.cuda.is_available()
+    gpu = gpu_name(table, "cuda" if device is None else device) if known else "default"
+    return best_kernel(table, gpu, batch)
+
+
+def decode_rows(
+    cache: Cache, layer: int, slots: torch.Tensor, given: Given, out: torch.Tensor | None
+) -> torch.Tensor:
+    slots, out = checked(cache, layer, slots, given, out)
+    cache.check_settled(slots)
+    cache.check_room(slots, 1)
+    cache.calls.add(cache, layer, slots, "decode", 1)
+    cache.run_decode(layer, slots, given, out)
+    return out
+
+
+def recurrent_rows(
+    cache: Cache, layer: int, slots: torch.Tensor, given: Given, out: torch.Tensor | None
+) -> torch.Tensor:
+    slots, out = checked(cache, layer, slots, given, out)
+    if cache.short_context:
+        raise ValueError(
+            f"cache: short_context = {cache.short_context}, expected a cache without short_context"
+        )
+    cache.calls.check_once(cache, layer, slots)
+    cache.calls.add(cache, layer, slots, "recurrent", 1)
+    cache.run_recurrent(layer, slots, given, out)
+    return out
+
+
+def checked(
+    cache: Cache, layer: int, slots: Any, given: Given, out: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The arguments that `decode` and `recurrent` share, before any launch: the slots and `out`."""
+    check_cache(cache)
+    check_layer(cache, layer)
+    slots = check_slots(cache, "slots", slots)
+    check_arguments(cache, given, (slots.numel(),))
+    return slots, check_out(cache, out, (slots.numel(),), given)
+
+
+def check_counts(cache: Cache, slots: torch.Tensor, counts: Any, late: bool) -> torch.Tensor:
+    counts = check_per_row(cache, "counts", counts, (slots.numel(),), torch.int32)
+    if strict(counts):
+        used, done = rows_of_step(cache, slots, late)
+        most, whole = cache.most_kept(slots, used)
+        # a block of a prompt is as long as it likes
+        wrong = used & torch.where(done, counts < 1, (counts < 0) | (counts > most))
+        if whole is not None:
+            wrong = torch.where(used & whole, (counts != 0) & (counts != most), wrong)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            expected = f"0 to {int(most[row])}"
+            if done[row]:
+                expected = "1 or more, as its tokens are in the state"
+            count, slot = int(counts[row]), int(slots[row])
+            raise ValueError(f"counts: {count} for slot {slot}, expected {expected}")
+    return counts
+
+
+def check_path(cache: Cache, slots: torch.Tensor, path: Any, late: bool) -> torch.Tensor:
+    path = check_path_shape(cache, slots, path)
+    tokens = path.shape[1]
+    if strict(path):
+        used, done = rows_of_step(cache, slots, late)
+        inside = (path >= 0).cumprod(1).bool()
+        wrong = inside & (path >= tokens)
+        wrong[:, 1:] |= inside[:, 1:] & (path[:, 1:] <= path[:, :-1])
+        wrong[:, 0] |= done & (path[:, 0] < 0)
+        wrong = used & wrong.any(1)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            expected = f"increasing numbers below {tokens}, then -1"
+            raise ValueError(
+                f"path: {path[row].tolist()} for slot {int(slots[row])}, expected {expected}"
+            )
+    return path
+
+
+def rows_of_step(
+    cache: Cache, slots: torch.Tensor, late: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which rows are in use, and which have the step's tokens in their state already."""
+    used = (slots >= cache.first_slot) & (slots < cache.slots)
+    pending = cache.tensors["pending"][torch.where(used, slots, 0).long()]
+    return used & (pending != 0) if late else used, pending > 0

@@ -1,0 +1,222 @@
+"""What a server asks of a module: memory of its own, slots of 64 bits with some for padding, packed
+prompts, rows that leave and come back, drafts that are accepted late."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from twins import made
+
+from kvgen.checking.samples import Sampler
+from kvgen.checking.twin import Made, worst
+
+LAYERS, SLOTS, WINDOW = 2, 6, 3
+NAMES = ["gated_deltanet", "mlstm", "kimi_delta_attention"]
+
+
+class Server:
+    """Rows by request: a cache in memory that the server allocated, and the exact states."""
+
+    def __init__(self, name: str, *storage: str, short: int = 0) -> None:
+        self.made: Made = made(name, *storage)
+        self.module, spec = self.made.module, self.made.analysis.spec
+        options = {"dtype": torch.float32, "buffer": 6, "window": WINDOW, "short_context": short}
+        layout = self.module.Cache.layout(SLOTS, LAYERS, **options)
+        tensors = {
+            name: torch.full(each.shape, -1 if "pages" in name else 0, dtype=each.dtype)
+            for name, each in layout.items()
+            if name not in ("skipped", "pending", "work")
+        }
+        more = {"short_context": short, "buffer": 6} if short else {}
+        self.cache = self.module.Cache.wrap(tensors, window=WINDOW, first_slot=1, **more)
+        self.sampler = Sampler(spec, "cpu", 5)
+        self.params = [self.sampler.params() for _ in range(LAYERS)]
+        self.exact: dict[str, list[dict[str, torch.Tensor]]] = {}
+        self.errors: list[float] = []
+        self.cache.reset(torch.arange(SLOTS))
+
+    def begin(self, request: str) -> None:
+        self.exact[request] = [self.fresh() for _ in range(LAYERS)]
+
+    def fresh(self) -> dict[str, torch.Tensor]:
+        spec = self.made.analysis.spec
+        return {
+            each.name: torch.full((1, *map(spec.size, each.axes)), each.init, dtype=torch.float64)
+            for each in spec.states
+        }
+
+    def drawn(self, tokens: int) -> dict[str, torch.Tensor]:
+        return self.sampler.inputs(tokens, torch.float32)
+
+    def follow(self, request: str, layer: int, inputs: Any, got: torch.Tensor, keep: int) -> None:
+        """The recurrence over a row's tokens, beside what came out; the first ones stay."""
+        state = self.exact[request][layer]
+        params = {name: x.double() for name, x in self.params[layer].items()}
+        for token in range(got.shape[0]):
+            given = {name: x[token : token + 1].double() for name, x in inputs.items()}
+            wanted, state = self.module.reference(state, **given, **params)
+            self.errors.append(worst(got[token : token + 1], wanted))
+            if token < keep:
+                self.exact[request][layer] = state
+
+    def states(self, request: str, slot: int) -> None:
+        for layer in range(LAYERS):
+            read = self.cache.read(layer, torch.tensor([slot]))
+            read = read if isinstance(read, dict) else {self.made.analysis.form.state.name: read}
+            for name, got in read.items():
+                self.errors.append(worst(got, self.exact[request][layer][name]))
+
+
+def ids(*slots: int) -> torch.Tensor:
+    return torch.tensor(slots, dtype=torch.int64)
+
+
+def counts(*numbers: int) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("short", [0, 16])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_serving_loop(name: str, short: int) -> None:
+    server = Server(name, short=short)
+    module, cache = server.module, server.cache
+    if short:
+        cache.reserve([1, 2, 3, 4], 40)
+    # three prompts one behind the other, the second of them padding
+    server.begin("a")
+    server.begin("b")
+    starts, slots = counts(0, 5, 7, 11), ids(3, 0, 1)
+    for layer in range(LAYERS):
+        inputs = server.drawn(12)
+        out = module.extend(cache, layer, slots, **inputs, **server.params[layer], starts=starts)
+        assert not out[5:7].any()
+        for request, first, last in (("a", 0, 5), ("b", 7, 11)):
+            part = {key: x[first:last] for key, x in inputs.items()}
+            server.follow(request, layer, part, out[first:last], last - first)
+    module.accept(cache, slots, counts=starts.diff())
+    server.states("a", 3)
+    # drafts, of which it is known only when the next step begins how many are kept
+    rows = {"a": 3, "b": 1}
+    for turn in range(6):
+        kept = [1 + turn % 3, 3 - turn % 3]
+        slots = ids(*rows.values(), 0)
+        for layer in range(LAYERS):
+            inputs = {key: x.unflatten(0, (3, 3)) for key, x in server.drawn(9).items()}
+            out = module.verify(cache, layer, slots, **inputs, **server.params[layer])
+            assert not out[2].any()
+            for row, request in enumerate(rows):
+                part = {key: x[row] for key, x in inputs.items()}
+                server.follow(request, layer, part, out[row], kept[row])
+        # a row that was not part of that step is left as it is
+        before = cache.cursors[4].item()
+        module.accept(cache, ids(*rows.values(), 4), counts=counts(*kept, 2), late=True)
+        assert cache.cursors[4].item() == before
+        if turn == 2:
+            # one row leaves for the host, and comes back elsewhere
+            saved = {key: x.cpu().clone() for key, x in cache.save(ids(rows["b"])).items()}
+            cache.reset(ids(rows["b"]))
+            rows["b"] = 2
+            cache.restore(ids(2), saved)
+        server.states("a", rows["a"])
+        server.states("b", rows["b"])
+    # and a row is decoded alone
+    slots = ids(0, rows["b"])
+    for layer in range(LAYERS):
+        inputs = server.drawn(2)
+        out = module.decode(cache, layer, slots, **inputs, **server.params[layer])
+        assert not out[0].any()
+        server.follow("b", layer, {key: x[1:] for key, x in inputs.items()}, out[1:], 1)
+    module.advance(cache, slots)
+    server.states("b", rows["b"])
+    assert max(server.errors) < 2e-5
+
+
+def test_cursors_are_set_on_the_device() -> None:
+    server = Server("gated_deltanet")
+    module, cache = server.module, server.cache
+    server.begin("a")
+    for token in range(3):
+        for layer in range(LAYERS):
+            inputs = server.drawn(1)
+            out = module.decode(cache, layer, ids(2), **inputs, **server.params[layer])
+            # the last token is taken back
+            server.follow("a", layer, inputs, out, int(token < 2))
+        module.advance(cache, ids(2))
+    cache.seek(ids(2, 0), counts(2, 5))
+    assert cache.cursors.tolist() == [0, 0, 2, 0, 0, 0]
+    server.states("a", 2)
+    assert max(server.errors) < 1e-5
+    with pytest.raises(ValueError, match="cursors: 7 for slot 2, expected 0 to 6"):
+        cache.seek(ids(2), counts(7))
+
+
+def test_rows_come_back_into_another_cache() -> None:
+    server = Server("gated_deltanet", "state=split", "records=input")
+    module, cache = server.module, server.cache
+    server.begin("a")
+    for _ in range(3):
+        for layer in range(LAYERS):
+            inputs = server.drawn(1)
+            out = module.decode(cache, layer, ids(5), **inputs, **server.params[layer])
+            server.follow("a", layer, inputs, out, 1)
+        module.advance(cache, ids(5))
+    saved = cache.save(ids(5, 0))
+    # padding has nothing
+    assert not any(x[1].any() for name, x in saved.items() if name != "spec")
+    alone = {name: x[:1] for name, x in saved.items()}
+    other = module.Cache.empty(3, LAYERS, device="cpu", dtype=torch.float32, buffer=9)
+    other.restore(ids(0), alone)
+    for layer in range(LAYERS):
+        assert torch.equal(other.read(layer, ids(0)), cache.read(layer, ids(5)))
+    small = module.Cache.empty(3, LAYERS, device="cpu", dtype=torch.float32, buffer=2)
+    with pytest.raises(ValueError, match="a cursor of 3, expected 0 to buffer = 2"):
+        small.restore(ids(0), alone)
+    with pytest.raises(ValueError, match="saved: rows of another spec"):
+        other.restore(ids(0), {**alone, "spec": alone["spec"] + 1})
+    with pytest.raises(ValueError, match="saved: cursors, skipped missing"):
+        other.restore(ids(0), {n: x for n, x in alone.items() if n not in ("cursors", "skipped")})
+    half = module.Cache.empty(3, LAYERS, device="cpu", dtype=torch.bfloat16, buffer=9)
+    with pytest.raises(ValueError, match=r"saved: .* expected .* torch.bfloat16"):
+        half.restore(ids(0), alone)
+
+
+def test_a_layout_is_what_is_allocated() -> None:
+    module = made("mlstm").module
+    options = {"dtype": torch.float16, "buffer": 5, "window": 2}
+    layout = module.Cache.layout(7, 3, **options)
+    cache = module.Cache.empty(7, 3, device="cpu", **options)
+    assert layout.keys() == cache.tensors.keys()
+    for name, tensor in cache.tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        assert layout[name] == (tuple(tensor.shape), tensor.dtype, size)
+    meta = {name: x.to("meta") for name, x in cache.tensors.items()}
+    assert module.Cache.wrap(meta, window=2).buffer == 5
+
+
+def test_what_a_module_says_of_itself() -> None:
+    built = made("gated_deltanet")
+    module, spec = built.module, built.analysis.spec
+    assert {each.name: each.axes for each in spec.inputs} == module.INPUTS
+    assert {each.name: each.axes for each in spec.params} == module.PARAMS
+    assert {each.name: each.axes for each in spec.states} == module.STATES
+    assert dict(spec.sizes) == module.SIZES
+
+
+@pytest.mark.parametrize(
+    ("starts", "message"),
+    [
+        (counts(0, 3, 2), r"starts: \[0, 3, 2\], expected numbers from 0 to 4 that do not decr"),
+        (counts(0, 3, 5), "starts: .* expected numbers from 0 to 4"),
+        (counts(0, 3), r"starts: \[2\] torch.int32 on cpu, expected contiguous \[3\]"),
+    ],
+)
+def test_starts_are_checked(starts: torch.Tensor, message: str) -> None:
+    server = Server("gated_deltanet")
+    with pytest.raises(ValueError, match=message):
+        server.module.extend(
+            server.cache, 0, ids(1, 2), **server.drawn(4), **server.params[0], starts=starts
+        )
+    with pytest.raises(ValueError, match="lengths, starts: neither, expected one of them"):
+        server.module.extend(server.cache, 0, ids(1, 2), **server.drawn(4), **server.params[0])
