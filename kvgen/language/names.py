@@ -18,7 +18,7 @@ def _words(text: str) -> frozenset[str]:
 
 # arguments and locals of the generated module's calls, and what a cache itself keeps
 RESERVED = _words("""
-    cache layer slots out parents state counts path lengths device sizes
+    cache layer slots out parents state counts path lengths starts device sizes
     rows heads config tiles each grid used strides like cursors skipped pending work
     pages state_pages stateful
 """)
@@ -27,7 +27,8 @@ RESERVED = _words("""
 MODULE = _words("""
     Cache decode advance flush verify accept extend recurrent best reference
     decode_rows recurrent_rows verify_rows extend_rows
-    SPEC FORM CONFIGS BUFFERS tl torch triton math os sys warnings np numpy kvgen
+    SPEC FORM CONFIGS BUFFERS INPUTS PARAMS STATES SIZES FEATURES
+    tl torch triton math os sys warnings np numpy kvgen
 """)
 
 # builtins that a module or a kernel may call; abs and sum are functions of the language anyhow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 import triton
@@ -135,6 +136,8 @@ class Cache:
             )
         self.gpu, self.processors = gpu_name(self.table, self.device), 1
         self.calls = Calls()
+        self.handle = id(self)
+        self.register()
         check_tuned(self.table, self.gpu)
         self.step: Step | None = None
         if self.device.type == "cuda":
@@ -146,6 +149,11 @@ class Cache:
             if name not in self.tensors and name in books:
                 self.tensors[name] = torch.zeros(shape, dtype=dtype, device=self.device)
             check_cache_tensor(name, self.tensors[name], shape, dtype, self.device)
+
+    def register(self) -> None:
+        """Let the module's ops find the cache by its handle."""
+        namespace = getattr(torch.ops, self.table.namespace)
+        vars(namespace).setdefault("caches", WeakValueDictionary())[self.handle] = self
 
     @classmethod
     def shapes(cls, slots: int, layers: int, heads: int, buffer: int, dtype: torch.dtype) -> Shapes:

@@ -19,6 +19,7 @@ from kvgen.runtime.arguments import (
 from kvgen.runtime.cache import Cache, check_cache
 from kvgen.runtime.device import best_kernel, gpu_name
 from kvgen.runtime.launches import Given
+from kvgen.runtime.ops import traced, traced_end
 
 
 def advance(cache: Cache, slots: torch.Tensor, force: torch.Tensor | None = None) -> None:
@@ -26,6 +27,8 @@ def advance(cache: Cache, slots: torch.Tensor, force: torch.Tensor | None = None
 
     slots: [B] int32 as given to every `decode` of the step. force: [B] bool, rows to fold now.
     """
+    if torch.compiler.is_compiling():
+        return traced_end(cache, "advance", slots, force)
     check_cache(cache)
     slots = check_slots(cache, "slots", slots)
     force = check_force(cache, slots, force)
@@ -50,6 +53,8 @@ def accept(
     late: called before the calls of the next step, when it is known what the last one keeps; rows
     that no window waits for, as they were not part of that step, are left as they are.
     """
+    if torch.compiler.is_compiling():
+        return traced_end(cache, "accept", slots, counts, path, force, late)
     check_cache(cache)
     slots = check_slots(cache, "slots", slots)
     if (counts is None) == (path is None):
@@ -72,6 +77,8 @@ def flush(cache: Cache, slots: torch.Tensor | None = None) -> None:
     Between steps only: a row that was decoded since its last `advance` loses that token. A row that
     `recurrent` ran on is left to `advance`.
     """
+    if torch.compiler.is_compiling():
+        return traced_end(cache, "flush", slots)
     check_cache(cache)
     slots = cache.every_slot if slots is None else check_slots(cache, "slots", slots)
     cache.check_settled(slots, left=("recurrent",))
@@ -95,6 +102,8 @@ def best(batch: int, device: torch.device | str | None = None) -> str:
 def decode_rows(
     cache: Cache, layer: int, slots: torch.Tensor, given: Given, out: torch.Tensor | None
 ) -> torch.Tensor:
+    if torch.compiler.is_compiling():
+        return traced(cache, "decode", layer, slots, given, out, (slots.shape[0],))
     slots, out = checked(cache, layer, slots, given, out)
     cache.check_settled(slots)
     cache.check_room(slots, 1)
@@ -106,6 +115,8 @@ def decode_rows(
 def recurrent_rows(
     cache: Cache, layer: int, slots: torch.Tensor, given: Given, out: torch.Tensor | None
 ) -> torch.Tensor:
+    if torch.compiler.is_compiling():
+        return traced(cache, "recurrent", layer, slots, given, out, (slots.shape[0],))
     slots, out = checked(cache, layer, slots, given, out)
     if cache.short_context:
         raise ValueError(

@@ -82,6 +82,11 @@ class Table(NamedTuple):
     without_short: str = ""
 
     @property
+    def namespace(self) -> str:
+        """Where torch has the module's ops."""
+        return f"kvgen_{self.name}_{self.digest:015x}"[: len(self.name) + 15]
+
+    @property
     def ratio(self) -> int:
         """Value heads to a key head."""
         return self.sizes["HV"] // self.sizes["H"]

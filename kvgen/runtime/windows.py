@@ -19,6 +19,7 @@ from kvgen.runtime.arguments import (
 )
 from kvgen.runtime.cache import Cache, check_cache
 from kvgen.runtime.launches import Given
+from kvgen.runtime.ops import traced
 
 
 def verify_rows(
@@ -29,6 +30,9 @@ def verify_rows(
     parents: torch.Tensor | None,
     out: torch.Tensor | None,
 ) -> torch.Tensor:
+    if torch.compiler.is_compiling():
+        front = given[cache.table.inputs[0].name].shape[:2]
+        return traced(cache, "verify", layer, slots, given, out, front, parents)
     slots, out, tokens = checked_window(cache, layer, slots, given, out)
     cache.check_settled(slots)
     if tokens > cache.window:
@@ -57,6 +61,9 @@ def extend_rows(
         came = "neither" if lengths is None else "both"
         raise ValueError(f"lengths, starts: {came}, expected one of them")
     packed = starts is not None
+    if torch.compiler.is_compiling():
+        front = given[cache.table.inputs[0].name].shape[: 1 if packed else 2]
+        return traced(cache, "extend", layer, slots, given, out, front, lengths, starts)
     slots, out, tokens = checked_window(cache, layer, slots, given, out, packed)
     if starts is None:
         check_lengths(cache, lengths, slots.numel(), tokens)

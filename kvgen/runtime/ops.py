@@ -1,0 +1,124 @@
+"""The module's functions as custom ops, which `torch.compile` takes as they are.
+
+torch.ops.kvgen_<name>_<hash>.<function>(cache.handle, [*cache.tensors.values()], …): results go to
+`out`, and the cache's tensors are declared as changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from kvgen.runtime.cache import Cache
+from kvgen.runtime.launches import Given
+from kvgen.runtime.table import Table
+
+CACHE = "SymInt cache, Tensor(a!)[] _tensors"
+# what functions take beside a layer, slots, out, inputs and parameters
+CALLS = {
+    "decode": "",
+    "recurrent": "",
+    "verify": ", Tensor? parents=None",
+    "extend": ", Tensor? lengths=None, Tensor? starts=None",
+}
+ENDS = {
+    "advance": "Tensor slots, Tensor? force=None",
+    "accept": (
+        "Tensor slots, Tensor? counts=None, Tensor? path=None, Tensor? force=None, bool late=False"
+    ),
+    "flush": "Tensor? slots=None",
+}
+
+
+def define_ops(table: Table) -> None:
+    """Define the module's ops, but for those that another import of the same text has."""
+    known = getattr(torch.ops, table.namespace)
+    given = "".join(f", Tensor {each.name}" for each in (*table.inputs, *table.params))
+    for name, more in CALLS.items():
+        if name in table.names and not hasattr(known, name):
+            schema = f"({CACHE}, SymInt layer, Tensor slots, Tensor(b!) out{given}{more}) -> ()"
+            define_op(table.namespace, name, schema, called(table, name))
+    for name, arguments in ENDS.items():
+        if not hasattr(known, name):
+            define_op(table.namespace, name, f"({CACHE}, {arguments}) -> ()", ended(table, name))
+
+
+def define_op(namespace: str, name: str, schema: str, function: Callable[..., None]) -> None:
+    op = f"{namespace}::{name}"
+    torch.library.define(op, schema)
+    torch.library.impl(op, "CompositeExplicitAutograd", function)
+    torch.library.register_fake(op, lambda *_, **__: None)
+
+
+def over(namespace: str, handle: int, tensors: list[torch.Tensor]) -> Cache:
+    """The cache of a handle, over these tensors: a compiler that allows no changes in place copies
+    what an op changes, and has it work on the copies."""
+    cache: Cache = vars(getattr(torch.ops, namespace))["caches"][handle]
+    given = dict(zip(cache.tensors, tensors, strict=True))
+    if all(given[name].data_ptr() == tensor.data_ptr() for name, tensor in cache.tensors.items()):
+        return cache
+    other = copy.copy(cache)
+    other.tensors = given
+    return other
+
+
+def called(table: Table, name: str) -> Callable[..., None]:
+    names = [each.name for each in (*table.inputs, *table.params)]
+    namespace = table.namespace
+
+    def call(
+        cache: int, tensors: list[torch.Tensor], layer: int, slots: torch.Tensor, out: torch.Tensor,
+        *given: torch.Tensor, **more: Any,
+    ) -> None:  # fmt: skip
+        found = over(namespace, cache, tensors)
+        # what comes by position is what the schema has, in its order
+        options = dict(zip(EXTRA[name], given[len(names) :], strict=False)) | more
+        inputs = dict(zip(names, given, strict=False))
+        inputs |= {each: options.pop(each) for each in names if each in options}
+        found.table.names[name](found, layer, slots, **inputs, **options, out=out)
+
+    return call
+
+
+# in the order of CALLS' schemas
+EXTRA = {"decode": (), "recurrent": (), "verify": ("parents",), "extend": ("lengths", "starts")}
+
+
+def ended(table: Table, name: str) -> Callable[..., None]:
+    namespace = table.namespace
+
+    def end(cache: int, tensors: list[torch.Tensor], *given: Any, **more: Any) -> None:
+        found = over(namespace, cache, tensors)
+        found.table.names[name](found, *given, **more)
+
+    return end
+
+
+def traced(
+    cache: Cache,
+    name: str,
+    layer: int,
+    slots: torch.Tensor,
+    given: Given,
+    out: torch.Tensor | None,
+    front: tuple[int, ...],
+    *more: torch.Tensor | None,
+) -> torch.Tensor:
+    """A call inside of what `torch.compile` traces: one op."""
+    table = cache.table
+    if out is None:
+        like = given[table.output_like]
+        shape = (*front, cache.heads, table.sizes["V"])
+        out = torch.empty(shape, dtype=like.dtype, device=like.device)
+    arguments = [given[each.name] for each in (*table.inputs, *table.params)]
+    op = getattr(getattr(torch.ops, table.namespace), name)
+    op(cache.handle, list(cache.tensors.values()), layer, slots, out, *arguments, *more)
+    return out
+
+
+def traced_end(cache: Cache, name: str, *given: Any) -> None:
+    op = getattr(getattr(torch.ops, cache.table.namespace), name)
+    op(cache.handle, list(cache.tensors.values()), *given)
