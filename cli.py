@@ -18,6 +18,7 @@ import click
 
 from kvgen import __version__, streams
 from kvgen.benching.peers import LIBRARIES
+from kvgen.codegen.features import ALL, USUAL, completed
 from kvgen.terminal import fail, note, print_json, print_table, printable, say, seldom, working
 from kvgen.wisdom.places import PlaceError
 
@@ -80,6 +81,20 @@ class Output(click.ParamType):
         if str(value).endswith(("/", os.sep)) and not Path(value).is_dir():
             self.fail(printable(f"'{value}' is not a folder"), param, ctx)
         return Path(value)
+
+
+class Features(click.ParamType):
+    """A,B: what a module can do, with all that this needs."""
+
+    name = "features"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        try:
+            return completed(value.split(",") if isinstance(value, str) else value)
+        except ValueError as error:
+            self.fail(printable(str(error).removeprefix("features: ")), param, ctx)
 
 
 class Override(click.ParamType):
@@ -378,6 +393,17 @@ Examples:
 )
 @set_option
 @click.option(
+    "--with",
+    "features",
+    type=Features(),
+    default=",".join(USUAL),
+    show_default=True,
+    metavar="A,B",
+    help=f"What the module can do, some of {', '.join(ALL)}: single tokens, which are always "
+    "there, windows of drafts, prompts, and requests without a state while they are short, which "
+    "needs all the others.",
+)
+@click.option(
     "--target",
     "targets",
     type=click.Choice(TARGETS),
@@ -393,6 +419,7 @@ def compile_(
     spec: Path,
     out: Path | None,
     overrides: tuple[tuple[str, str], ...],
+    features: tuple[str, ...],
     targets: tuple[str, ...],
     programs: bool,
     as_json: bool,
@@ -423,7 +450,7 @@ def compile_(
             warned(analysis)
         tuned = baking.known(analysis)
         try:
-            path = compiler.write(analysis, out, tuned)
+            path = compiler.write(analysis, out, tuned, features)
         except OSError as error:
             place = f" to '{out}'" if out is not None else ""
             fail(printable(f"error: cannot write the module{place}: {error.strerror}"))
@@ -433,7 +460,7 @@ def compile_(
         lengths = any(each.buffer is not None for each in standings)
         rows = [("module", str(path)), *explain.summary(analysis, tuned=lengths)]
         rows.append(("tuned for", baking.said(analysis, tuned)))
-        usages = {target: probed(analysis, target) for target in dict.fromkeys(targets)}
+        usages = {target: probed(analysis, target, features) for target in dict.fromkeys(targets)}
         verdicts = {target: verdict.kernels(usages[target], target) for target in usages}
     lines = {target: verdict.line(rows, target) for target, rows in verdicts.items()}
     if as_json:
@@ -465,7 +492,7 @@ def compile_(
         fail(f"error: kernels cannot be built for {', '.join(broken)}")
 
 
-def probed(analysis: Analysis, target: str) -> list[KernelUsage]:
+def probed(analysis: Analysis, target: str, features: tuple[str, ...]) -> list[KernelUsage]:
     from kvgen import compiler
     from kvgen.kernels import capacity
     from kvgen.probing import probe, verdict
@@ -482,7 +509,11 @@ def probed(analysis: Analysis, target: str) -> list[KernelUsage]:
     hard = tuple(need.kernel for need in capacity.unheld(analysis.form, analysis.records))
     with working(f"compiling for {target}") as progress:
         return probe.probe(
-            compiler.emit(analysis), target, progress=seldom(progress), told=told, first=hard
+            compiler.emit(analysis, features=features),
+            target,
+            progress=seldom(progress),
+            told=told,
+            first=hard,
         )
 
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -45,21 +45,32 @@ def analyse(path_or_text: str | Path, overrides: dict[str, str] | None = None) -
     return Analysis(read, form, plan_records(form), said)
 
 
-def emit(analysis: Analysis, known: Table | None = None) -> str:
-    """The module's text. known: what is tuned, by default all that the store knows of this form."""
+def emit(
+    analysis: Analysis, known: Table | None = None, features: Iterable[str] | None = None
+) -> str:
+    """The module's text. known: what is tuned, by default all that the store knows of this form.
+    features: what it can do, some of `kvgen.codegen.features.ALL`; all of it where None."""
+    from kvgen.codegen.features import completed
     from kvgen.codegen.render import render
     from kvgen.explaining.explain import form_text
 
     table = baking.known(analysis) if known is None else known
     tuned = baking.baked(analysis, table)
-    return render(analysis.form, analysis.records, form_text(analysis), tuned)
+    chosen = completed(features)
+    return render(analysis.form, analysis.records, form_text(analysis), tuned, chosen)
 
 
-def write(analysis: Analysis, out: Path | None = None, known: Table | None = None) -> Path:
+def write(
+    analysis: Analysis,
+    out: Path | None = None,
+    known: Table | None = None,
+    features: Iterable[str] | None = None,
+) -> Path:
     """Write the module to a file, or into a directory as NAME.py (default: here).
 
     The file appears whole or not at all, and is left alone where it holds the same text already.
-    known: as `emit` has it. Raises NotTuned where KVGEN_REQUIRE_TUNED is 1 and nothing is.
+    known, features: as `emit` has them. Raises NotTuned where KVGEN_REQUIRE_TUNED is 1 and nothing
+    is.
     """
     name = f"{analysis.spec.name}.py"
     path = Path(name) if out is None else Path(out)
@@ -67,32 +78,43 @@ def write(analysis: Analysis, out: Path | None = None, known: Table | None = Non
         path = path / name
     table = baking.known(analysis) if known is None else known
     baking.required(analysis, table)
-    data = emit(analysis, table).encode()
+    data = emit(analysis, table, features).encode()
     is_alike = path.is_file() and path.stat().st_size == len(data)
     if not (is_alike and path.read_bytes() == data):
         files.write(path, data)
     return path
 
 
-def compile(spec: str | Path, /, out: str | Path | None = None, **overrides: object) -> ModuleType:
+def compile(
+    spec: str | Path,
+    /,
+    out: str | Path | None = None,
+    *,
+    features: Iterable[str] | None = None,
+    **overrides: object,
+) -> ModuleType:
     """Compile a spec and import the module.
 
     spec: a path, the name of a shipped spec, or the text. out: the file or directory to write to; a
-    temporary directory where it is None. overrides: values by dotted path,
+    temporary directory where it is None. features: what the module can do, some of "decode",
+    "verify", "extend", "short"; all of it where None. overrides: values by dotted path,
     `**{"storage.state": "split"}`. What will disappoint is a SpecWarning. Raises SpecError;
-    LookupError for what is neither a file nor a shipped name; NotTuned where KVGEN_REQUIRE_TUNED is
-    1 and nothing is.
+    ValueError for an unknown feature; LookupError for what is neither a file nor a shipped name;
+    NotTuned where KVGEN_REQUIRE_TUNED is 1 and nothing is.
     """
-    return _compiled(spec, out, overrides)
+    return _compiled(spec, out, overrides, features)
 
 
-def load(name: str, /, **overrides: object) -> ModuleType:
-    """Compile and import a shipped spec by name. overrides, errors: as `compile` has them."""
-    return _compiled(name, None, overrides)
+def load(name: str, /, *, features: Iterable[str] | None = None, **overrides: object) -> ModuleType:
+    """Compile and import a shipped spec by name. features, overrides, errors: as for `compile`."""
+    return _compiled(name, None, overrides, features)
 
 
 def _compiled(
-    spec: str | Path, out: str | Path | None, overrides: Mapping[str, object]
+    spec: str | Path,
+    out: str | Path | None,
+    overrides: Mapping[str, object],
+    features: Iterable[str] | None,
 ) -> ModuleType:
     if isinstance(spec, str) and "\n" not in spec:
         spec = shipped.resolve(spec)
@@ -101,15 +123,17 @@ def _compiled(
         # for whoever called `compile` or `load`
         warnings.warn(analysis.report, SpecWarning, stacklevel=3)
     if out is not None:
-        return imported(write(analysis, Path(out)))
+        return imported(write(analysis, Path(out), None, features))
     table = baking.known(analysis)
     baking.required(analysis, table)
-    return built(analysis, table)
+    return built(analysis, table, features)
 
 
-def built(analysis: Analysis, known: Table | None = None) -> ModuleType:
-    """The module, imported from a file of its own. known: as `emit` has it."""
-    return imported(temporary_module(analysis.spec.name, emit(analysis, known)))
+def built(
+    analysis: Analysis, known: Table | None = None, features: Iterable[str] | None = None
+) -> ModuleType:
+    """The module, imported from a file of its own. known, features: as `emit` has them."""
+    return imported(temporary_module(analysis.spec.name, emit(analysis, known, features)))
 
 
 def temporary_module(name: str, text: str) -> Path:

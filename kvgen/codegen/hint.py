@@ -1,4 +1,4 @@
-"""The command that a module names where it is not tuned."""
+"""The commands that a module names: what tunes it, what compiles more into it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from kvgen.language import spec as specs
 from kvgen.language.spec import Spec
 
 
-def tune(spec: Spec) -> str:
-    """What tunes this recurrence, for whoever has the module alone: by what the completed spec says
-    differently from the shipped one of its name, as a module hangs on nothing but that text."""
+def command(spec: Spec, verb: str, *options: str) -> str:
+    """A command on this recurrence, for whoever has the module alone: by what the completed spec
+    says differently from the shipped one of its name, as a module hangs on nothing but that text.
+    """
     original = _shipped(spec.name)
     sets: list[tuple[str, str]] = []
     if original is not None:
         before, now = _settings(original), _settings(spec)
         sets = [(key, value) for key, value in now.items() if before.get(key) != value]
-    return shipped.command("tune", replace(spec, path="", overrides=tuple(sets)), "--gpu")
+    return shipped.command(verb, replace(spec, path="", overrides=tuple(sets)), *options)
 
 
 @cache

@@ -20,7 +20,8 @@ from kvgen.algebra.records import Records, plan_records
 from kvgen.codegen import cost, inlined, scopes
 from kvgen.codegen.chained import chain_scope
 from kvgen.codegen.config import ANY_GPU, Measured, Tuned, constants
-from kvgen.codegen.hint import tune
+from kvgen.codegen.features import ALL, completed
+from kvgen.codegen.hint import command
 from kvgen.codegen.kernels import (
     Shapes,
     arguments,
@@ -95,15 +96,17 @@ def environment() -> jinja2.Environment:
     return env
 
 
-def render(form: Form, records: Records, form_text: str, tuned: Tuned) -> str:
-    """The module's text: the same form, records and configurations give the same bytes."""
+def render(
+    form: Form, records: Records, form_text: str, tuned: Tuned, features: tuple[str, ...] = ALL
+) -> str:
+    """The module's text: what is the same gives the same bytes. features: what it can do."""
     context = _context(form, records, form_text, tuned)
-    context |= _window(form, records, context)
+    context |= _window(form, records, context) | _features(form, features)
     context["table"] = table_text(
         form, records, _signatures(context), _more(form, context), context["fresh"]
     )
     context |= _short(form, records, form_text, tuned, dict(context))
-    context |= _host(form)
+    context |= _host(context["features"])
     return _spaced(environment().get_template("module.py.jinja").render(context))
 
 
@@ -155,7 +158,6 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
     buffer = cost.buffer_length(form, records)
     module_hash = hashlib.sha256(spec.text.encode()).hexdigest()[:16]
     carries = _carried(form, records, shapes, ratio)
-    as_given = next((s for s in records.stored if s.as_given), None)
     return {
         "spec": spec,
         "sizes": sizes,
@@ -208,11 +210,12 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "configs": _configs_literal(form, tuned.configs),
         "states": spec.states,
         "axes_text": axes_text,
+        "tuple_text": tuple_text,
         "literal": _literal,
         "long_token": long_token,
         "strided": strided,
         "literal_text": _quoted,
-        "tune": tune(spec),
+        "tune": command(spec, "tune", "--gpu"),
         "docstring": _docstring(form),
         "spec_literal": _text_literal(spec.text),
         "form_literal": _text_literal(form_text),
@@ -235,10 +238,10 @@ def _signatures(context: dict[str, Any]) -> dict[str, Signature]:
         "read": Signature((), read),
     }
     for name in ("verify", "chain"):
-        if context[name]:
+        if context[name] and "verify" in context["features"]:
             grouped = not context[name].per_head
             found[name] = Signature(context["window_arguments"], tokens, grouped)
-    if context["verify"]:
+    if "extend" in context["features"]:
         found["extend"] = Signature(context["extend_arguments"], step)
     return found
 
@@ -277,16 +280,39 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
     }
     if context.get("chain"):
         found["chain"] = len(context["chain"].tokens)
-    if not form.windows:
-        found["without_short"] = '"this recurrence has no windows"'
+    if context["without_short"]:
+        found["without_short"] = _quoted(context["without_short"])
     return found
 
 
-def _host(form: Form) -> dict[str, object]:
+def _features(form: Form, features: tuple[str, ...]) -> dict[str, object]:
+    """What the module has, and the calls that say how it would have more."""
+    offered = ALL if form.windows else ("decode",)
+    chosen = tuple(name for name in ALL if name in features and name in offered)
+
+    def more(name: str) -> str:
+        wanted = ",".join(completed([*chosen, name]))
+        return f"`{command(form.spec, 'compile', '--with', wanted)}` puts it there"
+
+    left_out = [name for name in ("verify", "extend") if name in offered and name not in chosen]
+    without = "this recurrence has no windows"
+    if form.windows:
+        without = f"this module has no short contexts: {more('short')}"
+    return {
+        "features": chosen,
+        "left_out": {name: f"{name}: not in this module: {more(name)}" for name in left_out},
+        "without_short": None if "short" in chosen else without,
+        **({} if "verify" in chosen else {"chain": None}),
+    }
+
+
+def _host(features: tuple[str, ...]) -> dict[str, object]:
     """The host's side of the module: functions and classes that no recurrence changes."""
     calls, cache = inlined.CALLS, inlined.CACHE
-    if form.windows:
-        calls, cache = (*calls, *inlined.SEVERAL), (*cache, *inlined.SHORT)
+    if "verify" in features or "extend" in features:
+        calls = (*calls, *inlined.SEVERAL)
+    if "short" in features:
+        cache = (*cache, *inlined.SHORT)
     return {
         "host_imports": inlined.imports((*calls, *cache, *inlined.PARTS)),
         "host_calls": inlined.inlined(calls),
@@ -319,7 +345,7 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
         "extend": extend,
         "chain": chain,
         "helpers": context["helpers"] | verify.helpers | extend.helpers,
-        "window_text": "\n".join([*verify.unit, *verify.tile, prompt]),
+        "verify_text": "\n".join([*verify.unit, *verify.tile]),
         "extend_text": prompt,
         "window_arguments": window_arguments(form, used),
         "extend_arguments": window_arguments(form, form.roots),
@@ -337,13 +363,16 @@ def _short(
     Keys are recorded with each token's own decay there: a row holds more of them than a running sum
     is safe for.
     """
-    if not form.windows:
-        return {}
+    if "short" not in context["features"]:
+        several = [name for name in ("verify", "extend") if name in context["features"]]
+        parts = [context[f"{name}_text"] for name in several]
+        return {"window_text": "\n".join(parts)}
     plain = form
     if form.factored:
         plain = replace(form, factored=None)
         records = plan_records(plain)
-        context = _context(plain, records, form_text, tuned) | {"verify": context["verify"]}
+        kept = ("verify", "features", "without_short", "verify_text", "extend_text")
+        context = _context(plain, records, form_text, tuned) | {n: context[n] for n in kept}
     context |= _paged(plain, records, context)
     short = context["short"]
     env = environment()
@@ -357,7 +386,7 @@ def _short(
         "short_kernels": "".join(kernels),
         "short_table": table,
         "short": short,
-        "window_text": "\n".join([str(context.get("window_text", "")), *short["lines"]]),
+        "window_text": "\n".join([context["verify_text"], context["extend_text"], *short["lines"]]),
         "helpers": context["helpers"].union(
             *(short[name].helpers for name in ("decode", "verify", "extend"))
         ),

@@ -165,7 +165,7 @@ def _session(module: Any, spec: Spec, batches: tuple[int, ...], recorder: _Recor
     tokens = min(WINDOW, cache.buffer)
     drafts = module.Cache.empty(SLOTS, LAYERS, device=DEVICE, window=tokens)
     short = None
-    if hasattr(module, "verify"):
+    if "short" in module.FEATURES:
         options = {"device": DEVICE, "window": tokens, "short_context": SHORT.context}
         short = module.Cache.empty(SLOTS, LAYERS, **options)
     params = empty(spec.params, torch.float32)

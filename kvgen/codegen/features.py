@@ -1,0 +1,23 @@
+"""What a module can have: single tokens always, and what else its caller asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+ALL = ("decode", "verify", "extend", "short")
+# without pages of records, which take as many lines as all the rest
+USUAL = ALL[:-1]
+# single tokens are always there
+NEEDED = {"short": ALL}
+
+
+def completed(names: Iterable[str] | None) -> tuple[str, ...]:
+    """All of them where None; what is asked for, and what that needs. ValueError for others."""
+    if names is None:
+        return ALL
+    asked = list(names)
+    strange = [name for name in asked if name not in ALL]
+    if strange:
+        raise ValueError(f"features: {strange[0]!r}, expected some of {', '.join(ALL)}")
+    found = {"decode"}.union(asked, *(NEEDED.get(name, ()) for name in asked))
+    return tuple(name for name in ALL if name in found)

@@ -1,0 +1,91 @@
+"""What a module is compiled with, and what it says of the rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from twins import analysed
+
+import kvgen
+from kvgen import compiler
+from kvgen.checking.samples import Sampler
+from kvgen.codegen.features import ALL, completed
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (None, ALL),
+        ((), ("decode",)),
+        (("extend",), ("decode", "extend")),
+        (("verify", "decode"), ("decode", "verify")),
+        (("short",), ALL),
+    ],
+)
+def test_what_is_needed_comes_along(asked: tuple[str, ...] | None, found: tuple[str, ...]) -> None:
+    assert completed(asked) == found
+
+
+@pytest.mark.parametrize("name", ["gated_deltanet", "mlstm"])
+@pytest.mark.parametrize("asked", [("decode",), ("verify",), ("extend",), ("verify", "extend")])
+def test_what_is_left_out_says_what_compiles_it(name: str, asked: tuple[str, ...]) -> None:
+    analysis = analysed(name)
+    module = compiler.built(analysis, features=asked)
+    assert module.FEATURES == completed(asked)
+    sampler = Sampler(analysis.spec, "cpu", 1)
+    params, slots = sampler.params(), torch.tensor([0, 1])
+    options = {"device": "cpu", "dtype": torch.float32, "buffer": 4, "window": 2}
+    cache = module.Cache.empty(2, **options)
+    calls = {
+        "verify": lambda given: module.verify(cache, 0, slots, **given, **params),
+        "extend": lambda given: module.extend(
+            cache, 0, slots, **given, **params, lengths=torch.tensor([2, 1], dtype=torch.int32)
+        ),
+    }
+    module.decode(cache, 0, slots, **sampler.inputs(2, torch.float32), **params)
+    module.advance(cache, slots)
+    for call, run in calls.items():
+        given = {key: x.unflatten(0, (2, 2)) for key, x in sampler.inputs(4, torch.float32).items()}
+        if call in asked:
+            assert run(given).isfinite().all()
+            counts = torch.tensor([2, 1], dtype=torch.int32)
+            module.accept(cache, slots, counts=counts)
+        else:
+            with pytest.raises(ValueError, match=f"{call}: .*kvgen compile {name} .*--with .*{call}"):
+                run(given)
+    with pytest.raises(ValueError, match="short_context: 16, .*--with decode,verify,extend,short"):
+        module.Cache.empty(2, **options, short_context=16)
+
+
+def test_a_smaller_module_computes_the_same() -> None:
+    analysis = analysed("gated_deltanet")
+    whole, small = compiler.emit(analysis), compiler.emit(analysis, features=["decode"])
+    assert small.count("\n") < 0.6 * whole.count("\n")
+    start, end = "def _decode_kernel(", "@triton.jit\ndef _recurrent_kernel("
+    cut = [text[text.index(start) : text.index(end)] for text in (whole, small)]
+    kernel = [text.partition("\n# Triton's interpreter")[0].rstrip() for text in cut]
+    assert kernel[0] == kernel[1]
+
+
+def test_from_python_all_is_there() -> None:
+    assert kvgen.load("gated_deltanet").FEATURES == ALL
+    assert kvgen.load("gated_deltanet", features=["extend"]).FEATURES == ("decode", "extend")
+    with pytest.raises(ValueError, match="features: 'trees', expected some of decode, verify"):
+        kvgen.load("gated_deltanet", features=["trees"])
+
+
+def test_from_the_command_line(tmp_path) -> None:
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kvgen", "compile", "gated_deltanet", "-o", str(tmp_path)]
+        return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+
+    assert run().returncode == 0
+    text = (tmp_path / "gated_deltanet.py").read_text()
+    assert 'FEATURES = ("decode", "verify", "extend")' in text and "PagedCache" not in text
+    assert run("--with", "decode").returncode == 0
+    assert 'FEATURES = ("decode",)' in (tmp_path / "gated_deltanet.py").read_text()
+    unknown = run("--with", "decode,trees")
+    assert unknown.returncode == 2 and "'trees', expected some of decode" in unknown.stderr
