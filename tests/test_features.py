@@ -34,7 +34,7 @@ def test_what_is_needed_comes_along(asked: tuple[str, ...] | None, found: tuple[
 def test_what_is_left_out_says_what_compiles_it(name: str, asked: tuple[str, ...]) -> None:
     analysis = analysed(name)
     module = compiler.built(analysis, features=asked)
-    assert module.FEATURES == completed(asked)
+    assert completed(asked) == module.FEATURES
     sampler = Sampler(analysis.spec, "cpu", 1)
     params, slots = sampler.params(), torch.tensor([0, 1])
     options = {"device": "cpu", "dtype": torch.float32, "buffer": 4, "window": 2}
@@ -54,9 +54,11 @@ def test_what_is_left_out_says_what_compiles_it(name: str, asked: tuple[str, ...
             counts = torch.tensor([2, 1], dtype=torch.int32)
             module.accept(cache, slots, counts=counts)
         else:
-            with pytest.raises(ValueError, match=f"{call}: .*kvgen compile {name} .*--with .*{call}"):
+            with pytest.raises(
+                ValueError, match=rf"{call}: .*kvgen compile {name} .*--with .*{call}"
+            ):
                 run(given)
-    with pytest.raises(ValueError, match="short_context: 16, .*--with decode,verify,extend,short"):
+    with pytest.raises(ValueError, match=r"short_context: 16, .*--with decode,verify,extend,short"):
         module.Cache.empty(2, **options, short_context=16)
 
 

@@ -19,16 +19,22 @@ NAMES = ["gated_deltanet", "mlstm", "kimi_delta_attention"]
 class Server:
     """Rows by request: a cache in memory that the server allocated, and the exact states."""
 
-    def __init__(self, name: str, *storage: str, short: int = 0) -> None:
+    def __init__(self, name: str, *storage: str, short: int = 0, apart: bool = False) -> None:
         self.made: Made = made(name, *storage)
         self.module, spec = self.made.module, self.made.analysis.spec
         options = {"dtype": torch.float32, "buffer": 6, "window": WINDOW, "short_context": short}
         layout = self.module.Cache.layout(SLOTS, LAYERS, **options)
-        tensors = {
+        tensors: dict[str, Any] = {
             name: torch.full(each.shape, -1 if "pages" in name else 0, dtype=each.dtype)
             for name, each in layout.items()
             if name not in ("skipped", "pending", "work")
         }
+        if apart:
+            # each layer has tensors of its own
+            for held in self.module.Cache.table.held:
+                shape, dtype = layout[held.name].shape, layout[held.name].dtype
+                own = (shape[0], *shape[2:])
+                tensors[held.name] = [torch.zeros(own, dtype=dtype) for _ in range(LAYERS)]
         more = {"short_context": short, "buffer": 6} if short else {}
         self.cache = self.module.Cache.wrap(tensors, window=WINDOW, first_slot=1, **more)
         self.sampler = Sampler(spec, "cpu", 5)
@@ -77,10 +83,11 @@ def counts(*numbers: int) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.int32)
 
 
-@pytest.mark.parametrize("short", [0, 16])
+@pytest.mark.parametrize("kind", ["whole", "apart", "short"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_serving_loop(name: str, short: int) -> None:
-    server = Server(name, short=short)
+def test_a_serving_loop(name: str, kind: str) -> None:
+    short = 16 if kind == "short" else 0
+    server = Server(name, short=short, apart=kind == "apart")
     module, cache = server.module, server.cache
     if short:
         cache.reserve([1, 2, 3, 4], 40)

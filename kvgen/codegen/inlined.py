@@ -11,7 +11,7 @@ import kvgen.runtime
 FOLDER = Path(kvgen.runtime.__file__).parent
 # what a caller calls, then the cache, then what that is made of
 CALLS = ("steps",)
-CACHE = ("cache", "ops")
+CACHE = ("cache", "layers", "ops")
 PARTS = ("table", "device", "arguments", "calls", "launches", "memory")
 SEVERAL = ("windows",)
 SHORT = ("paged",)

@@ -26,7 +26,9 @@ class Sized(Protocol):
     dtype: torch.dtype
     device: torch.device
     first_slot: int
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, Any]
+
+    def sample(self, name: str) -> torch.Tensor: ...
 
 
 def is_row(cache: Sized, slot: int) -> bool:
@@ -322,8 +324,8 @@ def check_saved(
             axis == free or size == wanted
             for axis, (size, wanted) in enumerate(zip(tensor.shape, shape, strict=True))
         )
-        if not fits or tensor.dtype != cache.tensors[name].dtype:
-            expected = f"{list(shape)} {cache.tensors[name].dtype}"
+        if not fits or tensor.dtype != cache.sample(name).dtype:
+            expected = f"{list(shape)} {cache.sample(name).dtype}"
             raise ValueError(f"saved: {name} is {describe(tensor)}, expected {expected}")
     spec = saved["spec"]
     if strict(spec) and any(each != cache.table.digest for each in spec.tolist()):

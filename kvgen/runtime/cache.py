@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -71,6 +72,11 @@ class Cache:
     table: Table
     # the class of caches with short contexts, where the module has them
     paged: type[Cache] | None = None
+    # and that of caches whose layers lie apart
+    layered: Any = None
+    # of a cache that is one layer of several: which; and what a write to shows between two calls
+    layer = 0
+    watched: list[torch.Tensor]
     # 0: every row has a state
     short_context = 0
 
@@ -81,7 +87,7 @@ class Cache:
         first_slot: int = 0,
         invariant: bool = False,
     ) -> None:
-        self.tensors: dict[str, torch.Tensor] = dict(tensors)
+        self.tensors: dict[str, Any] = dict(tensors)
         self.size_up()
         self.begin_at(first_slot, invariant)
         records = self.table.of("record")[0]
@@ -136,7 +142,6 @@ class Cache:
             )
         self.gpu, self.processors = gpu_name(self.table, self.device), 1
         self.calls = Calls()
-        self.handle = id(self)
         self.register()
         check_tuned(self.table, self.gpu)
         self.step: Step | None = None
@@ -149,9 +154,33 @@ class Cache:
             if name not in self.tensors and name in books:
                 self.tensors[name] = torch.zeros(shape, dtype=dtype, device=self.device)
             check_cache_tensor(name, self.tensors[name], shape, dtype, self.device)
+        self.watched = self.flat()
+
+    def flat(self) -> list[torch.Tensor]:
+        """Every tensor, those of each layer where layers lie apart."""
+        return list(self.tensors.values())
+
+    def named(self) -> dict[str, torch.Tensor]:
+        """The same by name."""
+        return {
+            name if not isinstance(tensor, list) else f"{name}[{layer}]": each
+            for name, tensor in self.tensors.items()
+            for layer, each in enumerate(tensor if isinstance(tensor, list) else [tensor])
+        }
+
+    def with_tensors(self, tensors: list[torch.Tensor]) -> Cache:
+        """The same cache over other tensors, in the order of `flat`."""
+        other = copy.copy(self)
+        other.tensors = dict(zip(self.tensors, tensors, strict=True))
+        return other
+
+    def sample(self, name: str) -> torch.Tensor:
+        """A tensor, of the first layer where layers lie apart: its slots and dtype."""
+        return self.tensors[name]
 
     def register(self) -> None:
         """Let the module's ops find the cache by its handle."""
+        self.handle = id(self)
         namespace = getattr(torch.ops, self.table.namespace)
         vars(namespace).setdefault("caches", WeakValueDictionary())[self.handle] = self
 
@@ -289,7 +318,8 @@ class Cache:
         """Adopt a server's memory: the tensors of another cache's `tensors`, with any slot stride.
 
         They may lie in each other's gaps, as in a server's pages, but no two elements share an
-        address. `cursors`, `skipped`, `pending` and `work` are allocated where they are missing.
+        address. States, records and carried states may be lists, with one tensor [slots, …] for
+        each layer. `cursors`, `skipped`, `pending` and `work` are allocated where they are missing.
         Nothing is changed. With `short_context` all books but `cursors` may be missing; which pages
         rows hold is read from the tables, and `buffer` is what the cache had, as the tensors do not
         tell. first_slot, invariant: as for `empty`.
@@ -306,7 +336,10 @@ class Cache:
         if strange:
             names = ", ".join(map(str, strange))
             raise ValueError(f"tensors: {names} unknown, expected {', '.join(known)}")
-        if short_context != 0:
+        if any(isinstance(tensors[name], (list, tuple)) for name in needed):
+            check_unpaged(short_context, buffer)
+            cache = cls.layered(tensors, window, first_slot, invariant)
+        elif short_context != 0:
             cache = kind(tensors, window, short_context, buffer, first_slot, invariant)
         elif buffer is None:
             cache = Cache(tensors, window, first_slot, invariant)
@@ -314,7 +347,7 @@ class Cache:
             raise ValueError(
                 f"buffer: {buffer!r}, expected None, as the records have so many places"
             )
-        check_apart(cache.tensors)
+        check_apart(cache.named())
         return cache
 
     @classmethod
@@ -330,7 +363,7 @@ class Cache:
     @property
     def bytes_per_slot(self) -> int:
         """Bytes of device memory that one slot takes, all layers together."""
-        return sum(bytes_of(tensor) for name, tensor in self.tensors.items() if name != "work")
+        return sum(bytes_of(tensor) for name, tensor in self.named().items() if name != "work")
 
     def reset(self, slots: torch.Tensor) -> None:
         """Start rows afresh: initial states and an empty buffer, in every layer."""
@@ -509,7 +542,7 @@ class Cache:
         self.check_settled(slots)
         saved = {"spec": torch.full_like(slots, self.table.digest, dtype=torch.int64)}
         for name, (shape, _) in self.saved_shapes(slots.numel()).items():
-            like = self.tensors[name]
+            like = self.sample(name)
             saved[name] = torch.zeros(shape, dtype=like.dtype, device=self.device)
             self.move(name, saved[name], slots, save=True)
         return saved
@@ -538,7 +571,7 @@ class Cache:
         found: dict[str, tuple[tuple[int, ...], int | None]] = {}
         for held in self.table.held:
             free = 2 + held.axes.index("places") if "places" in held.axes else None
-            found[held.name] = (rows, *self.tensors[held.name].shape[1:]), free
+            found[held.name] = (rows, *self.sample(held.name).shape[1:]), free
         return found | {name: ((rows,), None) for name in ("cursors", "skipped")}
 
     def place(self, name: str, slots: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
@@ -702,6 +735,11 @@ class Cache:
             TOKENS=kept.shape[1] if kept is not None and keep == "path" else 1,
             FORCE=force is not None, LATE=late, BLOCK=256,
         )  # fmt: skip
+        self.fold(slots)
+
+    def fold(self, slots: torch.Tensor) -> None:
+        """Fold the rows that are listed, in every layer."""
+        work = self.tensors["work"]
         config, programs = self.fold_grid(slots)
         used = [self.tensors[name] for name in self.table.kernels["fold"].tensors]
         launch(
@@ -728,6 +766,16 @@ def tree_of(
 ) -> tuple[torch.Tensor, tuple[int, ...]]:
     """A window's tree and its strides, as kernels get it."""
     return (slots, (0, 0)) if parents is None else (parents, parents.stride())
+
+
+def check_unpaged(short_context: int, buffer: object) -> None:
+    """Whether layers may lie apart."""
+    if short_context:
+        raise ValueError(
+            f"short_context: {short_context}, expected 0 where each layer has tensors of its own"
+        )
+    if buffer is not None:
+        raise ValueError(f"buffer: {buffer!r}, expected None, as the records have so many places")
 
 
 def bytes_of(tensor: torch.Tensor) -> int:

@@ -33,6 +33,8 @@ class Launching(Sized, Protocol):
 
     gpu: str
     overlaps: bool
+    layer: int
+    watched: list[torch.Tensor]
     invariant: bool
     step: Step | None
 
@@ -76,10 +78,10 @@ def step_of(cache: Launching, layer: int, slots: torch.Tensor) -> Step | None:
         return None
     # a graph's first decode has in front of it whatever the graph will be launched behind
     stream = torch.cuda.current_stream(cache.device).cuda_stream, capturing(cache.device)
-    written = [written_to(tensor) for tensor in cache.tensors.values()]
+    written = [written_to(tensor) for tensor in cache.watched]
     rows = slots.data_ptr(), slots.numel(), written_to(slots)
     # `slots` itself too: while it is held, no other rows can come to lie there
-    return (rows, stream, written), 1 << layer, slots
+    return (rows, stream, written), 1 << (cache.layer + layer), slots
 
 
 def written_to(tensor: torch.Tensor) -> int:

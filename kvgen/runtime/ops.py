@@ -1,12 +1,11 @@
 """The module's functions as custom ops, which `torch.compile` takes as they are.
 
-torch.ops.kvgen_<name>_<hash>.<function>(cache.handle, [*cache.tensors.values()], …): results go to
+torch.ops.kvgen_<name>_<hash>.<function>(cache.handle, cache.flat(), …): results go to
 `out`, and the cache's tensors are declared as changed.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -57,12 +56,9 @@ def over(namespace: str, handle: int, tensors: list[torch.Tensor]) -> Cache:
     """The cache of a handle, over these tensors: a compiler that allows no changes in place copies
     what an op changes, and has it work on the copies."""
     cache: Cache = vars(getattr(torch.ops, namespace))["caches"][handle]
-    given = dict(zip(cache.tensors, tensors, strict=True))
-    if all(given[name].data_ptr() == tensor.data_ptr() for name, tensor in cache.tensors.items()):
-        return cache
-    other = copy.copy(cache)
-    other.tensors = given
-    return other
+    own = zip(cache.flat(), tensors, strict=True)
+    same = all(mine.data_ptr() == tensor.data_ptr() for mine, tensor in own)
+    return cache if same else cache.with_tensors(tensors)
 
 
 def called(table: Table, name: str) -> Callable[..., None]:
@@ -115,10 +111,10 @@ def traced(
         out = torch.empty(shape, dtype=like.dtype, device=like.device)
     arguments = [given[each.name] for each in (*table.inputs, *table.params)]
     op = getattr(getattr(torch.ops, table.namespace), name)
-    op(cache.handle, list(cache.tensors.values()), layer, slots, out, *arguments, *more)
+    op(cache.handle, cache.flat(), layer, slots, out, *arguments, *more)
     return out
 
 
 def traced_end(cache: Cache, name: str, *given: Any) -> None:
     op = getattr(getattr(torch.ops, cache.table.namespace), name)
-    op(cache.handle, list(cache.tensors.values()), *given)
+    op(cache.handle, cache.flat(), *given)
