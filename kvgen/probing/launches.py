@@ -182,13 +182,16 @@ def _session(module: Any, spec: Spec, batches: tuple[int, ...], recorder: _Recor
         module.accept(drafts, slots, counts=slots.clone())
         path = torch.empty(batch, tokens, dtype=torch.int32, device=DEVICE)
         module.accept(drafts, slots, path=path)
-        if short is None:
-            continue
         windows = empty(spec.inputs, cache.dtype, batch, tokens)
         for layer in (0, 1):
-            module.verify(drafts, layer, slots, **windows, **params)
-            module.verify(drafts, layer, slots, **windows, **params, parents=path)
-            module.extend(cache, layer, slots, **windows, **params, lengths=slots.clone())
+            if "verify" in module.FEATURES:
+                module.verify(drafts, layer, slots, **windows, **params)
+                module.verify(drafts, layer, slots, **windows, **params, parents=path)
+            if "extend" in module.FEATURES:
+                module.extend(cache, layer, slots, **windows, **params, lengths=slots.clone())
+        if short is None:
+            continue
+        for layer in (0, 1):
             module.decode(short, layer, slots, **inputs, **params)
             module.verify(short, layer, slots, **windows, **params)
             module.verify(short, layer, slots, **windows, **params, parents=path)
