@@ -59,8 +59,14 @@ HOMES = [
         "kernel",
         lambda: (kernel.name for kernel in KERNELS),
         ROOT / "kvgen" / "kernels",
-        # what templates call the kernels' scopes are names of its own
-        (ROOT / "cli.py", ROOT / "kvgen" / "codegen" / "render.py"),
+        # what templates call the kernels' scopes are names of its own; a module's functions, its
+        # features and what its host launches are called as kernels are, in modules without kvgen
+        (
+            ROOT / "cli.py",
+            ROOT / "kvgen" / "codegen" / "render.py",
+            ROOT / "kvgen" / "codegen" / "features.py",
+            *(ROOT / "kvgen" / "runtime").glob("*.py"),
+        ),
     ),
 ]
 

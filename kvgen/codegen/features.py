@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-ALL = ("decode", "verify", "extend", "short")
+DECODE, VERIFY, EXTEND, SHORT = ALL = ("decode", "verify", "extend", "short")
 # without pages of records, which take as many lines as all the rest
 USUAL = ALL[:-1]
 # single tokens are always there
-NEEDED = {"short": ALL}
+NEEDED = {SHORT: ALL}
 
 
 def completed(names: Iterable[str] | None) -> tuple[str, ...]:
@@ -19,5 +19,5 @@ def completed(names: Iterable[str] | None) -> tuple[str, ...]:
     strange = [name for name in asked if name not in ALL]
     if strange:
         raise ValueError(f"features: {strange[0]!r}, expected some of {', '.join(ALL)}")
-    found = {"decode"}.union(asked, *(NEEDED.get(name, ()) for name in asked))
+    found = {DECODE}.union(asked, *(NEEDED.get(name, ()) for name in asked))
     return tuple(name for name in ALL if name in found)

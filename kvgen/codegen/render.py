@@ -300,6 +300,7 @@ def _features(form: Form, features: tuple[str, ...]) -> dict[str, object]:
         without = f"this module has no short contexts: {more('short')}"
     return {
         "features": chosen,
+        **{f"has_{name}": name in chosen for name in ALL},
         "left_out": {name: f"{name}: not in this module: {more(name)}" for name in left_out},
         "without_short": None if "short" in chosen else without,
         **({} if "verify" in chosen else {"chain": None}),
@@ -372,6 +373,7 @@ def _short(
         plain = replace(form, factored=None)
         records = plan_records(plain)
         kept = ("verify", "features", "without_short", "verify_text", "extend_text")
+        kept += tuple(f"has_{name}" for name in ALL)
         context = _context(plain, records, form_text, tuned) | {n: context[n] for n in kept}
     context |= _paged(plain, records, context)
     short = context["short"]

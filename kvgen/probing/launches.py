@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kvgen.codegen.features import EXTEND, VERIFY
+from kvgen.codegen.features import SHORT as SHORT_CONTEXTS
 from kvgen.kernels.registry import named
 from kvgen.kernels.short import SHORT
 from kvgen.language import spec as specs
@@ -165,7 +167,7 @@ def _session(module: Any, spec: Spec, batches: tuple[int, ...], recorder: _Recor
     tokens = min(WINDOW, cache.buffer)
     drafts = module.Cache.empty(SLOTS, LAYERS, device=DEVICE, window=tokens)
     short = None
-    if "short" in module.FEATURES:
+    if SHORT_CONTEXTS in module.FEATURES:
         options = {"device": DEVICE, "window": tokens, "short_context": SHORT.context}
         short = module.Cache.empty(SLOTS, LAYERS, **options)
     params = empty(spec.params, torch.float32)
@@ -184,10 +186,10 @@ def _session(module: Any, spec: Spec, batches: tuple[int, ...], recorder: _Recor
         module.accept(drafts, slots, path=path)
         windows = empty(spec.inputs, cache.dtype, batch, tokens)
         for layer in (0, 1):
-            if "verify" in module.FEATURES:
+            if VERIFY in module.FEATURES:
                 module.verify(drafts, layer, slots, **windows, **params)
                 module.verify(drafts, layer, slots, **windows, **params, parents=path)
-            if "extend" in module.FEATURES:
+            if EXTEND in module.FEATURES:
                 module.extend(cache, layer, slots, **windows, **params, lengths=slots.clone())
         if short is None:
             continue
