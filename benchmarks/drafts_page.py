@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.pages import level, report_of, wrapped
+from benchmarks.pages import level, method, report_of, wrapped
 from kvgen.bench import Report
 from kvgen.timing.drafts import PROMPT, PROMPT_ROWS, DraftRow
 from kvgen.timing.short import ShortRow
@@ -98,36 +98,9 @@ HEADER = """# Performance of drafts and prompts
 
 ![time of verify over that of decode against batch, with the goals](figures/drafts.svg)
 
-## Method
-
-Measured on {device} ({versions}), once, by
-
-    {command}
-
-- **What is timed**: model steps, replayed as a CUDA graph: {layers} layers{fewer} with distinct
-  states, so that a step finds none in the cache unless all fit into it; slots in random order,
-  inputs random and bfloat16. Times are microseconds for one layer: the median of seven runs, ± the
-  spread of the middle five. Layers stand back to back. Records are kept as the inputs came
-  (`storage.records: input`).
-- **Alone**: `verify` of T tokens and `decode` of one, on the same cache with `window=T`, without
-  the end of the step. **Cursors do not move here and nothing folds**: for both calls they are
-  spread evenly from 0 to L − T, where a window has room, and a single row has the middle one. The
-  two take turns, run by run. *ratio* is verify over decode; *goal* is what it was to be before
-  there was a kernel.
-- **Whole steps**: `verify` + `accept` with all T tokens accepted, `decode` + `advance` on the same
-  buffer without a window, as a server without drafts runs it. Cursors are staggered and move inside
-  the graph, folds come at their steady rate: of a row every L / T steps of verify, every L of
-  decode. *worst* is the one step in which every row folds. *a token* is the time of a step over its
-  accepted tokens, *ratio* that over decode + advance. A server accepts fewer than all; its time for
-  each token is that of the step over what it accepts, and it folds less often.
-- *floor* is the time of the fewest bytes at this GPU's copy bandwidth, {copy:.0f} GB/s read and
-  written: the state read once, records read at their mean number, T records written, inputs and
-  outputs of T tokens, and in whole steps the state written once in as many as the buffer has room
-  for. *share* is floor over time. Launches are not counted in a floor.
-- *error* is ‖x − x*‖₂ / ‖x*‖₂ of a row's output against float64: for decode the worst of 40 tokens
-  and two rows, for verify the worst of all nodes of twelve windows and four rows, random trees and
-  chains by turns of which random parts are accepted. Rounding the output to bfloat16 alone makes
-  1.7e-03 of it.
+{method}- Records are kept as the inputs came (`storage.records: input`). In whole steps all T
+  tokens are accepted, and `decode` + `advance` is on the same buffer without a window, as a server
+  without drafts runs it.
 - **Configurations are rules of thumb**, chosen by batch; nothing has been tuned.
 - **Figures of other libraries were measured earlier**, on the same kind of GPU and by the same
   method, **not in this run**: read them as ratios.
@@ -157,12 +130,15 @@ def heading(reports: Sequence[Report], out: Path, kept: Path | None) -> str:
     command = ["python benchmarks/drafts.py --warm 12 --out", str(out)]
     command += ["--json", str(kept)] if kept else []
     return HEADER.format(
-        device=first.device,
-        versions=first.versions,
-        command=wrapped(command),
-        layers=first.layers,
-        fewer=f" ({least} where memory is short)" if least < first.layers else "",
-        copy=max(report.copy_gbs for report in reports),
+        method=method(
+            device=first.device,
+            versions=first.versions,
+            once="once",
+            command=wrapped(command),
+            layers=first.layers,
+            least=least,
+            copy=max(report.copy_gbs for report in reports),
+        )
     )
 
 

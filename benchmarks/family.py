@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import pages
-from benchmarks.pages import timed, wrapped
+from benchmarks.pages import method, wrapped
 from kvgen import compiler, shipped
 from kvgen.formats.registry import STATE
 from kvgen.wisdom.record import EFFORTS
@@ -48,29 +48,9 @@ The recurrences that are served most before and after tuning, single tokens: buf
 own plain kernels. The whole family on an H100 is in [performance-family.md](performance-family.md).
 """
 
-METHOD = """
-## Method
-
-Measured on {gpu} ({versions}), each recurrence once, by
-
-    {commands}
-{again}
-{timed}
-- **Folds are included**: cursors are staggered over the buffer's phases and move inside the graph.
-- *untuned* is what a module {takes} on a GPU that nothing is known of, *tuned* the configuration
-  that `kvgen tune` has chosen and `kvgen compile` bakes in; both were timed by turns in one
-  process, and so was *plain*, the module's own `recurrent`, which reads and writes the state for
-  every token, untuned and tuned. Recurrences without tuned configurations are here, too, each as it
-  comes, measured earlier. *gain* is untuned over tuned, *over plain* the tuned plain kernel
-  over the tuned buffered one. Where a gain is below 1, the length of the buffer was chosen for the
-  other batches: it is one for all. The faster of the two is in bold: `best(batch)` of the module
-  names it.
-- *floor* is the time of the fewest bytes a buffered step can move (the state read once and written
-  once in L tokens, records at their mean length, inputs and output) at this GPU's copy bandwidth,
-  {copy:.0f} GB/s read and written. *share* is floor over tuned.
-- *error* is ‖x − x*‖₂ / ‖x*‖₂ of a row's outputs of the tuned kernel against float64, the worst of
-  four rows with empty, begun and full buffers; rounding the output to bfloat16 alone makes 1.7e-03
-  of it.
+NOTES = """\
+- *untuned* is what a module {takes}. Recurrences without tuned configurations are here, too, each
+  as it comes, measured earlier.
 
 ## In short
 
@@ -264,18 +244,19 @@ def heading(found: Sequence[Tuned]) -> str:
     layers = [row.layers for tuned in found for row in tuned.rows]
     commands = list(dict.fromkeys(tuned.by for tuned in found))
     again = "".join(
-        f"\nand timed once more, in one run, by\n\n    {command}\n"
+        f"\n\nand timed once more, in one run, by\n\n    {command}"
         for command in dict.fromkeys(tuned.again for tuned in found if tuned.again)
     )
-    return METHOD.format(
-        gpu=first.gpu,
-        again=again,
-        takes="takes" if again else "took then",
+    own = method(
+        device=first.gpu,
         versions="; ".join(dict.fromkeys(tuned.versions for tuned in found)),
-        commands="\n    ".join(wrapped([command]) for command in commands),
-        timed=timed(max(layers), min(layers)),
+        once="each recurrence once",
+        command="\n    ".join(wrapped([command]) for command in commands) + again,
+        layers=max(layers),
+        least=min(layers),
         copy=first.copy_gbs,
     )
+    return "\n" + own + NOTES.format(takes="takes now" if again else "took then")
 
 
 def overview(found: Sequence[Tuned]) -> str:

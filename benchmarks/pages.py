@@ -12,12 +12,17 @@ from kvgen.timing.drafts import DraftRow
 
 AnyRow = TypeVar("AnyRow", Row, DraftRow)
 
-TIMED = """\
-- **What is timed**: whole model steps, replayed as a CUDA graph: {layers} layers{fewer} with
-  distinct states, so that a step finds none in the cache unless all fit into it; slots in random
-  order, inputs random and bfloat16. Times are microseconds for one layer, with its share of the
-  `advance` that ends the step. Layers stand back to back: the projections and convolutions that a
-  model has between them are not there."""
+METHOD = """\
+## Method
+
+Measured on {device} ({versions}), {once}, by
+
+    {command}
+
+[method.md](method.md) says how times, floors and errors are taken, and what the columns are. Here:
+
+- {layers} layers{fewer}; floors at this GPU's copy bandwidth of {copy:.0f} GB/s read and written.
+"""
 
 
 def report_of(data: dict[str, Any]) -> Report:
@@ -42,10 +47,15 @@ def lowered(row: AnyRow, ratio: float) -> AnyRow:
     return replace(row, floor_us=row.floor_us * ratio, share=row.share * ratio)
 
 
-def timed(layers: int, least: int) -> str:
-    """What a time is of, as a page's method says it. least: layers of the row with the fewest."""
+def method(
+    *, device: str, versions: str, once: str, command: str, layers: int, least: int, copy: float
+) -> str:
+    """What a page says of its own run. least: layers of the row with the fewest."""
     fewer = f" ({least} where memory is short)" if least < layers else ""
-    return TIMED.format(layers=layers, fewer=fewer)
+    return METHOD.format(
+        device=device, versions=versions, once=once, command=command, layers=layers, fewer=fewer,
+        copy=copy,
+    )  # fmt: skip
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import pages
-from benchmarks.pages import level, timed, wrapped
+from benchmarks.pages import level, method, wrapped
 from kvgen.benching.page import figures
 from kvgen.benching.report import OURS, Report, Row
 
@@ -38,28 +38,7 @@ tokens in [drift.md](drift.md).
 
 ![time of a layer against batch, {spec}: ours, other libraries' kernels, floor]({figure})
 
-## Method
-
-Measured on {device} ({versions}), once, on {date}, by
-
-    {command}
-
-{timed}
-- **Folds are included**, ours and others': cursors are staggered over the buffers' phases and move
-  inside the graph. A time is the median of seven runs of whole cycles of the buffer.
-- **Others** are timed in the same process, by turns with ours, on the same inputs: {libraries}. A
-  split state has what a float32 one has, so kernels with float32 states stand beside it;
-  kernels with bfloat16 states stand beside bfloat16.
-- *plain* is the module's own `recurrent`, which reads and writes the state for every token and
-  works on the same cache. The faster of *buffered* and *plain* is in bold: a server takes that one
-  for its batch.
-- *floor* is the time of the fewest bytes a buffered step can move (the state read once and written
-  once in L tokens, records at their mean length, inputs and output) at this GPU's copy bandwidth,
-  {copy:.0f} GB/s read and written. *share* is floor over buffered.
-- *ahead* says how many times as fast the faster of ours is as the fastest of the others; below 1
-  the other is named.
-- *error* is ‖x − x*‖₂ / ‖x*‖₂ of a row's outputs against float64, the worst of 40 tokens and two
-  rows; rounding the output to bfloat16 alone makes 1.7e-03 of it.
+{method}- Other libraries: {libraries}.
 """
 
 
@@ -103,13 +82,16 @@ def heading(reports: Sequence[Report], command: str) -> str:
         tuned=tuned,
         spec=first.spec,
         figure="figures/peers.svg",
-        device=first.device,
-        versions=first.versions,
-        date=first.date,
-        command=wrapped([command]),
-        timed=timed(first.layers, min(row.layers for report in reports for row in report.rows)),
+        method=method(
+            device=first.device,
+            versions=first.versions,
+            once=f"once, on {first.date}",
+            command=wrapped([command]),
+            layers=first.layers,
+            least=min(row.layers for report in reports for row in report.rows),
+            copy=max(report.copy_gbs for report in reports),
+        ),
         libraries=", ".join(named) or "none",
-        copy=max(report.copy_gbs for report in reports),
     )
 
 
