@@ -98,6 +98,18 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert not anchor or anchor in headings(other), target
 
 
+def test_architecture_names_what_is_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)/` \| (.*) \|$", text, re.M)
+    folders = {path.name for path in (ROOT / "kvgen").iterdir() if (path / "__init__.py").is_file()}
+    assert {name for name, _ in rows} == folders | {"templates"}
+    for folder, words in rows:
+        for name in re.findall(r"`(\w+\.py)`", words):
+            assert (ROOT / "kvgen" / folder / name).is_file(), f"{folder}/{name}"
+        for name in re.findall(r"`(\w+)`", words) if folder == "templates" else []:
+            assert list((ROOT / "templates").glob(f"{name}.*jinja")), name
+
+
 # docs/serving.md ---------------------------------------------------------------------------------
 
 
