@@ -103,9 +103,9 @@ class BufferedGatedDeltaNet(modeling.Qwen3NextGatedDeltaNet):
         return self.out_proj(self.norm(core, z[:, 0]).flatten(1)[:, None])
 
 
-def compiled(config: Qwen3NextConfig, **overrides: object) -> ModuleType:
+def compiled(config: Qwen3NextConfig, **overrides: Any) -> ModuleType:
     """The shipped spec at a model's sizes. overrides: as in {"storage.state": "split"}."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "sizes.H": config.linear_num_key_heads,
         "sizes.HV": config.linear_num_value_heads,
         "sizes.K": config.linear_key_head_dim,

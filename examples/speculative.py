@@ -291,7 +291,7 @@ def drawn(count: int, wanted: int) -> list[Request]:
 
 
 def compiled() -> ModuleType:
-    sizes = {f"sizes.{axis}": size for axis, size in SIZES.items()}
+    sizes: dict[str, Any] = {f"sizes.{axis}": size for axis, size in SIZES.items()}
     return kvgen.compile(resolve("gated_deltanet"), None, **sizes)
 
 

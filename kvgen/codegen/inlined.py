@@ -12,7 +12,7 @@ FOLDER = Path(kvgen.runtime.__file__).parent
 # what a caller calls, then the cache, then what that is made of
 CALLS = ("steps",)
 CACHE = ("cache", "layers", "ops")
-PARTS = ("table", "device", "arguments", "calls", "launches", "memory")
+PARTS = ("numbers", "table", "device", "arguments", "calls", "launches", "memory")
 SEVERAL = ("windows",)
 SHORT = ("paged",)
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from kvgen.runtime.numbers import listed, unknown
 from kvgen.runtime.table import Table
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -148,7 +149,7 @@ def check_slots(cache: Sized, name: str, slots: Any, distinct: bool = True) -> t
                 f"{name}: slot {int(slots.max())}, expected less than {cache.slots} slots"
             )
         if distinct and used.unique().numel() != used.numel():
-            raise ValueError(f"{name}: {slots.tolist()}, expected distinct slots")
+            raise ValueError(f"{name}: {listed(slots)}, expected distinct slots")
     return slots
 
 
@@ -266,7 +267,7 @@ def check_parents(cache: Sized, parents: Any, rows: int, tokens: int) -> None:
     if strict(parents) and parents.numel():
         late = (parents >= torch.arange(tokens, device=parents.device)).nonzero()
         if late.numel():
-            row, token = late[0].tolist()
+            row, token = listed(late[0])
             parent = int(parents[row, token])
             raise ValueError(f"parents: {parent} at [{row}, {token}], expected a node before it")
 
@@ -290,7 +291,7 @@ def check_starts(cache: Sized, starts: Any, rows: int, tokens: int) -> None:
         expected = f"contiguous [{rows + 1}] torch.int32 on {cache.device}"
         raise ValueError(f"starts: {describe(starts)}, expected {expected}")
     if strict(starts):
-        given = starts.tolist()
+        given = listed(starts)
         falls = any(after < before for before, after in pairwise(given))
         if falls or given[0] < 0 or given[-1] > tokens:
             raise ValueError(
@@ -301,7 +302,7 @@ def check_starts(cache: Sized, starts: Any, rows: int, tokens: int) -> None:
 def check_cursors(cache: Sized, slots: torch.Tensor, cursors: Any, most: int) -> torch.Tensor:
     cursors = check_per_row(cache, "cursors", cursors, (slots.numel(),), torch.int32)
     if strict(cursors):
-        for slot, cursor in zip(slots.tolist(), cursors.tolist(), strict=True):
+        for slot, cursor in zip(listed(slots), listed(cursors), strict=True):
             if is_row(cache, slot) and not 0 <= cursor <= most:
                 raise ValueError(f"cursors: {cursor} for slot {slot}, expected 0 to {most}")
     return cursors
@@ -318,17 +319,17 @@ def check_saved(
     if missing:
         raise ValueError(f"saved: {', '.join(missing)} missing, expected {', '.join(needed)}")
     for name, (shape, free) in shapes.items():
-        tensor = saved[name]
+        tensor = unknown(saved[name])
         fits = isinstance(tensor, torch.Tensor) and tensor.dim() == len(shape)
         fits = fits and all(
             axis == free or size == wanted
-            for axis, (size, wanted) in enumerate(zip(tensor.shape, shape, strict=True))
+            for axis, (size, wanted) in enumerate(zip(tuple(tensor.shape), shape, strict=True))
         )
         if not fits or tensor.dtype != cache.sample(name).dtype:
             expected = f"{list(shape)} {cache.sample(name).dtype}"
             raise ValueError(f"saved: {name} is {describe(tensor)}, expected {expected}")
-    spec = saved["spec"]
-    if strict(spec) and any(each != cache.table.digest for each in spec.tolist()):
+    spec = unknown(saved["spec"])
+    if strict(spec) and any(each != cache.table.digest for each in listed(spec)):
         raise ValueError(f"saved: rows of another spec, expected those of {cache.table.name}")
 
 

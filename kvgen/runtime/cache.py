@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingTypeStubs]
+import triton.language as tl  # pyright: ignore[reportMissingTypeStubs]
 
 from kvgen.runtime.arguments import (
     check_cache_tensor,
@@ -43,7 +44,12 @@ from kvgen.runtime.launches import (
     value_tiles,
 )
 from kvgen.runtime.memory import check_apart
+from kvgen.runtime.numbers import listed, parts_of, power_of_two, unknown
 from kvgen.runtime.table import Held, Table
+
+# whether Triton's own functions are compiled says when TRITON_INTERPRET was set
+library_sum: Any = operator.attrgetter("sum")(tl)
+device_properties: Any = operator.attrgetter("get_device_properties")(torch.cuda)
 
 # what a cache keeps beside states and records
 BOOKS = ("cursors", "skipped", "pending", "work")
@@ -129,7 +135,8 @@ class Cache:
     def prepare(self, shapes: Shapes, books: tuple[str, ...]) -> None:
         """Look at the device, allocate the books that are missing and check all tensors."""
         interpreted = not compiled(self.table)
-        if interpreted == isinstance(tl.sum, triton.JITFunction) and self.device.type != "meta":
+        early = not isinstance(library_sum, triton.JITFunction)
+        if interpreted != early and self.device.type != "meta":
             raise ValueError(
                 f"TRITON_INTERPRET: {'set' if interpreted else 'unset'} after triton was imported, "
                 "expected before: start the process with it, or change the environment before "
@@ -146,8 +153,8 @@ class Cache:
         check_tuned(self.table, self.gpu)
         self.step: Step | None = None
         if self.device.type == "cuda":
-            properties = torch.cuda.get_device_properties(self.device)
-            self.processors = properties.multi_processor_count
+            properties: Any = device_properties(self.device)
+            self.processors: int = properties.multi_processor_count
         self.overlaps = overlapping(self.table, self.device)
         self.every_slot = torch.arange(self.slots, dtype=torch.int32, device=self.device)
         for name, (shape, dtype) in shapes.items():
@@ -162,11 +169,12 @@ class Cache:
 
     def named(self) -> dict[str, torch.Tensor]:
         """The same by name."""
-        return {
-            name if not isinstance(tensor, list) else f"{name}[{layer}]": each
-            for name, tensor in self.tensors.items()
-            for layer, each in enumerate(tensor if isinstance(tensor, list) else [tensor])
-        }
+        found: dict[str, torch.Tensor] = {}
+        for name, tensor in self.tensors.items():
+            apart = isinstance(tensor, list)
+            for layer, each in enumerate(unknown(tensor if apart else [tensor])):
+                found[f"{name}[{layer}]" if apart else name] = each
+        return found
 
     def with_tensors(self, tensors: list[torch.Tensor]) -> Cache:
         """The same cache over other tensors, in the order of `flat`."""
@@ -182,7 +190,8 @@ class Cache:
         """Let the module's ops find the cache by its handle."""
         self.handle = id(self)
         namespace = getattr(torch.ops, self.table.namespace)
-        vars(namespace).setdefault("caches", WeakValueDictionary())[self.handle] = self
+        caches: WeakValueDictionary[int, Cache] = WeakValueDictionary()
+        unknown(vars(namespace)).setdefault("caches", caches)[self.handle] = self
 
     @classmethod
     def shapes(cls, slots: int, layers: int, heads: int, buffer: int, dtype: torch.dtype) -> Shapes:
@@ -248,7 +257,8 @@ class Cache:
         """
         for name in ("first_slot", "invariant"):
             options.pop(name, None)
-        _, shapes, _ = cls.planned(slots, layers, **{"device": "meta", **options})
+        options.setdefault("device", "meta")
+        _, shapes, _ = cls.planned(slots, layers, **options)
         return {
             name: Allocation(shape, dtype, math.prod(shape) * dtype.itemsize)
             for name, (shape, dtype) in shapes.items()
@@ -326,7 +336,7 @@ class Cache:
         """
         if not isinstance(tensors, dict):
             raise ValueError(f"tensors: {describe(tensors)}, expected a dict of tensors by name")
-        kind = cls.paged_class(short_context) if short_context != 0 else Cache
+        kind: Any = cls.paged_class(short_context) if short_context != 0 else Cache
         needed, books = kind.needed()
         missing = [name for name in needed if name not in tensors]
         if missing:
@@ -377,7 +387,7 @@ class Cache:
             tensor = self.tensors[held.name]
             first = tensor[0, 0] if held.part == "state" else tensor[0, 0, 0]
             size = first.numel()
-            grid = (slots.numel(), self.layers, triton.cdiv(size, 1024))
+            grid = (slots.numel(), self.layers, parts_of(size, 1024))
             strides = tensor.stride()[:2]
             launch(
                 self,
@@ -396,7 +406,7 @@ class Cache:
         for name in books:
             tensor = self.tensors[name]
             size = tensor[0].numel()
-            grid, block = (slots.numel(), 1, 1), triton.next_power_of_2(size)
+            grid, block = (slots.numel(), 1, 1), power_of_two(size)
             launch(
                 self,
                 "fill",
@@ -430,9 +440,7 @@ class Cache:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         check_layer(self, layer)
         slots = check_slots(self, "slots", slots)
-        states: dict[str, torch.Tensor] = (
-            state if isinstance(state, dict) else {self.table.state: state}
-        )
+        states = unknown(state if isinstance(state, dict) else {self.table.state: state})
         check_states(self, slots, states)
         return slots, states
 
@@ -483,7 +491,7 @@ class Cache:
         """Move a carried state between the cache, at each row's cursor, and a tensor of rows."""
         tensor = self.tensors[name]
         size = tensor[0, 0, 0].numel()
-        grid = (slots.numel(), triton.cdiv(size, 256))
+        grid = (slots.numel(), parts_of(size, 256))
         launch(
             self, "carried", grid, tensor, outer, slots, self.cursors, *self.rows,
             *strides_of([tensor], layer), size, PLACES=self.buffer, LOAD=load, BLOCK=256,
@@ -502,7 +510,7 @@ class Cache:
             tensor = self.tensors[name]
             size = tensor[0, 0].numel() if name in known else tensor[0].numel()
             layers, stride = (self.layers, tensor.stride(1)) if name in known else (1, 0)
-            grid = (src.numel(), layers, triton.cdiv(size, 1024))
+            grid = (src.numel(), layers, parts_of(size, 1024))
             launch(
                 self,
                 "copy",
@@ -526,7 +534,7 @@ class Cache:
         skipped = self.tensors["skipped"]
         words = skipped[0].numel()
         launch(
-            self, "seek", (triton.cdiv(slots.numel(), 128),), slots, cursors, *self.books(),
+            self, "seek", (parts_of(slots.numel(), 128),), slots, cursors, *self.books(),
             self.tensors["pending"], slots.numel(), *self.rows, most, WORDS=words,
             BITS=64 if skipped.dtype == torch.int64 else 16, BLOCK=128,
         )  # fmt: skip
@@ -561,7 +569,7 @@ class Cache:
     def check_restored(self, slots: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Whether saved rows fit into these slots."""
         if strict(slots) and strict(saved["cursors"]):
-            most = max(saved["cursors"].tolist(), default=0)
+            most = max(listed(saved["cursors"]), default=0)
             if most > self.buffer:
                 raise ValueError(f"saved: a cursor of {most}, expected 0 to buffer = {self.buffer}")
 
@@ -592,7 +600,7 @@ class Cache:
             sizes = [math.prod(x.shape[axis:]) for x in (tensor, rows)]
             size = min(sizes)
             strides = [*tensor.stride()[:2], sizes[0], *rows.stride()[:2], sizes[1]]
-        grid = (at.numel(), layers * heads, triton.cdiv(size, 1024))
+        grid = (at.numel(), layers * heads, parts_of(size, 1024))
         launch(
             self, "move", grid, tensor, rows, at, *bounds, *strides, layers, size, SAVE=save,
             BLOCK=1024,
@@ -611,8 +619,8 @@ class Cache:
         """
         if not strict(slots):
             return
-        pending = self.tensors["pending"].tolist()
-        for slot in slots.tolist():
+        pending = listed(self.tensors["pending"])
+        for slot in listed(slots):
             kernel = self.in_place(pending[slot]) if is_row(self, slot) else None
             if kernel is not None:
                 kernel = self.calls.in_place(slot) or kernel
@@ -645,7 +653,7 @@ class Cache:
             self, "decode", grid, layer, given, out, books=[slots, *self.books()],
             numbers=[self.heads, *self.rows],
             step=step_of(self, layer, slots) if config["PDL"] else None,
-            PLACES=self.buffer, SPAN=triton.next_power_of_2(self.buffer), TILE=config["TILE"],
+            PLACES=self.buffer, SPAN=power_of_two(self.buffer), TILE=config["TILE"],
             TILES=tiles, STAGES=config["STAGES"], EARLY=config["EARLY"] and tiles == 1, **dots,
             PDL=config["PDL"] and self.overlaps, num_warps=config["num_warps"],
         )  # fmt: skip
@@ -664,8 +672,8 @@ class Cache:
         config = configured(self, name, rows, given)
         grid, tiles = parts_grid(self, table.kernels[name], rows, config)
         books, numbers = [slots, *self.books(), self.tensors["pending"]], [self.heads, *self.rows]
-        span = max(table.least_span, triton.next_power_of_2(self.buffer))
-        shared = {
+        span = max(table.least_span, power_of_two(self.buffer))
+        shared: dict[str, Any] = {
             "PLACES": self.buffer, "SPAN": span, "WINDOW": tokens, "TILE": config["TILE"],
             "TILES": tiles, "STAGES": config["STAGES"],
         }  # fmt: skip
@@ -680,7 +688,7 @@ class Cache:
         tree, strides = tree_of(slots, parents)
         launch_tokens(
             self, name, grid, layer, given, out, books=[*books, tree], numbers=[*numbers, *strides],
-            **shared, TOKENS=triton.next_power_of_2(tokens), TREE=parents is not None,
+            **shared, TOKENS=power_of_two(tokens), TREE=parents is not None,
             num_warps=self.window_warps(config, tokens),
         )  # fmt: skip
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from kvgen.runtime.arguments import Sized, captured, is_row, strict
+from kvgen.runtime.numbers import listed
 
 # kernels that write states in place, and what ends their step
 IN_PLACE = {"recurrent": "advance", "extend": "accept"}
@@ -50,9 +51,9 @@ class Calls:
         if not self.sees(slots):
             self.unseen = True
             return
-        rows = slots.tolist()
-        counts = tokens.tolist() if isinstance(tokens, torch.Tensor) else [tokens] * len(rows)
-        trees = [None] * len(rows) if parents is None else parents.tolist()
+        rows = listed(slots)
+        counts = listed(tokens) if isinstance(tokens, torch.Tensor) else [tokens] * len(rows)
+        trees = [None] * len(rows) if parents is None else listed(parents)
         for slot, count, tree in zip(rows, counts, trees, strict=True):
             if is_row(cache, slot) and count:
                 self.of.setdefault(slot, {})[layer] = Call(kernel, count, tree)
@@ -70,9 +71,9 @@ class Calls:
         if not self.sees(slots) or self.unseen or self.captured:
             self.of, self.unseen = {}, False
             return
-        rows, pending = slots.tolist(), cache.tensors["pending"].tolist()
-        kept = [1] * len(rows) if counts is None else counts.tolist()
-        nodes = [None] * len(rows) if path is None else path.tolist()
+        rows, pending = listed(slots), listed(cache.tensors["pending"])
+        kept = [1] * len(rows) if counts is None else listed(counts)
+        nodes: list[Any] = [None] * len(rows) if path is None else listed(path)
         stay: set[int] = set()
         end = "advance" if counts is None and path is None else "accept"
         for slot, count, given in zip(rows, kept, nodes, strict=True):
@@ -124,9 +125,9 @@ class Calls:
         """A kernel that writes in place takes a row's tokens once a step."""
         if not strict(slots):
             return
-        counts = [1] * slots.numel() if lengths is None else lengths.tolist()
-        pending = cache.tensors["pending"].tolist()
-        for slot, count in zip(slots.tolist(), counts, strict=True):
+        counts = [1] * slots.numel() if lengths is None else listed(lengths)
+        pending = listed(cache.tensors["pending"])
+        for slot, count in zip(listed(slots), counts, strict=True):
             call = self.of.get(slot, {}).get(layer)
             # nothing is pending where the caller has set the row back
             if count and call and call.kernel in IN_PLACE and pending[slot] != 0:
@@ -147,12 +148,12 @@ class Calls:
     def reset(self, slots: torch.Tensor) -> None:
         """Rows that start afresh have nothing."""
         if self.sees(slots):
-            self.drop(slots.tolist())
+            self.drop(listed(slots))
 
     def load(self, layer: int, slots: torch.Tensor) -> None:
         """A row whose state in a layer is written anew may run there again."""
         if self.sees(slots):
-            for slot in slots.tolist():
+            for slot in listed(slots):
                 call = self.of.get(slot, {}).get(layer)
                 if call and call.kernel in IN_PLACE:
                     del self.of[slot][layer]
@@ -160,13 +161,13 @@ class Calls:
     def flush(self, slots: torch.Tensor) -> None:
         """Rows that are folded lose what they had in this step, but for what is in their states."""
         if self.sees(slots):
-            rows = (slot for slot in slots.tolist() if slot >= 0 and self.in_place(slot) is None)
+            rows = (slot for slot in listed(slots) if slot >= 0 and self.in_place(slot) is None)
             self.of |= {slot: {} for slot in rows}
 
     def copy(self, src: torch.Tensor, dst: torch.Tensor) -> None:
         """A copy has what its source has, the open step included."""
         if self.sees(dst):
-            for one, other in zip(src.tolist(), dst.tolist(), strict=True):
+            for one, other in zip(listed(src), listed(dst), strict=True):
                 if one >= 0 and other >= 0:
                     self.drop([other])
                     self.of |= {other: dict(self.of[one])} if one in self.of else {}

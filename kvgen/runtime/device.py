@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import triton
+import triton  # pyright: ignore[reportMissingTypeStubs]
 
+from kvgen.runtime.numbers import unknown
 from kvgen.runtime.table import Table
 
 # GPUs, and dtypes on them, that the caller has been warned of
@@ -79,15 +80,15 @@ def configuration(
     vectors: the inputs over K or V. Kernels are tuned with 16 bits for each of their numbers;
     beside a tile that leaves room for no more, 32 might not fit.
     """
-    configs = table.names["CONFIGS"]
-    tuned = configs.get(gpu, {})
+    configs = unknown(table.names["CONFIGS"])
+    tuned: Any = configs.get(gpu, {})
     wide = next((x.dtype for x in vectors if x.element_size() != 2), None)
     if wide is not None:
         if gpu != "default" and kernel in tuned:
             what = f"{table.name} is tuned for {gpu} with inputs of 16 bits"
             warn_once((gpu, wide), f"{what}: with {wide} it runs there on estimates")
-        tuned = {}
-    batches = tuned.get(kernel) or configs["default"][kernel]
+        tuned = None
+    batches = (tuned and tuned.get(kernel)) or configs["default"][kernel]
     return batches[nearest(batches, batch)]
 
 

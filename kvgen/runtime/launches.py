@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
-import triton
 
 from kvgen.runtime.arguments import Sized, capturing
 from kvgen.runtime.device import configuration
+from kvgen.runtime.numbers import parts_of
 from kvgen.runtime.table import Signature, Table
 
 # how often torch has written to a tensor
@@ -160,4 +160,4 @@ def tiles_grid(cache: Launching, rows: int, config: Mapping[str, int]) -> tuple[
 
 
 def value_tiles(table: Table, config: Mapping[str, int]) -> int:
-    return triton.cdiv(table.sizes["V"], config["TILE"])
+    return parts_of(table.sizes["V"], config["TILE"])

@@ -12,6 +12,7 @@ from kvgen.runtime.arguments import describe
 from kvgen.runtime.cache import BOOKS, Cache
 from kvgen.runtime.calls import Calls
 from kvgen.runtime.launches import Given
+from kvgen.runtime.numbers import unknown
 from kvgen.runtime.table import Held
 
 
@@ -61,8 +62,8 @@ class LayeredCache(Cache):
         }
         other.parts = []
         for layer, part in enumerate(self.parts):
-            own = {
-                name: tensor[layer].unsqueeze(1) if isinstance(tensor, list) else tensor
+            own: dict[str, Any] = {
+                name: unknown(tensor)[layer].unsqueeze(1) if isinstance(tensor, list) else tensor
                 for name, tensor in other.tensors.items()
             }
             other.parts.append(part.with_tensors(list(own.values())))
@@ -163,12 +164,16 @@ def check_lists(tensors: Mapping[str, Any], names: Sequence[str]) -> int:
     """How many layers there are, by lists with a tensor for each."""
     layers = 0
     for name in names:
-        given = tensors[name]
-        if not isinstance(given, (list, tuple)) or not all(
-            isinstance(each, torch.Tensor) and each.dim() > 0 for each in given
-        ):
-            raise ValueError(f"{name}: {describe(given)}, expected a list of tensors as of others")
-        layers = layers or len(given)
-        if len(given) != layers or not layers:
-            raise ValueError(f"{name}: {len(given)} layers, expected {layers or 'some'}")
+        given = unknown(tensors[name])
+        found: list[Any] = [*unknown(given)] if isinstance(given, (list, tuple)) else []
+        whole: list[Any] = [
+            each for each in found if isinstance(each, torch.Tensor) and each.dim() > 0
+        ]
+        if not found or len(whole) != len(found):
+            raise ValueError(
+                f"{name}: {describe(tensors[name])}, expected a list of tensors as of others"
+            )
+        layers = layers or len(whole)
+        if len(whole) != layers:
+            raise ValueError(f"{name}: {len(whole)} layers, expected {layers}")
     return layers

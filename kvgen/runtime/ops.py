@@ -6,6 +6,7 @@ torch.ops.kvgen_<name>_<hash>.<function>(cache.handle, cache.flat(), …): resul
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,10 @@ import torch
 
 from kvgen.runtime.cache import Cache
 from kvgen.runtime.launches import Given
+from kvgen.runtime.numbers import unknown
 from kvgen.runtime.table import Table
+
+register_fake: Any = operator.attrgetter("register_fake")(torch.library)
 
 CACHE = "SymInt cache, Tensor(a!)[] _tensors"
 # what functions take beside a layer, slots, out, inputs and parameters
@@ -49,13 +53,17 @@ def define_op(namespace: str, name: str, schema: str, function: Callable[..., No
     op = f"{namespace}::{name}"
     torch.library.define(op, schema)
     torch.library.impl(op, "CompositeExplicitAutograd", function)
-    torch.library.register_fake(op, lambda *_, **__: None)
+    register_fake(op, nothing)
+
+
+def nothing(*_: Any, **__: Any) -> None:
+    """What an op gives back: all it does is in tensors that it is given."""
 
 
 def over(namespace: str, handle: int, tensors: list[torch.Tensor]) -> Cache:
     """The cache of a handle, over these tensors: a compiler that allows no changes in place copies
     what an op changes, and has it work on the copies."""
-    cache: Cache = vars(getattr(torch.ops, namespace))["caches"][handle]
+    cache: Cache = unknown(vars(getattr(torch.ops, namespace)))["caches"][handle]
     own = zip(cache.flat(), tensors, strict=True)
     same = all(mine.data_ptr() == tensor.data_ptr() for mine, tensor in own)
     return cache if same else cache.with_tensors(tensors)

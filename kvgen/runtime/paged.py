@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-import triton
 
 from kvgen.runtime.arguments import (
     captured,
@@ -31,6 +30,7 @@ from kvgen.runtime.launches import (
     tiles_grid,
     value_tiles,
 )
+from kvgen.runtime.numbers import listed, parts_of, power_of_two, unknown
 from kvgen.runtime.table import Table
 
 # records in a page, as many as tensor cores take at once
@@ -255,9 +255,9 @@ class PagedCache(Cache):
         pages: list[list[int]] = [[]] * self.slots
         states = [-1] * self.slots
         if self.device.type != "meta":
-            pages, states = (self.tensors[name].tolist() for name in ("pages", "state_pages"))
+            pages, states = (listed(self.tensors[name]) for name in ("pages", "state_pages"))
         # a row's pages end where its table has none
-        self.pages_of = [
+        self.pages_of: list[list[int]] = [
             row[: next((i for i, page in enumerate(row) if page < 0), None)] for row in pages
         ]
         for slot, (row, held) in enumerate(zip(pages, self.pages_of, strict=True)):
@@ -332,7 +332,7 @@ class PagedCache(Cache):
         for held in self.table.of("state"):
             tensor = self.tensors[held.name]
             size = tensor[0, 0].numel()
-            grid = (slots.numel(), self.layers, triton.cdiv(size, 1024))
+            grid = (slots.numel(), self.layers, parts_of(size, 1024))
             launch(
                 self, "short_fill", grid, tensor, slots, *pages, *self.rows, *tensor.stride()[:2],
                 size, held.initial, BLOCK=1024,
@@ -357,7 +357,7 @@ class PagedCache(Cache):
     ) -> None:
         tensor = self.tensors[name]
         size = tensor[0, 0, 0].numel()
-        grid = (slots.numel(), triton.cdiv(size, 256))
+        grid = (slots.numel(), parts_of(size, 256))
         launch(
             self, "short_carried", grid, tensor, outer, slots, self.cursors, *self.tables(),
             *self.rows, self.width, *strides_of([tensor], layer), size,
@@ -371,7 +371,7 @@ class PagedCache(Cache):
         """
         src, dst = check_copied(self, src, dst)
         if strict(dst):
-            for one, other in zip(src.tolist(), dst.tolist(), strict=True):
+            for one, other in zip(listed(src), listed(dst), strict=True):
                 check_as_much(self, one, other)
         for name in self.table.planes:
             self.copy_pages(name, src, dst, "state_pages", 1)
@@ -402,11 +402,12 @@ class PagedCache(Cache):
     def check_restored(self, slots: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         if not strict(slots) or not strict(saved["cursors"]):
             return
-        rows = (slots.tolist(), saved["cursors"].tolist(), saved["stateful"].tolist())
-        for slot, cursor, stateful in zip(*rows, strict=True):
+        cursors, stateful_rows = listed(saved["cursors"]), listed(saved["stateful"])
+        for row, slot in enumerate(listed(slots)):
+            cursor, stateful = cursors[row], stateful_rows[row]
             if not is_row(self, slot):
                 continue
-            pages, needed = len(self.pages_of[slot]), -(-cursor // PAGE)
+            pages, needed = len(unknown(self.pages_of[slot])), parts_of(cursor, PAGE)
             if pages < needed or (stateful and self.state_of[slot] < 0):
                 raise ValueError(
                     f"slots: slot {slot} has {pages} pages and "
@@ -419,7 +420,7 @@ class PagedCache(Cache):
     ) -> None:
         tensor = self.tensors[name]
         size = tensor[0, 0].numel()
-        grid = (src.numel() * width, self.layers, triton.cdiv(size, 1024))
+        grid = (src.numel() * width, self.layers, parts_of(size, 1024))
         launch(
             self, "short_copy", grid, tensor, src, dst, self.tensors[pages],
             self.tensors["stateful"], *self.rows, width, *tensor.stride()[:2], size,
@@ -432,9 +433,9 @@ class PagedCache(Cache):
         """Which pages are whose, as kernels get it."""
         return [self.tensors[name] for name in ("pages", "state_pages", "stateful")]
 
-    def limits(self) -> dict[str, int]:
+    def limits(self) -> dict[str, Any]:
         """How many places rows have, as kernels get it."""
-        width = triton.next_power_of_2(self.width)
+        width = power_of_two(self.width)
         return {
             "CONTEXT": self.short_context, "BUFFER": self.buffer, "PLACES": PAGE, "TABLE": width,
         }  # fmt: skip
@@ -448,9 +449,9 @@ class PagedCache(Cache):
         """Whether rows have places for a call's records: `tokens` each, or a prompt's lengths."""
         if not strict(slots):
             return
-        cursors = self.cursors.tolist()
-        prompts = [0] * slots.numel() if lengths is None else lengths.tolist()
-        for slot, prompt in zip(slots.tolist(), prompts, strict=True):
+        cursors = listed(self.cursors)
+        prompts = [0] * slots.numel() if lengths is None else listed(lengths)
+        for slot, prompt in zip(listed(slots), prompts, strict=True):
             if is_row(self, slot):
                 left = self.room(slot, cursors[slot], prompt)
                 wanted = tokens if lengths is None else prompt
@@ -471,7 +472,8 @@ class PagedCache(Cache):
     def run_decode(self, layer: int, slots: torch.Tensor, given: Given, out: torch.Tensor) -> None:
         table, signature = self.table, self.table.kernels["short_decode"]
         config = configured(self, "short", slots.numel(), given)
-        parts, units, tiles = value_tiles(table, config), self.heads, {}
+        parts, units = value_tiles(table, config), self.heads
+        tiles: dict[str, Any] = {}
         if signature.grouped:
             each = math.gcd(table.ratio, config["TILES"])
             parts, units, tiles = parts * table.ratio // each, units // table.ratio, {"TILES": each}
@@ -499,7 +501,7 @@ class PagedCache(Cache):
             self, "short_verify", grid, layer, given, out,
             books=[slots, *self.books(), self.tensors["pending"], *self.tables(), tree],
             numbers=[self.heads, *self.rows, self.width, *strides], **self.limits(), RING=self.ring,
-            WINDOW=tokens, TOKENS=triton.next_power_of_2(tokens), TREE=parents is not None,
+            WINDOW=tokens, TOKENS=power_of_two(tokens), TREE=parents is not None,
             TILE=config["TILE"], TILES=tiles, STAGES=config["STAGES"],
             num_warps=self.window_warps(config, tokens),
         )  # fmt: skip
@@ -544,7 +546,7 @@ class PagedCache(Cache):
         )  # fmt: skip
         config, programs = self.fold_grid(slots)
         used = [self.tensors[name] for name in self.table.kernels["short_fold"].tensors]
-        ring = {"RING": self.ring} if self.table.carried else {}
+        ring: dict[str, Any] = {"RING": self.ring} if self.table.carried else {}
         launch(
             self, "short_fold", (programs,), work, skipped, *self.tables()[:2], *used, self.layers,
             self.heads, self.width, *strides_of(used, 1), PLACES=PAGE, **ring, TILE=config["TILE"],
@@ -587,7 +589,7 @@ def check_host_slots(cache: PagedCache, slots: Any) -> list[int]:
     if isinstance(slots, torch.Tensor):
         if slots.device.type != "cpu" or slots.dim() != 1:
             raise ValueError(f"slots: {describe(slots)}, expected {expected}")
-        slots = slots.tolist()
+        slots = listed(slots)
     try:
         given = list(slots)
     except TypeError:
@@ -603,7 +605,7 @@ def check_host_slots(cache: PagedCache, slots: Any) -> list[int]:
 
 def check_state_pages(cache: PagedCache, slots: torch.Tensor) -> None:
     if strict(slots):
-        bare = [slot for slot in slots.tolist() if is_row(cache, slot) and cache.state_of[slot] < 0]
+        bare = [slot for slot in listed(slots) if is_row(cache, slot) and cache.state_of[slot] < 0]
         if bare:
             least = cache.short_context - max(1, cache.window) + 1
             raise ValueError(

@@ -19,6 +19,7 @@ from kvgen.runtime.arguments import (
 from kvgen.runtime.cache import Cache, check_cache
 from kvgen.runtime.device import best_kernel, gpu_name
 from kvgen.runtime.launches import Given
+from kvgen.runtime.numbers import listed
 from kvgen.runtime.ops import traced, traced_end
 
 
@@ -172,7 +173,7 @@ def check_path(cache: Cache, slots: torch.Tensor, path: Any, late: bool) -> torc
             row = int(wrong.nonzero()[0])
             expected = f"increasing numbers below {tokens}, then -1"
             raise ValueError(
-                f"path: {path[row].tolist()} for slot {int(slots[row])}, expected {expected}"
+                f"path: {listed(path[row])} for slot {int(slots[row])}, expected {expected}"
             )
     return path
 
