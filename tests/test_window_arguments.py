@@ -115,7 +115,7 @@ def test_out(kernel: str, out: Any, parts: list[str], module, cache) -> None:
 @pytest.mark.parametrize(
     ("slots", "came"),
     [
-        (torch.tensor([0, 1]), "[2] torch.int64 on cpu"),
+        (torch.tensor([0, 1], dtype=torch.int16), "[2] torch.int16 on cpu"),
         (torch.tensor([[0, 1]], dtype=torch.int32), "[1, 2] torch.int32 on cpu"),
         (torch.empty(2, dtype=torch.int32, device="meta"), "[2] torch.int32 on meta"),
         (ids(0, SLOTS), f"slot {SLOTS}"),
@@ -178,7 +178,6 @@ def test_parents(parents: Any, came: str, module, cache) -> None:
         (torch.tensor([1.0, 2.0]), "[2] torch.float32 on cpu"),
         (torch.empty(2, dtype=torch.int32, device="meta"), "[2] torch.int32 on meta"),
         ([1, 2], "list [1, 2]"),
-        (None, "NoneType None"),
         (ids(1, TOKENS + 1), "1 to 4"),
         (ids(-1, 2), "-1 to 2"),
     ],
@@ -186,6 +185,13 @@ def test_parents(parents: Any, came: str, module, cache) -> None:
 def test_lengths(lengths: Any, came: str, module, cache) -> None:
     right = {**arguments("gated_deltanet", "extend"), "lengths": lengths}
     refused(lambda: module.extend(cache, 0, ids(0, 1), **right), f"lengths: {came}")
+
+
+def test_lengths_or_starts(module, cache) -> None:
+    right = {**arguments("gated_deltanet", "extend"), "lengths": None}
+    refused(lambda: module.extend(cache, 0, ids(0, 1), **right), "lengths, starts: neither")
+    both = {**right, "lengths": ids(1, 1), "starts": ids(0, 1, 2)}
+    refused(lambda: module.extend(cache, 0, ids(0, 1), **both), "lengths, starts: both")
 
 
 def test_windows_of_more_than_sixteen_tokens(module) -> None:
