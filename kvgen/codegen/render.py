@@ -42,6 +42,7 @@ from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.short import short_decode_scope
 from kvgen.codegen.table import Signature, axes_text, table_text, tuple_text
 from kvgen.codegen.window import extend_scope, verify_scope
+from kvgen.codegen.wrapping import wrapped
 from kvgen.data import data_dir
 from kvgen.formats.state import Tile
 from kvgen.functions.registry import torch_helpers, triton_helpers
@@ -107,7 +108,8 @@ def render(
     )
     context |= _short(form, records, form_text, tuned, dict(context))
     context |= _host(context["features"])
-    return _spaced(environment().get_template("module.py.jinja").render(context))
+    text = _spaced(environment().get_template("module.py.jinja").render(context))
+    return "".join(f"{part}\n" for line in text.splitlines() for part in wrapped(line))
 
 
 def _spaced(text: str) -> str:
@@ -589,7 +591,8 @@ def _docstring(form: Form) -> str:
     text = spec.title or spec.name
     if spec.source:
         text += f" ({spec.source})"
-    return '"""' + text.replace("\\", "\\\\").replace('"', "'") + '."""'
+    text = text.replace("\\", "\\\\").replace('"', "'")
+    return "\n".join(textwrap.wrap(f'"""{text}."""', 100, break_long_words=False))
 
 
 def _text_literal(text: str) -> str:
