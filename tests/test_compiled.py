@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from typing import Any
 
 import pytest
@@ -111,3 +112,50 @@ def test_a_second_import_has_the_same_ops() -> None:
     call = torch.compile(again.decode, fullgraph=True, backend="aot_eager")
     assert call(cache, 0, slots, **inputs, **params).isfinite().all()
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("kind", ["whole", "apart", "short"])
+def test_any_number_of_rows_is_one_graph(kind: str) -> None:
+    built = made("gated_deltanet")
+    module, sampler = built.module, Sampler(built.analysis.spec, "cpu", 3)
+    options = {"device": "cpu", "dtype": torch.float32, "buffer": 3}
+    options |= {"short_context": 4} if kind == "short" else {}
+    caches = [module.Cache.empty(SLOTS, LAYERS, **options) for _ in range(2)]
+    if kind == "apart":
+        names = [held.name for held in module.Cache.table.held]
+        caches = [
+            module.Cache.wrap({name: list(c.tensors[name].clone().unbind(1)) for name in names})
+            for c in caches
+        ]
+    params = sampler.params()
+
+    def step(cache: Any, slots: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        out = module.decode(cache, 0, slots, **inputs, **params)
+        out = out + module.decode(cache, 1, slots, **inputs, **params)
+        module.advance(cache, slots)
+        return out
+
+    graph = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=True)
+    for cache in caches if kind == "short" else ():
+        cache.reserve(range(SLOTS), 9)
+    for slots in ([1, 3], [2, -1, 0], [3], [0, 1, 2, 3]):
+        rows, inputs = torch.tensor(slots), sampler.inputs(len(slots), torch.float32)
+        assert torch.equal(graph(caches[1], rows, inputs), step(caches[0], rows, inputs))
+    assert caches[0].cursors.tolist() == caches[1].cursors.tolist()
+    torch._dynamo.reset()
+
+
+def test_ops_without_their_cache() -> None:
+    module = made("gated_deltanet").module
+    ops = getattr(torch.ops, module.Cache.table.namespace)
+    cache, slots = module.Cache.empty(SLOTS, device="cpu"), torch.tensor([1])
+    with pytest.raises(ValueError, match=r"_tensors: 7, expected the 8 of cache.flat\(\)"):
+        ops.advance(cache.handle, cache.flat()[1:], slots)
+    handle, tensors = cache.handle, cache.flat()
+    del cache
+    gc.collect()
+    # another cache may lie where that one was
+    others = [module.Cache.empty(SLOTS, device="cpu") for _ in range(8)]
+    assert handle not in [each.handle for each in others]
+    with pytest.raises(ValueError, match=r"cache: .* expected the handle of a cache that is still"):
+        ops.advance(handle, tensors, slots)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from twins import made
 
 from kvgen import compiler
 from kvgen.probing.probe import assembly
@@ -322,3 +323,22 @@ def test_in_inference_mode_own_calls_say_where_a_step_ends(launched: list[bool])
         decode(1, slots)
         decode(1, slots)
     assert launched == [False, True, False, True, False]
+
+
+def test_what_is_done_to_one_of_several_layers_ends_a_step() -> None:
+    module = made("gated_deltanet").module
+    whole = module.Cache.empty(3, 2, device="cpu", dtype=torch.float32)
+    names = [held.name for held in module.Cache.table.held]
+    cache = module.Cache.wrap({name: list(whole.tensors[name].unbind(1)) for name in names})
+    slots = torch.tensor([1])
+    for done in (
+        lambda: cache.load(1, slots, cache.read(1, slots)),
+        lambda: cache.read(0, slots),
+        lambda: cache.reset(slots),
+        lambda: cache.copy(slots, torch.tensor([2])),
+        lambda: cache.restore(slots, cache.save(slots)),
+        lambda: module.flush(cache, slots),
+    ):
+        cache.step = ((), 1, slots)
+        done()
+        assert cache.step is None

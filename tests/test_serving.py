@@ -155,7 +155,7 @@ def test_cursors_are_set_on_the_device() -> None:
     assert cache.cursors.tolist() == [0, 0, 2, 0, 0, 0]
     server.states("a", 2)
     assert max(server.errors) < 1e-5
-    with pytest.raises(ValueError, match="cursors: 7 for slot 2, expected 0 to 6"):
+    with pytest.raises(ValueError, match="cursors: 7 for slot 2, expected 0 to buffer = 6"):
         cache.seek(ids(2), counts(7))
 
 
@@ -227,3 +227,163 @@ def test_starts_are_checked(starts: torch.Tensor, message: str) -> None:
         )
     with pytest.raises(ValueError, match="lengths, starts: neither, expected one of them"):
         server.module.extend(server.cache, 0, ids(1, 2), **server.drawn(4), **server.params[0])
+
+
+def test_tokens_of_no_prompt_are_blank() -> None:
+    for tokens, starts, slots in (
+        (12, counts(2, 5, 5, 9), ids(3, 1, 2)),
+        (40, counts(20, 20), ids(3)),
+        (3, counts(1), ids()),
+    ):
+        server = Server("gated_deltanet")
+        module, cache = server.module, server.cache
+        out = torch.full((tokens, cache.heads, 8), torch.nan)
+        inputs = server.drawn(tokens)
+        for x in inputs.values():
+            x[: starts[0]] = x[starts[-1] :] = torch.nan
+        module.extend(cache, 0, slots, **inputs, **server.params[0], starts=starts, out=out)
+        assert not out[: starts[0]].any() and not out[starts[-1] :].any()
+        assert out[starts[0] : starts[-1]].isfinite().all()
+
+
+def test_a_copy_of_padding_changes_nothing() -> None:
+    server = Server("gated_deltanet", short=16)
+    module, cache = server.module, server.cache
+    cache.reserve([2, 3], 20)
+    for layer in range(LAYERS):
+        module.decode(cache, layer, ids(2), **server.drawn(1), **server.params[layer])
+    # slot 0 is padding here
+    cache.copy(ids(0), ids(2))
+    cache.copy(ids(2), ids(0))
+    module.flush(cache, ids(0))
+    module.advance(cache, ids(2))
+    assert cache.cursors.tolist() == [0, 0, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("spec", None, r"spec is NoneType None, expected \[2\] torch.int64"),
+        (
+            "spec",
+            torch.zeros(0, dtype=torch.int64),
+            r"spec is \[0\] .*, expected \[2\] torch.int64",
+        ),
+        ("cursors", counts(-3, 0), "a cursor of -3, expected 0 to buffer = 6"),
+        ("cursors", counts(0, 7), None),
+    ],
+)
+def test_what_is_restored_is_checked(name: str, value: Any, message: str | None) -> None:
+    cache = Server("gated_deltanet").cache
+    saved = cache.save(ids(2, 0))
+    given = saved | {name: value}
+    if message is None:
+        # of padding nothing is looked at
+        cache.restore(ids(2, 0), given)
+        return
+    with pytest.raises(ValueError, match=f"saved: {message}"):
+        cache.restore(ids(2, 0), given)
+
+
+@pytest.mark.parametrize("name", ["gated_deltanet", "mlstm"])
+def test_a_row_without_room_folds_where_it_comes_back(name: str) -> None:
+    server = Server(name)
+    module = server.module
+    server.begin("a")
+    decoded(server, "a", 5, 3)
+    saved = server.cache.save(ids(5))
+    options = {"device": "cpu", "dtype": torch.float32}
+    server.cache = cache = module.Cache.empty(6, LAYERS, **options, buffer=4, window=3)
+    cache.restore(ids(1), saved)
+    assert cache.cursors.tolist() == [0] * 6
+    server.states("a", 1)
+    decoded(server, "a", 1, 3)
+    assert max(server.errors) < 2e-5
+
+
+def decoded(server: Server, request: str, slot: int, tokens: int) -> None:
+    for _ in range(tokens):
+        for layer in range(LAYERS):
+            inputs = server.drawn(1)
+            out = server.module.decode(
+                server.cache, layer, ids(slot), **inputs, **server.params[layer]
+            )
+            server.follow(request, layer, inputs, out, 1)
+        server.module.advance(server.cache, ids(slot))
+        server.states(request, slot)
+
+
+@pytest.mark.parametrize("tokens", [5, 14, 19])
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_come_back_into_other_pages(name: str, tokens: int) -> None:
+    server = Server(name, short=16)
+    module = server.module
+    server.cache.reserve([5], 40)
+    server.begin("a")
+    decoded(server, "a", 5, tokens)
+    saved = server.cache.save(ids(5, 0))
+    options = {"device": "cpu", "dtype": torch.float32}
+    for buffer, window, context in ((6, 1, 35), (9, 4, 16), (20, 2, 17)):
+        options |= {"buffer": buffer, "window": window, "short_context": context}
+        server.cache = cache = module.Cache.empty(4, LAYERS, **options)
+        cache.reserve([2], max(40, context))
+        cache.restore(ids(2, -1), saved)
+        server.states("a", 2)
+        saved = cache.save(ids(2, -1))
+    decoded(server, "a", 2, 8)
+    assert max(server.errors) < 2e-5
+    small = module.Cache.empty(4, 2, **options | {"buffer": 2, "window": 1, "short_context": 3})
+    small.reserve([2], 40)
+    cursor = int(cache.cursors[2])
+    with pytest.raises(ValueError, match=f"saved: a cursor of {cursor}, expected 0 to (buf|short)"):
+        small.restore(ids(2), cache.save(ids(2)))
+
+
+def test_where_a_row_without_room_is_set_to() -> None:
+    server = Server("gated_deltanet")
+    module, cache, params = server.module, server.cache, server.params[0]
+    cache.seek(ids(2), counts(6))
+    inputs, several = server.drawn(1), {key: x[None] for key, x in server.drawn(2).items()}
+    with pytest.raises(ValueError, match="slot 2 has room for 0 tokens, expected 1: `flush` fir"):
+        module.decode(cache, 0, ids(2), **inputs, **params)
+    with pytest.raises(ValueError, match="slot 2 has room for 0 tokens, expected 1: `flush` fir"):
+        module.extend(cache, 0, ids(2), **several, **params, lengths=counts(2))
+    cache.seek(ids(2), counts(5))
+    with pytest.raises(ValueError, match="slot 2 has room for 1 tokens, expected 2: `flush` fir"):
+        module.verify(cache, 0, ids(2), **several, **params)
+    module.recurrent(cache, 0, ids(2), **inputs, **params)
+
+
+def test_where_rows_in_pages_may_be_set_to() -> None:
+    for name, least in (("gated_deltanet", 0), ("mlstm", 3)):
+        server = Server(name, short=16)
+        server.cache.reserve([1], 40)
+        server.begin("a")
+        decoded(server, "a", 1, 3)
+        for cursor in (17, *([2] if least else [])):
+            message = f"cursors: {cursor} for slot 1, expected {least} to 16, its places"
+            with pytest.raises(ValueError, match=message):
+                server.cache.seek(ids(1), counts(cursor))
+        with pytest.raises(ValueError, match="cursors: 1 for slot 2, expected 0 to 0, its places"):
+            server.cache.seek(ids(2), counts(1))
+        server.cache.seek(ids(1, 0), counts(3, 99))
+        server.states("a", 1)
+
+
+@pytest.mark.parametrize("at", ["heads", "buffer", "dtype", "slots", "rank"])
+def test_layers_that_lie_apart_are_alike(at: str) -> None:
+    module = made("gated_deltanet", "records=input").module
+    options: dict[str, Any] = {"buffer": 6, "dtype": torch.float32}
+    other = {"heads": 4, "buffer": 4, "dtype": torch.bfloat16}
+    changed = options | {key: x for key, x in other.items() if key == at}
+    caches = [
+        module.Cache.empty(3, device="cpu", **options),
+        module.Cache.empty(2 if at == "slots" else 3, device="cpu", **changed),
+    ]
+    names = [held.name for held in module.Cache.table.held]
+    tensors: dict[str, Any] = {n: [c.tensors[n].squeeze(1) for c in caches] for n in names}
+    if at == "rank":
+        tensors["S"] = [c.tensors["S"] for c in caches]
+    expected = "a list of tensors of 4 axes, slots first" if at == "rank" else r".* as in layer 0"
+    with pytest.raises(ValueError, match=rf"\w+: .* expected {expected}"):
+        module.Cache.wrap(tensors)

@@ -11,7 +11,7 @@ import torch
 from test_arguments import refused
 from twins import made
 
-from kvgen.runtime.memory import Span, overlap, overlaps_itself
+from kvgen.runtime.memory import Span, check_apart, overlap, overlaps_itself
 
 SLOTS, LAYERS = 5, 3
 
@@ -233,3 +233,12 @@ def test_paged_tensors_share_nothing() -> None:
     given = paged()
     given["stateful"] = given["cursors"]
     refused(lambda: wrapped(given), "stateful: shares memory with cursors")
+
+
+def test_a_layer_of_numbers_lies_in_the_gaps_of_another() -> None:
+    pages = torch.zeros(4, 10)
+    check_apart({"a": pages[:, :6], "b": pages[:, 6:]})
+    with pytest.raises(ValueError, match="b: shares memory with a"):
+        check_apart({"a": pages[:, :6], "b": pages[:, 5:]})
+    with pytest.raises(ValueError, match="a: strides"):
+        check_apart({"a": pages.as_strided((4, 6), (5, 1))})

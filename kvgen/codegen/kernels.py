@@ -36,7 +36,9 @@ first final number page pages places state_page stateful table words
 pages_ptr state_pages_ptr stateful_ptr table_ptr CONTEXT BUFFER TABLE RING PAGES
 blocks newer_page newer_within oldest_page cursor row_key ROWS
 brought source target
-limit wanted PACKED LATE SAVE
+limit wanted PACKED LATE SAVE ahead out_token block wide layers src dst
+lengths_ptr parents_ptr parents_row parents_token
+EARLY PDL DOT INTERPRETED EXACT ROUGH PROMPT PROMPT_MARK
 """
 
 

@@ -31,6 +31,8 @@ class Sized(Protocol):
 
     def sample(self, name: str) -> torch.Tensor: ...
 
+    def check_sought(self, slot: int, cursor: int) -> None: ...
+
 
 def is_row(cache: Sized, slot: int) -> bool:
     """Whether a slot is a request's, and not padding."""
@@ -299,12 +301,12 @@ def check_starts(cache: Sized, starts: Any, rows: int, tokens: int) -> None:
             )
 
 
-def check_cursors(cache: Sized, slots: torch.Tensor, cursors: Any, most: int) -> torch.Tensor:
+def check_cursors(cache: Sized, slots: torch.Tensor, cursors: Any) -> torch.Tensor:
     cursors = check_per_row(cache, "cursors", cursors, (slots.numel(),), torch.int32)
     if strict(cursors):
         for slot, cursor in zip(listed(slots), listed(cursors), strict=True):
-            if is_row(cache, slot) and not 0 <= cursor <= most:
-                raise ValueError(f"cursors: {cursor} for slot {slot}, expected 0 to {most}")
+            if is_row(cache, slot):
+                cache.check_sought(slot, cursor)
     return cursors
 
 
@@ -312,21 +314,22 @@ def check_saved(
     cache: Sized, saved: Any, shapes: Mapping[str, tuple[tuple[int, ...], int | None]]
 ) -> None:
     """What `restore` gets: the tensors of saved rows; one axis of each may have any length."""
-    needed = ("spec", *shapes)
+    wanted = {"spec": (shapes["cursors"], torch.int64)}
+    wanted |= {name: (shape, cache.sample(name).dtype) for name, shape in shapes.items()}
     if not isinstance(saved, Mapping):
         raise ValueError(f"saved: {describe(saved)}, expected what `save` gives")
-    missing = [name for name in needed if name not in saved]
+    missing = [name for name in wanted if name not in saved]
     if missing:
-        raise ValueError(f"saved: {', '.join(missing)} missing, expected {', '.join(needed)}")
-    for name, (shape, free) in shapes.items():
+        raise ValueError(f"saved: {', '.join(missing)} missing, expected {', '.join(wanted)}")
+    for name, ((shape, free), dtype) in wanted.items():
         tensor = unknown(saved[name])
         fits = isinstance(tensor, torch.Tensor) and tensor.dim() == len(shape)
         fits = fits and all(
-            axis == free or size == wanted
-            for axis, (size, wanted) in enumerate(zip(tuple(tensor.shape), shape, strict=True))
+            axis == free or size == length
+            for axis, (size, length) in enumerate(zip(tuple(tensor.shape), shape, strict=True))
         )
-        if not fits or tensor.dtype != cache.sample(name).dtype:
-            expected = f"{list(shape)} {cache.sample(name).dtype}"
+        if not fits or tensor.dtype != dtype:
+            expected = f"{list(shape)} {dtype}"
             raise ValueError(f"saved: {name} is {describe(tensor)}, expected {expected}")
     spec = unknown(saved["spec"])
     if strict(spec) and any(each != cache.table.digest for each in listed(spec)):

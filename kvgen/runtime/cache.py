@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import operator
 from collections.abc import Mapping
@@ -188,10 +189,13 @@ class Cache:
 
     def register(self) -> None:
         """Let the module's ops find the cache by its handle."""
-        self.handle = id(self)
-        namespace = getattr(torch.ops, self.table.namespace)
+        # a text from here on: in a graph of any sizes the digest would be a symbol
+        self.namespace = self.table.namespace
+        known = unknown(vars(getattr(torch.ops, self.namespace)))
+        # numbers that no other cache gets, though this one may be gone
+        self.handle = next(known.setdefault("handles", itertools.count(1)))
         caches: WeakValueDictionary[int, Cache] = WeakValueDictionary()
-        unknown(vars(namespace)).setdefault("caches", caches)[self.handle] = self
+        known.setdefault("caches", caches)[self.handle] = self
 
     @classmethod
     def shapes(cls, slots: int, layers: int, heads: int, buffer: int, dtype: torch.dtype) -> Shapes:
@@ -255,8 +259,8 @@ class Cache:
         Nothing is allocated. device: "meta" unless it is given; where its buffer is tuned, `buffer`
         follows the device.
         """
-        for name in ("first_slot", "invariant"):
-            options.pop(name, None)
+        options.pop("invariant", None)
+        check_integer("first_slot", options.pop("first_slot", 0), 0)
         options.setdefault("device", "meta")
         _, shapes, _ = cls.planned(slots, layers, **options)
         return {
@@ -501,7 +505,7 @@ class Cache:
         """Copy rows, at any cursor, in every layer; dst slots are distinct and none is in src."""
         src, dst = check_copied(self, src, dst)
         self.copy_slots(src, dst, [name for name in self.tensors if name != "work"])
-        self.calls.copy(src, dst)
+        self.calls.copy(self, src, dst)
 
     def copy_slots(self, src: torch.Tensor, dst: torch.Tensor, names: list[str]) -> None:
         """Copy what slots have of these tensors."""
@@ -527,10 +531,13 @@ class Cache:
 
     def seek(self, slots: torch.Tensor, cursors: torch.Tensor) -> None:
         """Set the cursors of rows, on the device: what they held beyond them is gone, and places
-        that they take on hold what the caller has put there. cursors: [B] int32, 0 to buffer."""
+        that they take on hold what the caller has put there. cursors: [B] int32, 0 to buffer.
+
+        A row that has no room for its next call then needs `flush` first.
+        """
         slots = check_slots(self, "slots", slots)
+        cursors = check_cursors(self, slots, cursors)
         most = max(self.buffer, self.short_context)
-        cursors = check_cursors(self, slots, cursors, most)
         skipped = self.tensors["skipped"]
         words = skipped[0].numel()
         launch(
@@ -539,6 +546,13 @@ class Cache:
             BITS=64 if skipped.dtype == torch.int64 else 16, BLOCK=128,
         )  # fmt: skip
         self.calls.reset(slots)
+
+    def check_sought(self, slot: int, cursor: int) -> None:
+        """Whether a row may be set to a cursor."""
+        if not 0 <= cursor <= self.buffer:
+            raise ValueError(
+                f"cursors: {cursor} for slot {slot}, expected 0 to buffer = {self.buffer}"
+            )
 
     def save(self, slots: torch.Tensor) -> dict[str, torch.Tensor]:
         """Everything of some rows, in every layer, as tensors of their own, [n, layers, ...].
@@ -557,7 +571,8 @@ class Cache:
 
     def restore(self, slots: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Put rows back that `save` has given, into any slots, of this cache or of another of the
-        same spec, storage, dtype and heads whose buffer is as long as their cursors at least."""
+        same spec, storage, dtype and heads whose buffer is as long as their cursors at least. A row
+        with fewer than max(1, window) places left here folds."""
         slots = check_slots(self, "slots", slots)
         shapes = self.saved_shapes(slots.numel())
         check_saved(self, saved, shapes)
@@ -565,13 +580,15 @@ class Cache:
         for name in shapes:
             self.move(name, saved[name].to(self.device).contiguous(), slots, save=False)
         self.clear(slots, ("pending",))
+        # this cache may have fewer places, or a larger window
+        self.run_advance(slots, None, "none")
 
     def check_restored(self, slots: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         """Whether saved rows fit into these slots."""
         if strict(slots) and strict(saved["cursors"]):
-            most = max(listed(saved["cursors"]), default=0)
-            if most > self.buffer:
-                raise ValueError(f"saved: a cursor of {most}, expected 0 to buffer = {self.buffer}")
+            for slot, cursor in zip(listed(slots), listed(saved["cursors"]), strict=True):
+                if is_row(self, slot):
+                    check_cursor_saved(cursor, "buffer", self.buffer)
 
     def saved_shapes(self, rows: int) -> dict[str, tuple[tuple[int, ...], int | None]]:
         """The tensors that hold something of a row, for so many rows; and the axis, if any, that
@@ -582,16 +599,18 @@ class Cache:
             found[held.name] = (rows, *self.sample(held.name).shape[1:]), free
         return found | {name: ((rows,), None) for name in ("cursors", "skipped")}
 
-    def place(self, name: str, slots: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+    def place(
+        self, name: str, rows: torch.Tensor, slots: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[int, int]]:
         """Where rows lie in a tensor, and which places it has, as kernels get it."""
         return slots, self.rows
 
     def move(self, name: str, rows: torch.Tensor, slots: torch.Tensor, save: bool) -> None:
         """Move what slots have of a tensor to rows, or back; of records as many as both have."""
         tensor = self.tensors[name]
-        at, bounds = self.place(name, slots)
+        at, bounds = self.place(name, rows, slots)
         held = next((each for each in self.table.held if each.name == name), None)
-        layers, heads, size = 1, 1, tensor[0].numel()
+        layers, heads, size = 1, 1, min(tensor[0].numel(), math.prod(rows.shape[1:]))
         strides = [tensor.stride(0), 0, 0, rows.stride(0), 0, 0]
         if held:
             rows = rows.flatten(0, rows.dim() - tensor.dim())
@@ -633,7 +652,21 @@ class Cache:
     def check_room(
         self, slots: torch.Tensor, tokens: int, lengths: torch.Tensor | None = None
     ) -> None:
-        """Whether rows have places for a call's records; those with a state always have."""
+        """Whether rows have places for a call's records, or a prompt for the state after it.
+
+        A step's end sees to it; where the caller sets cursors, `flush` does.
+        """
+        if not strict(slots):
+            return
+        cursors = listed(self.cursors)
+        prompts = [tokens] * slots.numel() if lengths is None else listed(lengths.clamp(max=1))
+        for slot, wanted in zip(listed(slots), prompts, strict=True):
+            if is_row(self, slot) and self.buffer - cursors[slot] < wanted:
+                left = max(0, self.buffer - cursors[slot])
+                raise ValueError(
+                    f"slots: slot {slot} has room for {left} tokens, expected {wanted}: "
+                    "`flush` first"
+                )
 
     def most_kept(
         self, slots: torch.Tensor, used: torch.Tensor
@@ -767,6 +800,11 @@ def check_cache(cache: Any) -> None:
     if not isinstance(cache, Cache):
         raise ValueError(f"cache: {describe(cache)}, expected a Cache of this module")
     check_memory(cache)
+
+
+def check_cursor_saved(cursor: int, name: str, most: int) -> None:
+    if not 0 <= cursor <= most:
+        raise ValueError(f"saved: a cursor of {cursor}, expected 0 to {name} = {most}")
 
 
 def tree_of(

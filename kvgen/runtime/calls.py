@@ -158,17 +158,17 @@ class Calls:
                 if call and call.kernel in IN_PLACE:
                     del self.of[slot][layer]
 
-    def flush(self, slots: torch.Tensor) -> None:
+    def flush(self, cache: Sized, slots: torch.Tensor) -> None:
         """Rows that are folded lose what they had in this step, but for what is in their states."""
         if self.sees(slots):
-            rows = (slot for slot in listed(slots) if slot >= 0 and self.in_place(slot) is None)
-            self.of |= {slot: {} for slot in rows}
+            rows = (slot for slot in listed(slots) if is_row(cache, slot))
+            self.of |= {slot: {} for slot in rows if self.in_place(slot) is None}
 
-    def copy(self, src: torch.Tensor, dst: torch.Tensor) -> None:
+    def copy(self, cache: Sized, src: torch.Tensor, dst: torch.Tensor) -> None:
         """A copy has what its source has, the open step included."""
         if self.sees(dst):
             for one, other in zip(listed(src), listed(dst), strict=True):
-                if one >= 0 and other >= 0:
+                if is_row(cache, one) and is_row(cache, other):
                     self.drop([other])
                     self.of |= {other: dict(self.of[one])} if one in self.of else {}
 

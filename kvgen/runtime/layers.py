@@ -28,7 +28,7 @@ class LayeredCache(Cache):
         self, tensors: Mapping[str, Any], window: int, first_slot: int, invariant: bool
     ) -> None:
         names = [held.name for held in self.table.held]
-        layers = check_lists(tensors, names)
+        layers = check_lists(tensors, self.table.held)
         shared = {name: tensor for name, tensor in tensors.items() if name not in names}
         self.parts: list[Cache] = []
         for layer in range(layers):
@@ -81,9 +81,11 @@ class LayeredCache(Cache):
     # -- over one layer
 
     def load_matrix(self, layer: int, slots: torch.Tensor, matrix: torch.Tensor) -> None:
+        self.step = None
         self.parts[layer].load_matrix(0, slots, matrix)
 
     def read_matrix(self, layer: int, slots: torch.Tensor, matrix: torch.Tensor) -> None:
+        self.step = None
         self.parts[layer].read_matrix(0, slots, matrix)
 
     def move_carried(
@@ -160,20 +162,30 @@ class LayeredCache(Cache):
 Cache.layered = LayeredCache
 
 
-def check_lists(tensors: Mapping[str, Any], names: Sequence[str]) -> int:
-    """How many layers there are, by lists with a tensor for each."""
+def check_lists(tensors: Mapping[str, Any], held: Sequence[Held]) -> int:
+    """How many layers there are, by lists with a tensor for each, all alike."""
     layers = 0
-    for name in names:
+    for name, axes in ((each.name, 1 + len(each.axes)) for each in held):
         given = unknown(tensors[name])
         found: list[Any] = [*unknown(given)] if isinstance(given, (list, tuple)) else []
-        whole: list[Any] = [
-            each for each in found if isinstance(each, torch.Tensor) and each.dim() > 0
-        ]
+        whole = [each for each in found if isinstance(each, torch.Tensor)]
         if not found or len(whole) != len(found):
             raise ValueError(
                 f"{name}: {describe(tensors[name])}, expected a list of tensors as of others"
             )
+        for each in whole:
+            check_alike(name, each, whole[0], axes)
         layers = layers or len(whole)
         if len(whole) != layers:
             raise ValueError(f"{name}: {len(whole)} layers, expected {layers}")
     return layers
+
+
+def check_alike(name: str, tensor: torch.Tensor, first: torch.Tensor, axes: int) -> None:
+    """Whether a layer's tensor is one, and as those of the first layer."""
+    if tensor.dim() != axes:
+        expected = f"a list of tensors of {axes} axes, slots first"
+        raise ValueError(f"{name}: {describe(tensor)}, expected {expected}")
+    kinds = [(tuple(each.shape), each.dtype, each.device) for each in (tensor, first)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"{name}: {describe(tensor)}, expected {describe(first)} as in layer 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -39,13 +40,13 @@ def check_apart(tensors: Mapping[str, torch.Tensor]) -> None:
 def span_of(tensor: torch.Tensor) -> Span:
     size = tensor.element_size()
     steps: list[tuple[int, int]] = []
-    if tensor.dim() < 3:
+    if tensor.is_contiguous():
         return Span(tensor.data_ptr(), size * tensor.numel(), steps)
     given = [
         (stride * size, count)
         for count, stride in zip(tensor.shape[:2], tensor.stride()[:2], strict=True)
     ]
-    size *= tensor[0, 0].numel()
+    size *= math.prod(tensor.shape[2:])
     for step, count in sorted(given):
         if step == size:
             # side by side they are one block

@@ -63,9 +63,14 @@ def nothing(*_: Any, **__: Any) -> None:
 def over(namespace: str, handle: int, tensors: list[torch.Tensor]) -> Cache:
     """The cache of a handle, over these tensors: a compiler that allows no changes in place copies
     what an op changes, and has it work on the copies."""
-    cache: Cache = unknown(vars(getattr(torch.ops, namespace)))["caches"][handle]
-    own = zip(cache.flat(), tensors, strict=True)
-    same = all(mine.data_ptr() == tensor.data_ptr() for mine, tensor in own)
+    caches = unknown(vars(getattr(torch.ops, namespace)))["caches"]
+    cache: Cache | None = caches.get(handle)
+    if cache is None:
+        raise ValueError(f"cache: {handle}, expected the handle of a cache that is still there")
+    own = cache.flat()
+    if len(own) != len(tensors):
+        raise ValueError(f"_tensors: {len(tensors)}, expected the {len(own)} of cache.flat()")
+    same = all(a.data_ptr() == b.data_ptr() for a, b in zip(own, tensors, strict=True))
     return cache if same else cache.with_tensors(tensors)
 
 
@@ -118,11 +123,11 @@ def traced(
         shape = (*front, cache.heads, table.sizes["V"])
         out = torch.empty(shape, dtype=like.dtype, device=like.device)
     arguments = [given[each.name] for each in (*table.inputs, *table.params)]
-    op = getattr(getattr(torch.ops, table.namespace), name)
+    op = getattr(getattr(torch.ops, cache.namespace), name)
     op(cache.handle, cache.flat(), layer, slots, out, *arguments, *more)
     return out
 
 
 def traced_end(cache: Cache, name: str, *given: Any) -> None:
-    op = getattr(getattr(torch.ops, cache.table.namespace), name)
+    op = getattr(getattr(torch.ops, cache.namespace), name)
     op(cache.handle, cache.flat(), *given)

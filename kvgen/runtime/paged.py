@@ -18,7 +18,7 @@ from kvgen.runtime.arguments import (
     is_row,
     strict,
 )
-from kvgen.runtime.cache import Cache, Shapes, bytes_of, tree_of
+from kvgen.runtime.cache import Cache, Shapes, bytes_of, check_cursor_saved, tree_of
 from kvgen.runtime.device import tuned_places
 from kvgen.runtime.launches import (
     Given,
@@ -372,32 +372,66 @@ class PagedCache(Cache):
         src, dst = check_copied(self, src, dst)
         if strict(dst):
             for one, other in zip(listed(src), listed(dst), strict=True):
-                check_as_much(self, one, other)
+                if is_row(self, one) and is_row(self, other):
+                    check_as_much(self, one, other)
         for name in self.table.planes:
             self.copy_pages(name, src, dst, "state_pages", 1)
         for name in self.table.records:
             self.copy_pages(name, src, dst, "pages", self.width)
         apart = {*self.table.planes, *self.table.records, "pages", "state_pages", "work"}
         self.copy_slots(src, dst, [name for name in self.tensors if name not in apart])
-        self.calls.copy(src, dst)
+        self.calls.copy(self, src, dst)
+
+    def check_sought(self, slot: int, cursor: int) -> None:
+        most, now = self.room(slot, 0, 0), int(self.cursors[slot])
+        # of carried states a ring has no more than the next window needs
+        least = now if self.table.carried else 0
+        if not least <= cursor <= most:
+            raise ValueError(
+                f"cursors: {cursor} for slot {slot}, expected {least} to {most}, its places"
+            )
 
     def saved_shapes(self, rows: int) -> dict[str, tuple[tuple[int, ...], int | None]]:
-        found: dict[str, tuple[tuple[int, ...], int | None]] = {}
+        # books first: where a row's carried states lie follows from them
+        shapes = {name: self.tensors[name].shape[1:] for name in ("cursors", "skipped", "stateful")}
+        found: dict[str, tuple[tuple[int, ...], int | None]] = {
+            name: ((rows, *shape), 1 if shape else None) for name, shape in shapes.items()
+        }
         for held in self.table.held:
-            width = (self.width,) if held.part == "record" else ()
-            found[held.name] = (rows, *width, *self.tensors[held.name].shape[1:]), None
-        books = ("cursors", "skipped", "stateful")
-        return found | {name: ((rows, *self.tensors[name].shape[1:]), None) for name in books}
+            layers, *shape = self.tensors[held.name].shape[1:]
+            if held.part == "record":
+                found[held.name] = (rows, self.width, layers, *shape), 1
+            else:
+                # of carried states the current one alone: others lie where the window says
+                current = shape[1:] if held.part == "carried" else shape
+                found[held.name] = (rows, layers, *current), None
+        return found
 
-    def place(self, name: str, slots: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-        tables = dict.fromkeys(self.table.planes, ("state_pages", self.state_count))
-        tables |= dict.fromkeys(self.table.records, ("pages", self.page_count))
-        if name not in tables:
-            return super().place(name, slots)
-        table, count = tables[name]
+    def place(
+        self, name: str, rows: torch.Tensor, slots: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[int, int]]:
+        if name not in (*self.table.planes, *self.table.records):
+            return super().place(name, rows, slots)
+        of_state = name in self.table.planes
+        table, count = ("state_pages", self.state_count) if of_state else ("pages", self.page_count)
         real = (slots >= self.first_slot) & (slots < self.slots)
         pages = self.tensors[table][torch.where(real, slots, 0).long()]
-        return pages.masked_fill(~real.view(-1, *[1] * (pages.dim() - 1)), -1).flatten(), (count, 0)
+        if not of_state:
+            pages, real = pages[:, : rows.shape[1]], real[:, None]
+        return pages.masked_fill(~real, -1).flatten(), (count, 0)
+
+    def move(self, name: str, rows: torch.Tensor, slots: torch.Tensor, save: bool) -> None:
+        if name in self.table.carried:
+            for layer in range(self.layers):
+                current = rows[:, layer].contiguous()
+                self.move_carried(name, current, layer, slots, load=not save)
+                if save:
+                    rows[:, layer] = current
+            return
+        # pages that another cache has more of hold nothing
+        super().move(
+            name, rows[:, : self.width] if name in self.table.records else rows, slots, save
+        )
 
     def check_restored(self, slots: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
         if not strict(slots) or not strict(saved["cursors"]):
@@ -407,11 +441,16 @@ class PagedCache(Cache):
             cursor, stateful = cursors[row], stateful_rows[row]
             if not is_row(self, slot):
                 continue
+            if stateful:
+                check_cursor_saved(cursor, "buffer", self.buffer)
+            else:
+                check_cursor_saved(cursor, "short_context", self.short_context)
+            folds = stateful or self.short_context - cursor < max(1, self.window)
             pages, needed = len(unknown(self.pages_of[slot])), parts_of(cursor, PAGE)
-            if pages < needed or (stateful and self.state_of[slot] < 0):
+            if pages < needed or (folds and self.state_of[slot] < 0):
                 raise ValueError(
                     f"slots: slot {slot} has {pages} pages and "
-                    f"{int(self.state_of[slot] >= 0)} state, expected {needed} and {stateful}: "
+                    f"{int(self.state_of[slot] >= 0)} state, expected {needed} and {int(folds)}: "
                     "`reserve` first"
                 )
 
@@ -616,8 +655,6 @@ def check_state_pages(cache: PagedCache, slots: torch.Tensor) -> None:
 
 def check_as_much(cache: PagedCache, src: int, dst: int) -> None:
     """Whether a row has as much reserved as the one that is copied to it."""
-    if src < 0 or dst < 0:
-        return
     (pages, state), (needed, needs_state) = (
         (len(cache.pages_of[slot]), cache.state_of[slot] >= 0) for slot in (dst, src)
     )

@@ -83,7 +83,7 @@ def flush(cache: Cache, slots: torch.Tensor | None = None) -> None:
     check_cache(cache)
     slots = cache.every_slot if slots is None else check_slots(cache, "slots", slots)
     cache.check_settled(slots, left=("recurrent",))
-    cache.calls.flush(slots)
+    cache.calls.flush(cache, slots)
     cache.run_advance(slots, None, "all")
 
 
@@ -124,6 +124,7 @@ def recurrent_rows(
             f"cache: short_context = {cache.short_context}, expected a cache without short_context"
         )
     cache.calls.check_once(cache, layer, slots)
+    cache.check_room(slots, 1)
     cache.calls.add(cache, layer, slots, "recurrent", 1)
     cache.run_recurrent(layer, slots, given, out)
     return out

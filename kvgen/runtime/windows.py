@@ -65,6 +65,8 @@ def extend_rows(
         front = given[cache.table.inputs[0].name].shape[: 1 if packed else 2]
         return traced(cache, "extend", layer, slots, given, out, front, lengths, starts)
     slots, out, tokens = checked_window(cache, layer, slots, given, out, packed)
+    if not slots.numel():
+        return out.zero_()
     if starts is None:
         check_lengths(cache, lengths, slots.numel(), tokens)
     else:
