@@ -339,21 +339,6 @@ def test_pages_come_back_into_other_pages(name: str, tokens: int) -> None:
         small.restore(ids(2), cache.save(ids(2)))
 
 
-def test_where_a_row_without_room_is_set_to() -> None:
-    server = Server("gated_deltanet")
-    module, cache, params = server.module, server.cache, server.params[0]
-    cache.seek(ids(2), counts(6))
-    inputs, several = server.drawn(1), {key: x[None] for key, x in server.drawn(2).items()}
-    with pytest.raises(ValueError, match="slot 2 has room for 0 tokens, expected 1: `flush` fir"):
-        module.decode(cache, 0, ids(2), **inputs, **params)
-    with pytest.raises(ValueError, match="slot 2 has room for 0 tokens, expected 1: `flush` fir"):
-        module.extend(cache, 0, ids(2), **several, **params, lengths=counts(2))
-    cache.seek(ids(2), counts(5))
-    with pytest.raises(ValueError, match="slot 2 has room for 1 tokens, expected 2: `flush` fir"):
-        module.verify(cache, 0, ids(2), **several, **params)
-    module.recurrent(cache, 0, ids(2), **inputs, **params)
-
-
 def test_where_rows_in_pages_may_be_set_to() -> None:
     for name, least in (("gated_deltanet", 0), ("mlstm", 3)):
         server = Server(name, short=16)

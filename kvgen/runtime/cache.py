@@ -652,21 +652,8 @@ class Cache:
     def check_room(
         self, slots: torch.Tensor, tokens: int, lengths: torch.Tensor | None = None
     ) -> None:
-        """Whether rows have places for a call's records, or a prompt for the state after it.
-
-        A step's end sees to it; where the caller sets cursors, `flush` does.
-        """
-        if not strict(slots):
-            return
-        cursors = listed(self.cursors)
-        prompts = [tokens] * slots.numel() if lengths is None else listed(lengths.clamp(max=1))
-        for slot, wanted in zip(listed(slots), prompts, strict=True):
-            if is_row(self, slot) and self.buffer - cursors[slot] < wanted:
-                left = max(0, self.buffer - cursors[slot])
-                raise ValueError(
-                    f"slots: slot {slot} has room for {left} tokens, expected {wanted}: "
-                    "`flush` first"
-                )
+        """Whether rows have places for a call's records; those with a state have, where a step's
+        end has seen to it."""
 
     def most_kept(
         self, slots: torch.Tensor, used: torch.Tensor
