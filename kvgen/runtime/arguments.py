@@ -39,6 +39,11 @@ def is_row(cache: Sized, slot: int) -> bool:
     return cache.first_slot <= slot < cache.slots
 
 
+def in_use(cache: Sized, slots: torch.Tensor) -> torch.Tensor:
+    """Which rows are requests', and not padding."""
+    return (slots >= cache.first_slot) & (slots < cache.slots)
+
+
 def strict(tensor: torch.Tensor) -> bool:
     """Whether values are checked: on a GPU that waits for them, which a graph's capture forbids."""
     if tensor.device.type == "cpu":
@@ -239,10 +244,10 @@ def check_recorded(cache: Sized, given: Mapping[str, torch.Tensor], names: Itera
 def check_out(
     cache: Sized, out: Any, front: tuple[int, ...], given: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
+    if out is None:
+        return new_out(cache, front, given)
     like = given[cache.table.output_like]
     shape = (*front, cache.heads, cache.table.sizes["V"])
-    if out is None:
-        return torch.empty(shape, dtype=like.dtype, device=cache.device)
     fits = isinstance(out, torch.Tensor) and tuple(out.shape) == shape
     if not fits or out.dtype != like.dtype or out.device != cache.device:
         expected = f"{list(shape)} {like.dtype} on {cache.device}"
@@ -250,6 +255,14 @@ def check_out(
     if shape[-1] > 1 and out.stride(-1) != 1:
         raise ValueError(f"out: strides {out.stride()}, expected a contiguous last axis")
     return out
+
+
+def new_out(
+    cache: Sized, front: tuple[int, ...], given: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """Room for the outputs of so many rows, or rows and tokens."""
+    shape = (*front, cache.heads, cache.table.sizes["V"])
+    return torch.empty(shape, dtype=given[cache.table.output_like].dtype, device=cache.device)
 
 
 def check_first(table: Table, first: Any, packed: bool = False) -> int:

@@ -757,11 +757,8 @@ class Cache:
         work = self.tensors["work"]
         launch(
             self, "advance", (1,), slots, *self.books(), self.tensors["pending"],
-            slots if kept is None else kept,
-            slots if force is None else force.view(torch.uint8), work, slots.numel(), *self.rows,
-            max(1, self.window), PLACES=self.buffer, KEEP=keep,
-            TOKENS=kept.shape[1] if kept is not None and keep == "path" else 1,
-            FORCE=force is not None, LATE=late, BLOCK=256,
+            *marks_of(slots, force, kept), work, slots.numel(), *self.rows, max(1, self.window),
+            PLACES=self.buffer, **ending(force, keep, kept, late), BLOCK=256,
         )  # fmt: skip
         self.fold(slots)
 
@@ -792,6 +789,22 @@ def check_cache(cache: Any) -> None:
 def check_cursor_saved(cursor: int, name: str, most: int) -> None:
     if not 0 <= cursor <= most:
         raise ValueError(f"saved: a cursor of {cursor}, expected 0 to {name} = {most}")
+
+
+def marks_of(
+    slots: torch.Tensor, force: torch.Tensor | None, kept: torch.Tensor | None
+) -> list[torch.Tensor]:
+    """What rows keep of a step, and which fold now, as kernels get it."""
+    folded = slots if force is None else force.view(torch.uint8)
+    return [slots if kept is None else kept, folded]
+
+
+def ending(
+    force: torch.Tensor | None, keep: str, kept: torch.Tensor | None, late: bool
+) -> dict[str, Any]:
+    """The same as a kernel's constants."""
+    tokens = kept.shape[1] if kept is not None and keep == "path" else 1
+    return {"KEEP": keep, "TOKENS": tokens, "FORCE": force is not None, "LATE": late}
 
 
 def tree_of(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from kvgen.runtime.arguments import new_out
 from kvgen.runtime.cache import Cache
 from kvgen.runtime.launches import Given
 from kvgen.runtime.numbers import unknown
@@ -20,12 +21,12 @@ from kvgen.runtime.table import Table
 register_fake: Any = operator.attrgetter("register_fake")(torch.library)
 
 CACHE = "SymInt cache, Tensor(a!)[] _tensors"
-# what functions take beside a layer, slots, out, inputs and parameters
+# the tensors that functions may take beside a layer, slots, out, inputs and parameters
 CALLS = {
-    "decode": "",
-    "recurrent": "",
-    "verify": ", Tensor? parents=None",
-    "extend": ", Tensor? lengths=None, Tensor? starts=None",
+    "decode": (),
+    "recurrent": (),
+    "verify": ("parents",),
+    "extend": ("lengths", "starts"),
 }
 ENDS = {
     "advance": "Tensor slots, Tensor? force=None",
@@ -42,7 +43,8 @@ def define_ops(table: Table) -> None:
     given = "".join(f", Tensor {each.name}" for each in (*table.inputs, *table.params))
     for name, more in CALLS.items():
         if name in table.names and not hasattr(known, name):
-            schema = f"({CACHE}, SymInt layer, Tensor slots, Tensor(b!) out{given}{more}) -> ()"
+            tail = given + "".join(f", Tensor? {each}=None" for each in more)
+            schema = f"({CACHE}, SymInt layer, Tensor slots, Tensor(b!) out{tail}) -> ()"
             define_op(table.namespace, name, schema, called(table, name))
     for name, arguments in ENDS.items():
         if not hasattr(known, name):
@@ -84,16 +86,12 @@ def called(table: Table, name: str) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         found = over(namespace, cache, tensors)
         # what comes by position is what the schema has, in its order
-        options = dict(zip(EXTRA[name], given[len(names) :], strict=False)) | more
+        options = dict(zip(CALLS[name], given[len(names) :], strict=False)) | more
         inputs = dict(zip(names, given, strict=False))
         inputs |= {each: options.pop(each) for each in names if each in options}
         found.table.names[name](found, layer, slots, **inputs, **options, out=out)
 
     return call
-
-
-# in the order of CALLS' schemas
-EXTRA = {"decode": (), "recurrent": (), "verify": ("parents",), "extend": ("lengths", "starts")}
 
 
 def ended(table: Table, name: str) -> Callable[..., None]:
@@ -118,10 +116,7 @@ def traced(
 ) -> torch.Tensor:
     """A call inside of what `torch.compile` traces: one op."""
     table = cache.table
-    if out is None:
-        like = given[table.output_like]
-        shape = (*front, cache.heads, table.sizes["V"])
-        out = torch.empty(shape, dtype=like.dtype, device=like.device)
+    out = new_out(cache, front, given) if out is None else out
     arguments = [given[each.name] for each in (*table.inputs, *table.params)]
     op = getattr(getattr(torch.ops, cache.namespace), name)
     op(cache.handle, cache.flat(), layer, slots, out, *arguments, *more)

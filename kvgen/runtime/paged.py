@@ -15,10 +15,19 @@ from kvgen.runtime.arguments import (
     check_sizes,
     check_slots,
     describe,
+    in_use,
     is_row,
     strict,
 )
-from kvgen.runtime.cache import Cache, Shapes, bytes_of, check_cursor_saved, tree_of
+from kvgen.runtime.cache import (
+    Cache,
+    Shapes,
+    bytes_of,
+    check_cursor_saved,
+    ending,
+    marks_of,
+    tree_of,
+)
 from kvgen.runtime.device import tuned_places
 from kvgen.runtime.launches import (
     Given,
@@ -209,7 +218,7 @@ class PagedCache(Cache):
         totals = {slot: self.reserved[slot] + tokens for slot in rows}
         most = max(self.short_context, self.buffer)
         pages = {
-            slot: max(0, -(-min(total + step - 1, most) // PAGE) - len(self.pages_of[slot]))
+            slot: max(0, parts_of(min(total + step - 1, most), PAGE) - len(self.pages_of[slot]))
             for slot, total in totals.items()
         }
         states = {
@@ -414,7 +423,7 @@ class PagedCache(Cache):
             return super().place(name, rows, slots)
         of_state = name in self.table.planes
         table, count = ("state_pages", self.state_count) if of_state else ("pages", self.page_count)
-        real = (slots >= self.first_slot) & (slots < self.slots)
+        real = in_use(self, slots)
         pages = self.tensors[table][torch.where(real, slots, 0).long()]
         if not of_state:
             pages, real = pages[:, : rows.shape[1]], real[:, None]
@@ -577,11 +586,9 @@ class PagedCache(Cache):
         block = max(32, min(256, 4096 // limits["TABLE"]))
         launch(
             self, "short_advance", (1,), slots, self.cursors, skipped, self.tensors["pending"],
-            *self.tables(), slots if kept is None else kept,
-            slots if force is None else force.view(torch.uint8), work, slots.numel(), *self.rows,
-            self.width, max(1, self.window), **limits, KEEP=keep,
-            TOKENS=kept.shape[1] if kept is not None and keep == "path" else 1,
-            FORCE=force is not None, LATE=late, BLOCK=block, num_warps=min(4, block // 32),
+            *self.tables(), *marks_of(slots, force, kept), work, slots.numel(), *self.rows,
+            self.width, max(1, self.window), **limits, **ending(force, keep, kept, late),
+            BLOCK=block, num_warps=min(4, block // 32),
         )  # fmt: skip
         config, programs = self.fold_grid(slots)
         used = [self.tensors[name] for name in self.table.kernels["short_fold"].tensors]
@@ -598,7 +605,7 @@ Cache.paged = PagedCache
 
 def table_width(short_context: int, buffer: int) -> int:
     """The most pages of records that one row can hold."""
-    return -(-max(short_context, buffer) // PAGE)
+    return parts_of(max(short_context, buffer), PAGE)
 
 
 def left_of(name: str, held: list[int], size: int) -> list[int]:

@@ -14,6 +14,7 @@ from kvgen.runtime.arguments import (
     check_path_shape,
     check_per_row,
     check_slots,
+    in_use,
     strict,
 )
 from kvgen.runtime.cache import Cache, check_cache
@@ -183,6 +184,6 @@ def rows_of_step(
     cache: Cache, slots: torch.Tensor, late: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which rows are in use, and which have the step's tokens in their state already."""
-    used = (slots >= cache.first_slot) & (slots < cache.slots)
+    used = in_use(cache, slots)
     pending = cache.tensors["pending"][torch.where(used, slots, 0).long()]
     return used & (pending != 0) if late else used, pending > 0
