@@ -1,0 +1,1 @@
+"""Generated modules in servers: one module here for each server."""

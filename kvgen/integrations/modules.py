@@ -1,0 +1,39 @@
+"""Modules that servers run: compiled at start, kept in the user's cache folder, shared by ranks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+
+import kvgen
+from kvgen import compiler, shipped
+from kvgen.wisdom import places
+
+
+def serving(
+    name: str,
+    sizes: Mapping[str, int],
+    state: str,
+    features: Iterable[str],
+    **overrides: object,
+) -> ModuleType:
+    """The module of a shipped spec at a model's sizes, imported.
+
+    sizes: by axis. state: how states are stored, as `storage.state` has it. features: what it can
+    do, as `kvgen.compile` has them. overrides: values by dotted path. The file is there whole or
+    not at all, and is left alone where it holds the same text. Raises SpecError, of an unknown
+    state too, and OSError where the cache folder cannot be written.
+    """
+    values = {
+        **{f"sizes.{axis}": str(size) for axis, size in sizes.items()},
+        "storage.state": state,
+        **{key: str(value) for key, value in overrides.items()},
+    }
+    chosen = sorted(features)
+    analysis = compiler.analyse(shipped.resolve(name), values)
+    digest = hashlib.sha256(analysis.spec.text.encode()).hexdigest()[:12]
+    what = "-".join((name, digest, *chosen))
+    folder = places.cache_folder() / "modules" / kvgen.__version__
+    folder.mkdir(parents=True, exist_ok=True)
+    return compiler.imported(compiler.write(analysis, folder / f"{what}.py", None, chosen))
