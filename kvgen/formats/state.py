@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -107,6 +108,16 @@ class StateFormat:
     def read(self, x: torch.Tensor) -> torch.Tensor:
         """What a decode reads of them."""
         return self.planes[0].dtype.rounded(x)
+
+    def joined(self, planes: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The state that lies in its planes, in the type in which it is kept."""
+        return planes[0]
+
+    def parted(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The planes of a state."""
+        import torch
+
+        return [x.to(getattr(torch, self.planes[0].dtype.name))]
 
     # -- in Triton
 

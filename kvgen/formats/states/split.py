@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvgen.formats.dtypes import BFLOAT16, FLOAT32, INT16
@@ -33,6 +34,20 @@ class Split(StateFormat):
 
     def kept(self, x: torch.Tensor) -> torch.Tensor:
         return FLOAT32.rounded(x)
+
+    def joined(self, planes: Sequence[torch.Tensor]) -> torch.Tensor:
+        import torch
+
+        high, low = planes
+        return ((high.view(torch.int16).int() << 16) + low).view(torch.float32)
+
+    def parted(self, x: torch.Tensor) -> list[torch.Tensor]:
+        import torch
+
+        bits = x.float().view(torch.int32)
+        high = (bits + 0x8000) >> 16
+        low = (bits - (high << 16)).to(torch.int16)
+        return [high.to(torch.int16).view(torch.bfloat16), low]
 
     def value(self, tile: Tile, whole: bool = True, raw: bool = False) -> str:
         if not whole:

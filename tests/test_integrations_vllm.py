@@ -1,0 +1,332 @@
+"""The plug-in of vLLM, as far as it needs no vLLM: what it is asked for, pages, rows, windows."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from kvgen.formats import registry
+from kvgen.integrations import modules
+from kvgen.integrations.vllm import page, settings, windows
+from kvgen.integrations.vllm.group import Group
+from kvgen.integrations.vllm.warming import batches
+
+SIZES = {"H": 1, "HV": 2, "K": 16, "V": 16}
+
+
+@pytest.fixture(scope="module")
+def cache_folder(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KVGEN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def served(state: str = "float32", **overrides: str):
+    return modules.serving("gated_deltanet", SIZES, state, ["decode", "verify"], **overrides)
+
+
+# what is asked for ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("additional", [{}, None, {"other": 1}, {"kvgen": None}, {"kvgen": False}])
+def test_nothing_is_served_that_is_not_asked_for(additional):
+    assert settings.asked(additional) is None
+
+
+def test_state_and_buffer_are_taken_as_they_are_asked_for():
+    assert settings.asked({"kvgen": {}}) == settings.Settings(registry.STATE.name)
+    given = {"state": "split", "buffer": 16}
+    assert settings.asked({"kvgen": given}) == settings.Settings("split", 16)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (True, "kvgen: True, expected a table"),
+        ({"states": "split"}, "kvgen.states: unknown, expected state or buffer"),
+        ({"state": "int8"}, "kvgen.state: 'int8', expected one of float32, bfloat16"),
+        ({"state": ["split"]}, r"kvgen.state: \['split'\]"),
+        ({"buffer": 0}, "kvgen.buffer: 0, expected 1 to 64"),
+        ({"buffer": True}, "kvgen.buffer: True"),
+        ({"buffer": "16"}, "kvgen.buffer: '16'"),
+    ],
+)
+def test_what_cannot_be_meant_is_named(given, named):
+    with pytest.raises(settings.Refused, match=named):
+        settings.asked({"kvgen": given})
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(settings.Refused) as refused:
+        settings.asked({"kvgen": {"state": "half", "buffer": -1, "depth": 2}})
+    assert len(refused.value.reasons) == 3
+    assert str(refused.value).startswith(
+        "kvgen cannot serve what is asked for; nothing was changed:\n  kvgen.depth"
+    )
+
+
+def config(drafts: int = 0, **cache: object) -> SimpleNamespace:
+    """What is looked at of a VllmConfig."""
+    usual = {
+        "mamba_ssm_cache_dtype": "auto",
+        "enable_prefix_caching": False,
+        "mamba_cache_mode": "none",
+        "use_replayssm": False,
+    }
+    return SimpleNamespace(
+        cache_config=SimpleNamespace(**(usual | cache)),
+        speculative_config=SimpleNamespace(num_speculative_tokens=drafts) if drafts else None,
+        kv_transfer_config=None,
+        parallel_config=SimpleNamespace(use_ubatching=False),
+    )
+
+
+def test_usual_settings_contradict_nothing():
+    for drafts in (0, 3):
+        assert settings.contradictions(settings.Settings("split", 8), config(drafts), "cuda") == []
+
+
+@pytest.mark.parametrize(
+    ("cache", "named"),
+    [
+        ({"mamba_ssm_cache_dtype": "float16"}, "mamba_ssm_cache_dtype: float16"),
+        ({"enable_prefix_caching": True}, "enable_prefix_caching: on"),
+        ({"mamba_cache_mode": "align"}, "mamba_cache_mode: align"),
+        ({"use_replayssm": True}, "use_replayssm: on"),
+    ],
+)
+def test_a_flag_that_contradicts_is_named(cache, named):
+    wrong = settings.contradictions(settings.Settings("split"), config(**cache), "cuda")
+    assert len(wrong) == 1 and wrong[0].startswith(named)
+
+
+def test_a_dtype_of_the_pages_that_is_right_contradicts_nothing():
+    same = config(mamba_ssm_cache_dtype="bfloat16")
+    assert settings.contradictions(settings.Settings("split"), same, "cpu") == []
+
+
+def test_connectors_micro_batches_and_platforms_are_named():
+    other = config()
+    other.kv_transfer_config, other.parallel_config.use_ubatching = object(), True
+    wrong = settings.contradictions(settings.Settings("float32"), other, "rocm")
+    assert [each.partition(":")[0] for each in wrong] == [
+        "platform",
+        "kv_transfer_config",
+        "micro-batches (enable_dbo)",
+    ]
+
+
+@pytest.mark.parametrize(("drafts", "buffer"), [(16, None), (4, 4), (15, 8)])
+def test_more_drafts_than_a_row_takes_are_named(drafts, buffer):
+    wrong = settings.contradictions(settings.Settings("float32", buffer), config(drafts), "cuda")
+    assert len(wrong) == 1 and f"num_speculative_tokens: {drafts}" in wrong[0]
+
+
+# pages ---------------------------------------------------------------------------------------------
+
+
+def planned(module, state: str, convolution: int = 96) -> page.Page:
+    return page.plan(
+        module, convolution, dtype=torch.bfloat16, heads=2, buffer=4, window=2, device="cpu"
+    )
+
+
+@pytest.mark.parametrize("state", ["float32", "split", "bfloat16"])
+def test_a_page_holds_what_a_cache_holds_behind_the_convolution(cache_folder, state):
+    module = served(state)
+    plan = planned(module, state)
+    kept = module.Cache.empty(1, device="meta", buffer=4, window=2, heads=2)
+    pieces = (plan.state, *plan.more)
+    assert {each.name: each.shape for each in pieces} == {
+        name: tuple(tensor.shape[2:])
+        for name, tensor in kept.tensors.items()
+        if name not in ("cursors", "skipped", "pending", "work")
+    }
+    assert plan.buffer == 4 and plan.state.offset == 96 and plan.begin == 96 + plan.state.bytes
+    ends = [each.offset + each.bytes for each in pieces]
+    assert ends[-1] == plan.end == plan.begin + plan.bytes
+    for each, end in zip(plan.more, ends, strict=False):
+        assert each.offset >= end and each.offset % page.ALIGNMENT == 0
+
+
+def test_pieces_of_a_page_share_no_byte(cache_folder):
+    plan = planned(served("split"), "split")
+    pages = torch.zeros(3, plan.end + 64, dtype=torch.int8)
+    tensors = plan.tensors(pages)
+    for number, tensor in enumerate(tensors.values()):
+        tensor.view(torch.int8).fill_(number + 1)
+    for number, tensor in enumerate(tensors.values()):
+        assert (tensor.view(torch.int8) == number + 1).all()
+    assert not pages[:, :96].any() and not pages[:, plan.end :].any()
+
+
+def test_layers_that_lie_evenly_are_one_tensor():
+    memory = torch.arange(5 * 12)
+    layers = [memory[5 * n : 5 * n + 45].unfold(0, 3, 15) for n in range(3)]
+    whole = page.side_by_side(layers)
+    assert whole is not None and whole.shape == (3, 3, 3)
+    for n, layer in enumerate(layers):
+        assert torch.equal(whole[:, n], layer)
+    one = page.side_by_side(layers[:1])
+    assert one is not None and torch.equal(one[:, 0], layers[0])
+
+
+def test_layers_that_do_not_are_left_apart():
+    memory = torch.arange(60)
+    layers = [memory[n : n + 45].unfold(0, 3, 15) for n in (0, 5, 11)]
+    assert page.side_by_side(layers) is None
+    assert page.side_by_side([layers[0], layers[1].clone()]) is None
+    assert page.side_by_side([layers[1], layers[0]]) is None
+
+
+@pytest.mark.parametrize("state", sorted(registry.STATES))
+def test_a_state_goes_through_its_planes(state):
+    kept = registry.STATES[state]
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(kept.joined(kept.parted(x)).float(), kept.kept(x))
+
+
+def test_planes_in_torch_are_those_of_the_kernels(cache_folder):
+    module = served("split")
+    cache = module.Cache.empty(2, device="cpu", buffer=4)
+    x = torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(1))
+    cache.load(0, torch.tensor([1]), x)
+    planes = [cache.tensors[name][1:, 0] for name in module.Cache.table.planes]
+    kept = registry.STATES["split"]
+    for plane, part in zip(planes, kept.parted(x), strict=True):
+        assert torch.equal(plane, part)
+    assert torch.equal(kept.joined(planes), x)
+
+
+# rows ----------------------------------------------------------------------------------------------
+
+
+def paged(module, blocks: int, layers: int, window: int) -> tuple[Group, torch.Tensor]:
+    """A group over pages, each layer's behind those of the one before, as vLLM has them."""
+    plan = page.plan(
+        module, 32, dtype=torch.bfloat16, heads=2, buffer=4, window=window, device="cpu"
+    )
+    size = plan.end + 128
+    memory = torch.randint(-128, 127, (layers, blocks, size), dtype=torch.int8)
+    # old records of other requests, but numbers all the same
+    memory = memory & 63
+    return Group(module, [plan.tensors(pages) for pages in memory], window), memory
+
+
+def drawn(module, generator: torch.Generator, *front: int) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.randn(*front, *(module.SIZES[axis] for axis in axes), generator=generator).to(
+            torch.bfloat16
+        )
+        for name, axes in module.INPUTS.items()
+    }
+
+
+def exact(module, state, given, params):
+    """One token in float64 → output, state."""
+    return module.reference(state, **{n: x.double() for n, x in (given | params).items()})
+
+
+@pytest.mark.parametrize("state", ["float32", "split"])
+def test_blocks_are_recycled_and_prompts_continue(cache_folder, state):
+    module = served(state, **{"storage.records": "input"} if state == "split" else {})
+    group, _ = paged(module, blocks=4, layers=2, window=0)
+    generator = torch.Generator().manual_seed(2)
+    params = {"A_log": torch.zeros(2), "dt_bias": torch.zeros(2)}
+    block = torch.tensor([2], dtype=torch.int32)
+    fmt = registry.STATES[state]
+    planes = [group.cache.tensors[name] for name in module.Cache.table.planes]
+    begun = [torch.randn(1, 2, 16, 16, generator=generator) for _ in range(2)]
+
+    def prompt(states, continued):
+        """A server's own kernel takes a row's states to where a prompt ends."""
+        group.begin(prompts=block, continued=torch.tensor([continued]))
+        before = [fmt.joined([plane[2:3, layer] for plane in planes]).clone() for layer in range(2)]
+        for layer, given in enumerate(states):
+            for plane, part in zip(planes, fmt.parted(given), strict=True):
+                plane[2:3, layer] = part
+        group.end()
+        return before
+
+    prompt(begun, False)
+    known = [{"S": each.double()} for each in begun]
+    for _ in range(6):
+        # a row of padding beside it
+        group.begin(decoding=torch.tensor([2, 0], dtype=torch.int32))
+        for layer in range(2):
+            given = drawn(module, generator, 2)
+            out = torch.empty(2, 2, 16, dtype=torch.bfloat16)
+            group.decode(layer, given | params, out)
+            row = {name: x[:1] for name, x in given.items()}
+            o, known[layer] = exact(module, known[layer], row, params)
+            assert (out[:1].double() - o).norm() < 1e-2 * o.norm() and not out[1].any()
+        group.end()
+    assert group.cache.cursors.tolist()[2] == 2
+    # a chunk that continues finds all six tokens in the state
+    for found, expected in zip(prompt(begun, True), known, strict=True):
+        assert (found.double() - expected["S"]).norm() < 1e-5 * expected["S"].norm()
+    assert group.cache.cursors.tolist() == [0, 0, 0, 0]
+    group.begin(decoding=block)
+    out = torch.empty(1, 2, 16, dtype=torch.bfloat16)
+    for layer in range(2):
+        group.decode(layer, drawn(module, generator, 1) | params, out)
+    group.end()
+    # and one that starts nothing of the request before
+    prompt(begun, False)
+    assert group.cache.cursors.tolist() == [0, 0, 0, 0]
+
+
+def test_what_is_kept_of_drafts_is_said_a_step_later(cache_folder):
+    module = served()
+    group, _ = paged(module, blocks=4, layers=1, window=3)
+    generator = torch.Generator().manual_seed(3)
+    params = {"A_log": torch.zeros(2), "dt_bias": torch.zeros(2)}
+    block = torch.tensor([3], dtype=torch.int32)
+    group.begin(prompts=block, continued=torch.tensor([False]))
+    group.cache.tensors["S"][3] = 0
+    group.end()
+    known, last, kept = None, None, 1
+    for step in range(4):
+        if last is not None:
+            for token in range(kept):
+                row = {name: x[:, token] for name, x in last.items()}
+                _, known = exact(module, known, row, params)
+        group.begin(drafted=block, accepted=torch.tensor([kept], dtype=torch.int32))
+        last, kept = drawn(module, generator, 1, 3), 1 + step % 3
+        out, state = group.verify(0, last | params), known
+        group.end()
+        for token in range(3):
+            row = {name: x[:, token] for name, x in last.items()}
+            o, state = exact(module, state, row, params)
+            assert (out[:, token].double() - o).norm() < 1e-2 * o.norm()
+
+
+# windows -------------------------------------------------------------------------------------------
+
+
+def test_windows_of_one_length_are_taken_as_they_lie():
+    x = torch.arange(6)
+    window = windows.of(torch.tensor([0, 3, 6]), 3, 3, 6)
+    assert window.there is None and torch.equal(window.spread(x), x.view(2, 3))
+    assert torch.equal(window.gathered(window.spread(x)), x)
+
+
+def test_shorter_windows_are_filled_and_their_tokens_found_again():
+    starts = torch.tensor([0, 3, 4, 6], dtype=torch.int32)
+    x = torch.arange(6)
+    window = windows.of(starts, None, 3, 6)
+    assert window.spread(x).tolist() == [[0, 1, 2], [3, 3, 3], [4, 5, 5]]
+    assert torch.equal(window.gathered(window.spread(x)), x)
+
+
+def test_windows_that_are_all_short_are_that_short():
+    window = windows.of(torch.tensor([0, 1, 2]), 1, 4, 2)
+    assert window.tokens == 1 and window.there is None
+
+
+def test_warming_takes_every_size_of_batch():
+    assert list(batches(1)) == [1]
+    assert list(batches(64)) == [1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64]
+    assert list(batches(48))[-3:] == [32, 33, 48]
