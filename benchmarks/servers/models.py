@@ -99,8 +99,8 @@ MODELS: dict[str, Config] = {
     | EXPERTS
     | layers(12)
     | {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
-    # a step of few layers, for runs of many steps
-    "short": COMMON | EXPERTS | layers(4),
+    # few layers, for runs of many steps; so many heads of attention that its blocks are short
+    "soak": COMMON | EXPERTS | layers(4) | {"num_key_value_heads": 16},
 }
 
 
@@ -109,8 +109,9 @@ def config(name: str, tiny: bool = False) -> Config:
     found = MODELS[name]
     if not tiny:
         return found
-    smaller = TINY | layers(4)
-    return found | smaller | (TINY_EXPERTS if "num_experts" in found else {})
+    smaller = TINY | layers(4) | (TINY_EXPERTS if "num_experts" in found else {})
+    heads = min(found["num_key_value_heads"], TINY["num_attention_heads"])
+    return found | smaller | {"num_key_value_heads": heads}
 
 
 def write(folder: Path, name: str, tiny: bool = False) -> Path:
@@ -129,7 +130,7 @@ def redraw(model: torch.nn.Module, seed: int = 0, peak: float = 0.0) -> int:
 
     Matrices keep the size of what goes through them, decays last from a token to a thousand, and
     logits have a spread of 3. A tensor's values depend on its name and the seed alone. peak: what
-    is added, at most, to the logit of the token that a fixed cycle names; at 200 texts go round it.
+    is added, at most, to the logit of the token that a fixed cycle names; at 60 texts go round it.
     """
     import torch
 
@@ -165,6 +166,7 @@ def drawn(name: str, weight: torch.Tensor, source: torch.Generator) -> torch.Ten
 
 
 LOGITS = 3.0
+CYCLE = 64
 EMBEDDING = 0.25
 Draw = Callable[[], "torch.Tensor"]
 Between = Callable[[float, float], "torch.Tensor"]
@@ -190,9 +192,10 @@ SPECIAL: Mapping[str, Callable[[Draw, Between], torch.Tensor]] = {
 
 
 def repeating(found: Mapping[str, torch.Tensor], peak: float) -> None:
-    """Let each token's own embedding speak for the next of a cycle of 64."""
+    """Let each token's own embedding speak for the next of its cycle."""
     embedding = next(x for name, x in found.items() if name.endswith("embed_tokens.weight"))
     head = next(x for name, x in found.items() if name.endswith("lm_head.weight"))
-    # of the vocabulary in blocks of 64, the block's first after its last
-    after = embedding.float().view(-1, 64, embedding.shape[1]).roll(1, 1).flatten(0, 1)
-    head.add_((peak * after / EMBEDDING / embedding.shape[1]).to(head.dtype))
+    embedding.div_(EMBEDDING)
+    # of the vocabulary in blocks, the block's first after its last
+    after = embedding.float().view(-1, CYCLE, embedding.shape[1]).roll(1, 1).flatten(0, 1)
+    head.add_((peak * after / embedding.shape[1]).to(head.dtype))
