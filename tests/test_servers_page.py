@@ -61,7 +61,7 @@ def test_speed_is_the_middle_round_over_stock_float32(tmp_path: Path) -> None:
     tokens, between, linear = (line(part, "8") for part in tables)
     assert tokens == ["8", "2,000", "4,000 (2.00)"]
     assert between == ["8", "4.00 / 8.00", "2.00 / 4.00"]
-    assert linear == ["8", "380 / 400", "80 / 100"]
+    assert linear == ["8", "380 / 400", "80 / 100 (0.25)"]
     assert "40% at 8" in found
 
 

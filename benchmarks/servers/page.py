@@ -87,8 +87,8 @@ def speed(found: Figures) -> str:
         parts.append(by_batch(runs, between))
         if all("gpu" in row for run in runs for row in run["rows"]):
             parts.append(
-                "Linear attention on the GPU, microseconds a step: the recurrence alone, and with "
-                "convolution and norm:\n"
+                "Linear attention on the GPU, microseconds a step: the recurrence alone, with "
+                "convolution and norm, and this over vLLM's own with float32 states:\n"
             )
             parts.append(by_batch(runs, linear))
     return "\n".join(parts)
@@ -129,7 +129,10 @@ def between(row: Figures, stock: Figures | None) -> str:
 
 def linear(row: Figures, stock: Figures | None) -> str:
     gpu = row["gpu"]
-    return f"{gpu['parts_us']['recurrence']:.0f} / {gpu['linear_us']:.0f}"
+    told = f"{gpu['parts_us']['recurrence']:.0f} / {gpu['linear_us']:.0f}"
+    if stock is None or stock is row or not stock["gpu"]["linear_us"]:
+        return told
+    return f"{told} ({gpu['linear_us'] / stock['gpu']['linear_us']:.2f})"
 
 
 def shares(runs: Sequence[Figures]) -> str:

@@ -77,6 +77,9 @@ def soaked(args: argparse.Namespace) -> dict[str, Any]:
         from benchmarks.servers import float32
 
         options |= float32.prepare()
+    if not args.tiny:
+        # beside another one
+        options["gpu_memory_utilization"] = 0.3
     started = time.time()
     with tempfile.TemporaryDirectory() as folder:
         llm = engine.start(
