@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.servers import kernels, page
+from benchmarks.servers import gpu_time, page
 
 VERSIONS = {"gpu": "some GPU", "vllm": "0.33.0", "torch": "2.11.0", "triton": "3.6.0"}
 
@@ -142,12 +142,12 @@ def test_a_soak_tells_what_is_lost_and_what_has_grown(tmp_path: Path) -> None:
     ],
 )
 def test_a_kernel_belongs_to_what_its_name_says(name: str, part: str) -> None:
-    assert kernels.part(name) == part
+    assert gpu_time.part(name) == part
 
 
 def test_kernels_that_overlap_are_not_counted_twice() -> None:
     # the second is launched while the first runs, and the third after both
     ran = [("_decode_kernel", 0.0, 10.0), ("other one", 8.0, 14.0), ("_fold_kernel", 20.0, 25.0)]
-    found = kernels.summed(ran, steps=1)
+    found = gpu_time.summed(ran, steps=1)
     assert found["parts_us"] == {"conv": 0.0, "recurrence": 15.0, "norm": 0.0, "other": 4.0}
     assert (found["linear_us"], found["total_us"]) == (15.0, 19.0)

@@ -48,6 +48,8 @@ def main() -> None:
     arms = args.arms.split(",") if args.arms else every(args.dtype)
     if not args.kept:
         args.folder.mkdir(parents=True, exist_ok=True)
+        for old in args.folder.glob("*.pt"):
+            old.unlink()
         commands = {arm: [*sys.argv, "--one", arm] for arm in (STOCK, *arms)}
         side_by_side(commands, args.folder, args.together, STOCK)
     found = compared(args, arms)
@@ -165,7 +167,7 @@ def waited_for(path: Path, patience: float = 550.0) -> Any:
 def compared(args: argparse.Namespace, arms: list[str]) -> dict[str, Any]:
     import torch
 
-    stock = torch.load(args.folder / f"{STOCK}.pt", weights_only=False)
+    stock = torch.load(args.folder / f"{STOCK}.pt")
     found: dict[str, Any] = {
         "about": {**stock["versions"], "model": args.model, "dtype": args.dtype,
                   "prompts": args.rows, "tokens": args.tokens,
@@ -179,7 +181,7 @@ def compared(args: argparse.Namespace, arms: list[str]) -> dict[str, Any]:
         if not path.is_file():
             print(f"{arm} has said nothing", file=sys.stderr)
             continue
-        ours = torch.load(path, weights_only=False)
+        ours = torch.load(path)
         found["arms"][arm] = {
             **apart(ours["logs"], stock["logs"]),
             **parted(ours["tokens"], stock),

@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.servers import engine, kernels, models
+from benchmarks.servers import engine, gpu_time, models
 from benchmarks.servers.processes import side_by_side
 
 BATCHES = (1, 8, 32, 64, 128, 256, 512)
@@ -179,7 +179,7 @@ def profile(llm: Any, asked: Any, batch: int, dropped: int, steps: int) -> dict[
             torch.cuda.synchronize()
     for _ in running:
         pass
-    return kernels.summed(kernels.events(seen_by), steps)
+    return gpu_time.summed(gpu_time.events(seen_by), steps)
 
 
 def say(text: str) -> None:
