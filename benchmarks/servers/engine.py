@@ -1,0 +1,224 @@
+"""vLLM with one arm's states: how it is started, what it is asked, how it is stepped."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+# read when vLLM is imported: the engine runs in this process, nothing is asked of a network, and
+# the sampler is one that is there
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
+
+BUFFER = 16
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Who decodes, and how states are stored."""
+
+    name: str
+
+    @property
+    def ours(self) -> bool:
+        return self.name.startswith("kvgen-")
+
+    @property
+    def state(self) -> str:
+        return self.name.partition("-")[2]
+
+    def options(self, buffer: int) -> dict[str, Any]:
+        """What LLM is given. vLLM's prompts go through its Triton kernels: the other ones are
+        packages of their own."""
+        chosen: dict[str, Any] = {"gdn_prefill_backend": "triton"}
+        if self.ours:
+            chosen["kvgen"] = {"state": self.state, "buffer": buffer}
+            return {"additional_config": chosen}
+        return {"additional_config": chosen, "mamba_ssm_cache_dtype": self.state}
+
+
+ARMS = {
+    name: Arm(name)
+    for name in (
+        "stock-float32", "stock-bfloat16", "kvgen-float32", "kvgen-split", "kvgen-bfloat16",
+    )
+}  # fmt: skip
+
+
+def prepare(tiny: bool) -> None:
+    """Set the environment; before vLLM is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if tiny:
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def start(
+    arm: Arm,
+    model: Path,
+    *,
+    batches: Sequence[int] = (),
+    tiny: bool = False,
+    buffer: int = BUFFER,
+    seed: int = 0,
+    peak: float = 0.0,
+    **options: Any,
+) -> Any:
+    """vLLM's LLM for an arm, its weights drawn.
+
+    batches: what graphs are captured for; none: no graphs. options: LLM's own, over those here.
+    """
+    prepare(tiny)
+    from vllm import LLM
+
+    from benchmarks.servers.models import redraw
+
+    graphs = {
+        "mode": 0,
+        "cudagraph_mode": "FULL_DECODE_ONLY",
+        "cudagraph_capture_sizes": sorted(batches),
+    }
+    settings: dict[str, Any] = {
+        "model": str(model),
+        "load_format": "dummy",
+        "skip_tokenizer_init": True,
+        "dtype": "bfloat16",
+        "enable_prefix_caching": False,
+        "seed": 0,
+        **arm.options(buffer),
+        **({} if tiny or not batches else {"compilation_config": graphs}),
+        **({"enforce_eager": True} if tiny or not batches else {}),
+        **options,
+    }
+    llm = LLM(**settings)
+    llm.apply_model(lambda model: redraw(model, seed, peak))
+    return llm
+
+
+def prompt(row: int, length: int, vocabulary: int) -> dict[str, list[int]]:
+    """A request's tokens, the same in every arm: no two rows begin alike."""
+    return {"prompt_token_ids": [1 + (row * 7919 + at * 104729 + row * at * 31) % (vocabulary - 1)
+                                 for at in range(length)]}  # fmt: skip
+
+
+def greedy(tokens: int, **options: Any) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=0, max_tokens=tokens, detokenize=False, ignore_eos=True, **options
+    )
+
+
+@dataclass
+class Steps:
+    """What stepping an engine until it is idle has shown. times: when each step's tokens were
+    there, in seconds; tokens: how many they were; outputs: token ids by request."""
+
+    times: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    outputs: dict[str, list[int]] = field(default_factory=dict)
+
+
+def stepped(llm: Any) -> Iterator[list[Any]]:
+    """The outputs of each step that has any, until no request is left."""
+    engine = llm.llm_engine
+    while engine.has_unfinished_requests():
+        outputs = engine.step()
+        if outputs:
+            yield outputs
+
+
+def run(llm: Any, requests: Sequence[tuple[str, Any, Any]]) -> Steps:
+    """Admit all requests (name, prompt, parameters) together and step until they are done."""
+    for name, tokens, parameters in requests:
+        llm.llm_engine.add_request(name, tokens, parameters)
+    found = Steps()
+    held: dict[str, int] = {}
+    for outputs in stepped(llm):
+        found.times.append(time.perf_counter())
+        count = 0
+        for output in outputs:
+            now = output.outputs[0].token_ids
+            count += len(now) - held.get(output.request_id, 0)
+            held[output.request_id] = len(now)
+            if output.finished:
+                found.outputs[output.request_id] = list(now)
+        found.tokens.append(count)
+    return found
+
+
+# what vLLM itself says --------------------------------------------------------------------------
+
+
+def core(llm: Any) -> Any:
+    """The engine's core, which runs in this process."""
+    return llm.llm_engine.engine_core.engine_core
+
+
+def memory(llm: Any) -> dict[str, Any]:
+    """Blocks, pages and how many requests of the longest kind fit, by vLLM's own account."""
+    cache = llm.llm_engine.vllm_config.cache_config
+    groups = core(llm).scheduler.kv_cache_config.kv_cache_groups
+    config = llm.llm_engine.vllm_config
+    return {
+        "blocks": cache.num_gpu_blocks,
+        "block_size": cache.block_size,
+        "requests": cache.kv_cache_max_concurrency,
+        "tokens": config.model_config.max_model_len,
+        "groups": [
+            {
+                "kind": type(group.kv_cache_spec).__name__,
+                "layers": len(group.layer_names),
+                "page_bytes": group.kv_cache_spec.page_size_bytes,
+                "blocks_a_request": -(
+                    -group.kv_cache_spec.max_memory_usage_bytes(config)
+                    // group.kv_cache_spec.page_size_bytes
+                ),
+            }
+            for group in groups
+        ],
+    }
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+    import triton
+
+    def of(*names: str) -> str:
+        for name in names:
+            try:
+                return version(name)
+            except PackageNotFoundError:
+                continue
+        return "unknown"
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "gpu": gpu,
+        "vllm": of("vllm", "vllm-cpu"),
+        "torch": str(torch.__version__),
+        "triton": triton.__version__,
+        "transformers": of("transformers"),
+    }
+
+
+def peak_bytes() -> int:
+    """The most of the GPU's memory that this process has held."""
+    import torch
+
+    return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0

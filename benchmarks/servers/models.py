@@ -1,0 +1,201 @@
+"""Models whose weights are drawn: real sizes where linear attention is, the rest as small as a
+measurement allows. Every arm draws the same weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Config = dict[str, Any]
+
+COMMON: Config = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 0,
+    "dtype": "bfloat16",
+    "eos_token_id": 0,
+    "head_dim": 256,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "initializer_range": 0.02,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_value_head_dim": 128,
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "partial_rotary_factor": 0.25,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {
+        "partial_rotary_factor": 0.25,
+        "rope_theta": 10000.0,
+        "rope_type": "default",
+    },
+    "tie_word_embeddings": False,
+    "use_cache": True,
+    "vocab_size": 4096,
+}
+EXPERTS: Config = {
+    "architectures": ["Qwen3NextForCausalLM"],
+    "model_type": "qwen3_next",
+    "decoder_sparse_step": 1,
+    "intermediate_size": 2048,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 512,
+    "norm_topk_prob": True,
+    "num_experts": 16,
+    "num_experts_per_tok": 2,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+    "shared_expert_intermediate_size": 512,
+}
+DENSE: Config = {
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "model_type": "qwen3_5_text",
+    "intermediate_size": 2048,
+}
+# what a machine without a GPU decodes in Triton's interpreter
+TINY: Config = {
+    "head_dim": 64,
+    "hidden_size": 256,
+    "intermediate_size": 128,
+    "linear_key_head_dim": 64,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_value_head_dim": 64,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 4,
+    "vocab_size": 512,
+}
+TINY_EXPERTS: Config = {
+    "moe_intermediate_size": 64,
+    "num_experts": 4,
+    "shared_expert_intermediate_size": 64,
+}
+
+
+def layers(count: int) -> Config:
+    """Three layers of linear attention to one of attention, as these models have them."""
+    kinds = ["full_attention" if at % 4 == 3 else "linear_attention" for at in range(count)]
+    return {"num_hidden_layers": count, "layer_types": kinds}
+
+
+MODELS: dict[str, Config] = {
+    # linear attention is a large share of a step
+    "next": COMMON | EXPERTS | layers(12),
+    # the other layout of the projections, and no experts
+    "dense": COMMON | DENSE | layers(12),
+    # its experts are most of a step
+    "wide": COMMON
+    | EXPERTS
+    | layers(12)
+    | {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+    # few layers, for runs of many steps; so many heads of attention that its blocks are short
+    "soak": COMMON | EXPERTS | layers(4) | {"num_key_value_heads": 16},
+}
+
+
+def config(name: str, tiny: bool = False) -> Config:
+    """A model's configuration, as Transformers has it. tiny: sizes for a machine without a GPU."""
+    found = MODELS[name]
+    if not tiny:
+        return found
+    smaller = TINY | layers(4) | (TINY_EXPERTS if "num_experts" in found else {})
+    heads = min(found["num_key_value_heads"], TINY["num_attention_heads"])
+    return found | smaller | {"num_key_value_heads": heads}
+
+
+def write(folder: Path, name: str, tiny: bool = False) -> Path:
+    """Write a model's configuration, all that a server needs of it; the folder that holds it."""
+    made = folder / (f"{name}-tiny" if tiny else name)
+    made.mkdir(parents=True, exist_ok=True)
+    (made / "config.json").write_text(json.dumps(config(name, tiny), indent=1), encoding="utf-8")
+    return made
+
+
+# weights -----------------------------------------------------------------------------------------
+
+
+def redraw(model: torch.nn.Module, seed: int = 0, peak: float = 0.0) -> int:
+    """Draw all weights anew; how many tensors there are.
+
+    Matrices keep the size of what goes through them, decays last from a token to a thousand, and
+    logits have a spread of 3. A tensor's values depend on its name and the seed alone. peak: what
+    is added, at most, to the logit of the token that a fixed cycle names; at 60 texts go round it.
+    """
+    import torch
+
+    found = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, weight in found.items():
+            values = torch.Generator(weight.device).manual_seed(seed + zlib.crc32(name.encode()))
+            weight.copy_(drawn(name, weight, values))
+        if peak:
+            repeating(found, peak)
+    return len(found)
+
+
+def drawn(name: str, weight: torch.Tensor, source: torch.Generator) -> torch.Tensor:
+    import torch
+
+    def normal() -> torch.Tensor:
+        return torch.randn(
+            weight.shape, generator=source, device=weight.device, dtype=torch.float32
+        )
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        fresh = torch.empty(weight.shape, device=weight.device, dtype=torch.float32)
+        return fresh.uniform_(low, high, generator=source)
+
+    for ending, draw in SPECIAL.items():
+        if name.endswith(ending):
+            return draw(normal, uniform)
+    if weight.dim() == 1:
+        return 0.1 * normal()
+    spread = LOGITS if name.endswith("lm_head.weight") else 1.0
+    return spread * normal() * weight.shape[-1] ** -0.5
+
+
+LOGITS = 3.0
+CYCLE = 64
+EMBEDDING = 0.25
+Draw = Callable[[], "torch.Tensor"]
+Between = Callable[[float, float], "torch.Tensor"]
+
+
+def rate(normal: Draw, uniform: Between) -> torch.Tensor:
+    return uniform(1.0, 16.0).log()
+
+
+def step_size(normal: Draw, uniform: Between) -> torch.Tensor:
+    """What softplus makes a step between 0.001 and 0.1 of."""
+    return uniform(math.log(1e-3), math.log(1e-1)).exp().expm1().log()
+
+
+SPECIAL: Mapping[str, Callable[[Draw, Between], torch.Tensor]] = {
+    "A_log": rate,
+    "dt_bias": step_size,
+    # these multiply by their weight; all other norms by 1 + weight
+    "linear_attn.norm.weight": lambda normal, uniform: 1 + 0.1 * normal(),
+    # small beside what layers add, so that the next token depends on what came before
+    "embed_tokens.weight": lambda normal, uniform: EMBEDDING * normal(),
+}
+
+
+def repeating(found: Mapping[str, torch.Tensor], peak: float) -> None:
+    """Let each token's own embedding speak for the next of its cycle."""
+    embedding = next(x for name, x in found.items() if name.endswith("embed_tokens.weight"))
+    head = next(x for name, x in found.items() if name.endswith("lm_head.weight"))
+    embedding.div_(EMBEDDING)
+    # of the vocabulary in blocks, the block's first after its last
+    after = embedding.float().view(-1, CYCLE, embedding.shape[1]).roll(1, 1).flatten(0, 1)
+    head.add_((peak * after / embedding.shape[1]).to(head.dtype))

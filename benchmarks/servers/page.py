@@ -1,0 +1,271 @@
+"""Fill the tables of docs/servers.md from the figures in docs/data.
+
+    python benchmarks/servers/page.py            write the page
+    python benchmarks/servers/page.py --check    say whether it is current; exit status 1 if not
+
+The page is written by hand but for what stands between `<!-- NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.drafts_page import table
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "servers.md"
+DATA = ROOT / "docs" / "data"
+BLOCK = re.compile(r"(<!-- (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.S)
+Figures = dict[str, Any]
+# arms as the tables name them, and what each is compared with
+ARMS = {
+    "stock-float32": "vLLM float32",
+    "stock-bfloat16": "vLLM bfloat16",
+    "kvgen-float32": "kvgen float32",
+    "kvgen-split": "kvgen split",
+    "kvgen-bfloat16": "kvgen bfloat16",
+}
+STOCK = "stock-float32"
+MIB = 1 << 20
+
+
+def main(arguments: list[str]) -> int:
+    old = PAGE.read_text(encoding="utf-8")
+    new = filled(old, DATA)
+    if arguments != ["--check"]:
+        PAGE.write_text(new, encoding="utf-8")
+        return 0
+    if old != new:
+        sys.stderr.write("docs/servers.md is not current: run python benchmarks/servers/page.py\n")
+    return int(old != new)
+
+
+def filled(text: str, data: Path) -> str:
+    """The page with each block written anew; one without figures says so."""
+
+    def block(match: re.Match[str]) -> str:
+        render, *files = BLOCKS[match["name"]]
+        paths = [data / file for file in files]
+        if not all(path.is_file() for path in paths):
+            return f"{match[1]}\nNot measured yet.\n\n{match[3]}"
+        figures = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        return f"{match[1]}\n{render(*figures)}\n{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def machine(about: Figures) -> str:
+    names = ", ".join(f"{name} {about[name]}" for name in ("vllm", "torch", "triton"))
+    return f"{about['gpu']} ({names})"
+
+
+# speed -------------------------------------------------------------------------------------------
+
+
+def speed(found: Figures) -> str:
+    """A table of tokens a second, one of times between tokens and one of linear attention, for
+    every model and kind of prompts."""
+    groups: dict[tuple[str, bool], list[Figures]] = {}
+    for run in found["runs"]:
+        groups.setdefault((run["about"]["model"], run["about"]["staggered"]), []).append(run)
+    parts = [f"Measured on {machine(found['runs'][0]['about'])}.\n"]
+    for (model, staggered), runs in groups.items():
+        runs.sort(key=lambda run: list(ARMS).index(run["arm"]))
+        lengths = "of many lengths" if staggered else f"of {runs[0]['about']['prompt']} tokens"
+        parts.append(f"**Model `{model}`, prompts {lengths}.** {shares(runs)}\n")
+        parts.append("Tokens a second, and over vLLM's own with float32 states:\n")
+        parts.append(by_batch(runs, rate))
+        parts.append("Milliseconds between tokens, median and 99th percentile:\n")
+        parts.append(by_batch(runs, between))
+        if all("gpu" in row for run in runs for row in run["rows"]):
+            parts.append(
+                "Linear attention on the GPU, microseconds a step: the recurrence alone, with "
+                "convolution and norm, and this over vLLM's own with float32 states:\n"
+            )
+            parts.append(by_batch(runs, linear))
+    return "\n".join(parts)
+
+
+Cell = Callable[[Figures, "Figures | None"], str]
+
+
+def by_batch(runs: Sequence[Figures], cell: Cell) -> str:
+    """cell: of an arm's row, and stock's of the same batch where it was measured."""
+    stock = next((run for run in runs if run["arm"] == STOCK), None)
+    base = {row["batch"]: row for row in stock["rows"]} if stock else {}
+    batches = list(dict.fromkeys(row["batch"] for run in runs for row in run["rows"]))
+    rows = []
+    for batch in batches:
+        line = [str(batch)]
+        for run in runs:
+            row = next((row for row in run["rows"] if row["batch"] == batch), None)
+            line.append(cell(row, base.get(batch)) if row else "–")
+        rows.append(line)
+    return table(["batch", *(ARMS[run["arm"]] for run in runs)], rows)
+
+
+def middle(row: Figures, key: str) -> float:
+    return statistics.median(each[key] for each in row["rounds"])
+
+
+def rate(row: Figures, stock: Figures | None) -> str:
+    own = middle(row, "tokens_s")
+    if stock is None or stock is row:
+        return f"{own:,.0f}"
+    return f"{own:,.0f} ({own / middle(stock, 'tokens_s'):.2f})"
+
+
+def between(row: Figures, stock: Figures | None) -> str:
+    return f"{middle(row, 'median_ms'):.2f} / {middle(row, 'p99_ms'):.2f}"
+
+
+def linear(row: Figures, stock: Figures | None) -> str:
+    gpu = row["gpu"]
+    told = f"{gpu['parts_us']['recurrence']:.0f} / {gpu['linear_us']:.0f}"
+    if stock is None or stock is row or not stock["gpu"]["linear_us"]:
+        return told
+    return f"{told} ({gpu['linear_us'] / stock['gpu']['linear_us']:.2f})"
+
+
+def shares(runs: Sequence[Figures]) -> str:
+    """What part of stock's time on the GPU its linear attention is, from batch to batch."""
+    stock = next((run for run in runs if run["arm"] == STOCK), None)
+    if stock is None or not all("gpu" in row for row in stock["rows"]):
+        return ""
+    told = [
+        f"{row['gpu']['linear_us'] / row['gpu']['total_us']:.0%} at {row['batch']}"
+        for row in stock["rows"]
+        if row["gpu"]["total_us"]
+    ]
+    return f"Linear attention is of stock's time on the GPU, by batch: {', '.join(told)}."
+
+
+# equality ----------------------------------------------------------------------------------------
+
+
+def equal(found: Figures) -> str:
+    about, stock = found["about"], found["stock"]
+    rows = [equal_row("vLLM float32, one prompt at a time", stock, None)]
+    rows += [equal_row(ARMS[arm], each, stock) for arm, each in found["arms"].items()]
+    head = ["beside vLLM float32, 64 prompts together", "largest", "over D", "mean", "over D",
+            "prompts that part", "largest gap there"]  # fmt: skip
+    head[0] = head[0].replace("64", str(about["prompts"]))
+    return (
+        f"{about['prompts']} prompts, {about['tokens']} tokens each, model `{about['model']}` in "
+        f"{about['dtype']}, on {machine(about)}. D is the first row.\n\n" + table(head, rows, 1)
+    )
+
+
+def equal_row(name: str, each: Figures, stock: Figures | None) -> list[str]:
+    def over(key: str) -> str:
+        return f"{each[key] / stock[key]:.2f}" if stock and stock[key] else "–"
+
+    return [name, f"{each['largest']:.2e}", over("largest"), f"{each['mean']:.2e}", over("mean"),
+            str(each["parted"]), f"{each['gap']:.2e}"]  # fmt: skip
+
+
+# soak --------------------------------------------------------------------------------------------
+
+
+def soak(*found: Figures) -> str:
+    rows = []
+    for each in found:
+        about, looks = each["about"], each["memory"]
+        grown = (looks[-1]["gpu_bytes"] - looks[0]["gpu_bytes"]) / MIB
+        host = (looks[-1]["host_bytes"] - looks[0]["host_bytes"]) / MIB
+        rows.append(
+            [f"{about['arm']}, {about['dtype']}", str(about["requests"]), f"{each['tokens']:,}",
+             str(each["aborted"]), f"{each['preempted']} ({each['preemptions']} times)",
+             str(len(each["lost"]) + each["left"]), str(each["parted"]), f"{each['gap']:.1e}",
+             f"{grown:+.0f} / {host:+.0f} MiB"]
+        )  # fmt: skip
+    head = ["arm", "requests", "tokens", "aborted", "preempted", "lost", "other tokens than alone",
+            "largest gap there", "memory grown, GPU / host"]  # fmt: skip
+    return f"On {machine(found[0]['about'])}.\n\n{table(head, rows, 1)}"
+
+
+# drafts ------------------------------------------------------------------------------------------
+
+
+def drafts(found: Figures) -> str:
+    about, parts = found["about"], []
+    if fits := found.get("fit"):
+        parts.append(
+            f"{about['memory_bytes'] / (1 << 30):.0f} GiB for states and keys, requests of up to "
+            f"{fits[0]['tokens']} tokens, on {machine(fits[0])}:\n"
+        )
+        parts.append(fit_table(fits))
+    if runs := found.get("speed"):
+        parts.append(
+            f"Text that repeats, drafts of {about['drafts']} tokens looked up in it; tokens a "
+            "second, over the same arm without drafts, and tokens a step and request:\n"
+        )
+        parts.append(speed_table(runs))
+    return "\n".join(parts)
+
+
+def fit_table(fits: Sequence[Figures]) -> str:
+    rows = []
+    for each in fits:
+        stock = next(x for x in fits if x["arm"] == STOCK and x["drafts"] == each["drafts"])
+        states = [x for x in each["groups"] if "Mamba" in x["kind"]]
+        blocks = sum(x["blocks_a_request"] for x in each["groups"])
+        linear = state_bytes(stock) / state_bytes(each)
+        rows.append(
+            [ARMS[each["arm"]], str(each["drafts"]), str(each["blocks"]),
+             f"{states[0]['page_bytes'] / MIB:.2f}",
+             f"{sum(x['blocks_a_request'] for x in states)} + "
+             f"{blocks - sum(x['blocks_a_request'] for x in states)}",
+             f"{each['requests']:.0f}", f"{each['requests'] / stock['requests']:.2f}",
+             f"{linear:.2f}"]
+        )  # fmt: skip
+    head = ["arm", "drafts", "blocks", "MiB a page", "blocks a request, linear + attention",
+            "requests that fit", "over vLLM float32", "by the linear layers alone"]  # fmt: skip
+    return table(head, rows, 1)
+
+
+def state_bytes(each: Figures) -> int:
+    """What a request's linear layers take."""
+    found = (x for x in each["groups"] if "Mamba" in x["kind"])
+    return sum(x["blocks_a_request"] * x["page_bytes"] * x["layers"] for x in found)
+
+
+def speed_table(runs: Sequence[Figures]) -> str:
+    arms = list(dict.fromkeys(run["arm"] for run in runs))
+    rows: list[list[str]] = []
+    for batch in [row["batch"] for row in runs[0]["rows"]]:
+        line = [str(batch)]
+        for arm in arms:
+            both = {run["drafts"]: at(run, batch) for run in runs if run["arm"] == arm}
+            without, drafted = both[0], both[max(both)]
+            gain = middle(drafted, "tokens_s") / middle(without, "tokens_s")
+            line.append(
+                f"{middle(drafted, 'tokens_s'):,.0f} ({gain:.2f}, "
+                f"{middle(drafted, 'tokens_a_step'):.2f})"
+            )
+        rows.append(line)
+    return table(["batch", *(ARMS[arm] for arm in arms)], rows)
+
+
+def at(run: Figures, batch: int) -> Figures:
+    return next(row for row in run["rows"] if row["batch"] == batch)
+
+
+BLOCKS: dict[str, tuple[Any, ...]] = {
+    "vllm-speed": (speed, "h200-vllm-speed.json"),
+    "vllm-equal": (equal, "h200-vllm-equal.json"),
+    "vllm-equal-float32": (equal, "h200-vllm-equal-float32.json"),
+    "vllm-soak": (soak, "h200-vllm-soak.json", "h200-vllm-soak-float32.json"),
+    "vllm-drafts": (drafts, "h200-vllm-drafts.json"),
+}
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

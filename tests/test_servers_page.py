@@ -1,0 +1,153 @@
+"""docs/servers.md: its tables are what the figures in docs/data say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.servers import gpu_time, page
+
+VERSIONS = {"gpu": "some GPU", "vllm": "0.33.0", "torch": "2.11.0", "triton": "3.6.0"}
+
+
+def text(name: str) -> str:
+    return f"before\n\n<!-- {name} -->\nold\n<!-- end -->\n\nafter\n"
+
+
+def written(folder: Path, name: str, *figures: dict[str, Any]) -> str:
+    for file, data in zip(page.BLOCKS[name][1:], figures, strict=True):
+        (folder / file).write_text(json.dumps(data), encoding="utf-8")
+    return page.filled(text(name), folder)
+
+
+def line(text: str, start: str) -> list[str]:
+    found = next(each for each in text.splitlines() if each.startswith(f"| {start} |"))
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+def test_the_page_is_what_the_figures_say() -> None:
+    if not page.PAGE.is_file():
+        pytest.skip("the pages are in the repository only")
+    assert page.main(["--check"]) == 0
+
+
+def test_a_block_without_figures_says_so(tmp_path: Path) -> None:
+    found = page.filled(text("vllm-speed"), tmp_path)
+    assert found.startswith("before\n") and found.endswith("\nafter\n")
+    assert "Not measured yet." in found and "old" not in found
+    assert page.filled(found, tmp_path) == found
+
+
+def run(arm: str, ms: float, linear: float, staggered: bool = False) -> dict[str, Any]:
+    rounds = [
+        {"median_ms": ms * k, "p99_ms": 2 * ms * k, "tokens_s": 8e3 / ms / k, "steps": 224}
+        for k in (1.5, 1.0, 0.9)
+    ]
+    parts = {"conv": 10.0, "recurrence": linear - 20.0, "norm": 10.0, "other": 1000.0 - linear}
+    gpu = {"steps": 20, "parts_us": parts, "linear_us": linear, "total_us": 1000.0, "kernels": []}
+    about = {**VERSIONS, "model": "next", "prompt": 128, "staggered": staggered, "buffer": 16}
+    return {"arm": arm, "about": about, "rows": [{"batch": 8, "rounds": rounds, "gpu": gpu}]}
+
+
+def test_speed_is_the_middle_round_over_stock_float32(tmp_path: Path) -> None:
+    runs = [run("kvgen-split", 2.0, 100.0), run("stock-float32", 4.0, 400.0)]
+    found = written(tmp_path, "vllm-speed", {"runs": runs})
+    # in the order of the arms, whichever was measured first
+    assert "| batch | vLLM float32 | kvgen split |" in found
+    tables = [part for part in found.split("\n\n") if part.startswith("| batch")]
+    tokens, between, linear = (line(part, "8") for part in tables)
+    assert tokens == ["8", "2,000", "4,000 (2.00)"]
+    assert between == ["8", "4.00 / 8.00", "2.00 / 4.00"]
+    assert linear == ["8", "380 / 400", "80 / 100 (0.25)"]
+    assert "40% at 8" in found
+
+
+def test_models_and_kinds_of_prompts_have_tables_of_their_own(tmp_path: Path) -> None:
+    runs = [run("stock-float32", 4.0, 400.0, late) for late in (False, True)]
+    found = written(tmp_path, "vllm-speed", {"runs": runs})
+    assert "prompts of 128 tokens" in found and "prompts of many lengths" in found
+
+
+def test_equality_is_told_in_units_of_what_stock_does_to_itself(tmp_path: Path) -> None:
+    stock = {"largest": 0.02, "mean": 1e-4, "parted": 3, "gap": 0.01, "places": []}
+    ours = {"largest": 0.03, "mean": 5e-5, "parted": 4, "gap": 0.02, "places": []}
+    about = {**VERSIONS, "model": "next", "dtype": "bfloat16", "prompts": 64, "tokens": 256}
+    figures = {"about": about, "stock": stock, "arms": {"kvgen-float32": ours}}
+    found = written(tmp_path, "vllm-equal", figures)
+    expected = ["kvgen float32", "3.00e-02", "1.50", "5.00e-05", "0.50", "4", "2.00e-02"]
+    assert line(found, "kvgen float32") == expected
+
+
+def fits(arm: str, drafts: int, blocks: int, page_bytes: int, requests: float) -> dict[str, Any]:
+    groups = [
+        {"kind": "MambaSpec", "layers": 3, "page_bytes": page_bytes, "blocks_a_request": blocks}
+        for _ in range(3)
+    ]
+    attention = {"kind": "FullAttentionSpec", "blocks_a_request": 1}
+    groups.append({**attention, "layers": 3, "page_bytes": page_bytes})
+    return {**VERSIONS, "arm": arm, "drafts": drafts, "blocks": 1000, "tokens": 1024,
+            "requests": requests, "groups": groups}  # fmt: skip
+
+
+def test_requests_that_fit_stand_beside_the_linear_layers_pages(tmp_path: Path) -> None:
+    found = [fits("stock-float32", 3, 4, 2 << 20, 100.0), fits("kvgen-split", 3, 1, 5 << 19, 270.0)]
+    about = {"memory_bytes": 16 << 30, "drafts": 3}
+    cells = line(written(tmp_path, "vllm-drafts", {"about": about, "fit": found}), "kvgen split")
+    # 4 pages of 2 MiB against one of 2.5
+    assert cells == ["kvgen split", "3", "1000", "2.50", "3 + 1", "270", "2.70", "3.20"]
+
+
+def test_drafts_are_compared_with_the_same_arm_without(tmp_path: Path) -> None:
+    def speeds(drafts: int, tokens: float, kept: float) -> dict[str, Any]:
+        turn = {"tokens_s": tokens, "tokens_a_step": kept, "step_ms": 1.0}
+        return {"arm": "kvgen-split", "drafts": drafts, "rows": [{"batch": 8, "rounds": [turn]}]}
+
+    figures = {"about": {"drafts": 3}, "speed": [speeds(0, 1000.0, 1.0), speeds(3, 2500.0, 3.9)]}
+    found = written(tmp_path, "vllm-drafts", figures)
+    assert line(found, "8") == ["8", "2,500 (2.50, 3.90)"]
+
+
+def test_a_soak_tells_what_is_lost_and_what_has_grown(tmp_path: Path) -> None:
+    about = {**VERSIONS, "arm": "kvgen-float32", "dtype": "float32", "requests": 2000}
+    look = {"gpu_bytes": 5 << 20, "host_bytes": 7 << 20}
+    figures = {
+        "about": about, "tokens": 60000, "aborted": 150, "preempted": 40, "preemptions": 52,
+        "lost": ["r7"], "left": 1, "parted": 0, "gap": 0.0,
+        "memory": [look, {name: size + (1 << 20) for name, size in look.items()}],
+    }  # fmt: skip
+    found = written(tmp_path, "vllm-soak", figures, figures)
+    assert line(found, "kvgen-float32, float32")[1:] == [
+        "2000", "60,000", "150", "40 (52 times)", "2", "0", "0.0e+00", "+1 / +1 MiB",
+    ]  # fmt: skip
+
+
+# kernels -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("_causal_conv1d_update_kernel", "conv"),
+        ("fused_recurrent_gated_delta_rule_packed_decode_kernel", "recurrence"),
+        ("_decode_kernel", "recurrence"),
+        ("_fold_kernel", "recurrence"),
+        ("_advance_kernel", "recurrence"),
+        ("layer_norm_fwd_kernel", "norm"),
+        ("fused_moe_kernel", "other"),
+        ("void vllm::rms_norm_kernel<c10::BFloat16>", "other"),
+        ("kernel_unified_attention_2d", "other"),
+    ],
+)
+def test_a_kernel_belongs_to_what_its_name_says(name: str, part: str) -> None:
+    assert gpu_time.part(name) == part
+
+
+def test_kernels_that_overlap_are_not_counted_twice() -> None:
+    # the second is launched while the first runs, and the third after both
+    ran = [("_decode_kernel", 0.0, 10.0), ("other one", 8.0, 14.0), ("_fold_kernel", 20.0, 25.0)]
+    found = gpu_time.summed(ran, steps=1)
+    assert found["parts_us"] == {"conv": 0.0, "recurrence": 15.0, "norm": 0.0, "other": 4.0}
+    assert (found["linear_us"], found["total_us"]) == (15.0, 19.0)
