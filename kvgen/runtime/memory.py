@@ -11,7 +11,7 @@ import torch
 
 class Span(NamedTuple):
     """Where a tensor lies: an address, the bytes of a block, and how often it stands: (blocks,
-    bytes from one to the next), the widest step first."""
+    bytes from one to the next), most blocks first, as the others are looked at one by one."""
 
     address: int
     size: int
@@ -52,7 +52,8 @@ def span_of(tensor: torch.Tensor) -> Span:
             # side by side they are one block
             size *= count
         elif count > 1:
-            steps.insert(0, (count, step))
+            steps.append((count, step))
+    steps.sort(reverse=True)
     return Span(tensor.data_ptr(), size, steps)
 
 
@@ -67,7 +68,7 @@ def overlaps_itself(span: Span) -> bool:
         return False
     (count, step), *inner = span.steps
     size = span.size
-    # of any two blocks one is not before the other along the narrow step
+    # of any two blocks one is not before the other along the step of fewer blocks
     return any(
         comes_near(gap, step, 1 - count if n else 1, count - 1, size, size)
         for n, gap in enumerate(offsets(inner))
