@@ -12,6 +12,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.servers.processes import MARK
+
 # read when vLLM is imported: the engine runs in this process, nothing is asked of a network, and
 # the sampler is one that is there
 ENVIRONMENT = {
@@ -158,6 +160,11 @@ def run(llm: Any, requests: Sequence[tuple[str, Any, Any]]) -> Steps:
                 found.outputs[output.request_id] = list(now)
         found.tokens.append(count)
     return found
+
+
+def say(text: str) -> None:
+    """To be heard beyond this process's log."""
+    print(f"{MARK}{text}", flush=True)
 
 
 # what vLLM itself says --------------------------------------------------------------------------

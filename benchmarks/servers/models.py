@@ -128,8 +128,10 @@ def write(folder: Path, name: str, tiny: bool = False) -> Path:
 def redraw(model: torch.nn.Module, seed: int = 0, peak: float = 0.0) -> int:
     """Draw all weights anew; how many tensors there are.
 
-    Matrices keep the size of what goes through them, decays last from a token to a thousand, and
-    logits have a spread of 3. A tensor's values depend on its name and the seed alone. peak: what
+    Matrices keep the size of what goes through them, but for those that end a branch: together all
+    branches are about as large as the embedding, so that roundings do not grow from layer to layer.
+    The second expert counts for little where it is hardly better than the third. Decays last from a
+    token to a thousand. A tensor's values depend on its name and the seed alone. peak: what
     is added, at most, to the logit of the token that a fixed cycle names; at 60 texts go round it.
     """
     import torch
@@ -161,13 +163,19 @@ def drawn(name: str, weight: torch.Tensor, source: torch.Generator) -> torch.Ten
             return draw(normal, uniform)
     if weight.dim() == 1:
         return 0.1 * normal()
-    spread = LOGITS if name.endswith("lm_head.weight") else 1.0
-    return spread * normal() * weight.shape[-1] ** -0.5
+    gain = next((gain for ending, gain in GAINS.items() if name.endswith(ending)), 1.0)
+    return gain * normal() * weight.shape[-1] ** -0.5
 
 
-LOGITS = 3.0
+GAINS = {
+    "lm_head.weight": 3.0,
+    "mlp.gate.weight": 4.0,
+    "out_proj.weight": 0.5,
+    "o_proj.weight": 0.5,
+    "down_proj.weight": 0.5,
+    "w2_weight": 0.5,
+}
 CYCLE = 64
-EMBEDDING = 0.25
 Draw = Callable[[], "torch.Tensor"]
 Between = Callable[[float, float], "torch.Tensor"]
 
@@ -186,8 +194,7 @@ SPECIAL: Mapping[str, Callable[[Draw, Between], torch.Tensor]] = {
     "dt_bias": step_size,
     # these multiply by their weight; all other norms by 1 + weight
     "linear_attn.norm.weight": lambda normal, uniform: 1 + 0.1 * normal(),
-    # small beside what layers add, so that the next token depends on what came before
-    "embed_tokens.weight": lambda normal, uniform: EMBEDDING * normal(),
+    "embed_tokens.weight": lambda normal, uniform: normal(),
 }
 
 
@@ -195,7 +202,6 @@ def repeating(found: Mapping[str, torch.Tensor], peak: float) -> None:
     """Let each token's own embedding speak for the next of its cycle."""
     embedding = next(x for name, x in found.items() if name.endswith("embed_tokens.weight"))
     head = next(x for name, x in found.items() if name.endswith("lm_head.weight"))
-    embedding.div_(EMBEDDING)
     # of the vocabulary in blocks, the block's first after its last
     after = embedding.float().view(-1, CYCLE, embedding.shape[1]).roll(1, 1).flatten(0, 1)
     head.add_((peak * after / embedding.shape[1]).to(head.dtype))

@@ -3,8 +3,9 @@
     python benchmarks/servers/vllm_speed.py stock-float32 kvgen-split --json FILE
     python benchmarks/servers/vllm_speed.py --from OLD.json NEW.json --json FILE    one of several
 
-An arm is a process with one engine. Requests of a batch are admitted together, with prompts of one
-length (--staggered: of many); the first steps are dropped, and rounds of all batches repeat.
+An arm is a process with one engine. All start side by side, with the same memory for states and
+keys; then they take turns, a round of all batches at a time. Requests of a batch are admitted
+together, with prompts of one length (--staggered: of many); the first steps are dropped.
 Time between tokens is the wall clock between the outputs of two steps, everything included; time
 on the GPU is the sum over its kernels, by torch's profiler, in steps of their own.
 """
@@ -23,11 +24,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.servers import engine, gpu_time, models
-from benchmarks.servers.processes import side_by_side
+from benchmarks.servers.processes import all_ready, patient, side_by_side, turn
 
 BATCHES = (1, 8, 32, 64, 128, 256, 512)
 PROMPT, TOKENS, DROPPED, ROUNDS, PROFILED = 128, 256, 32, 3, 20
-TINY = {"batches": (1, 3), "prompt": 9, "tokens": 24, "dropped": 4, "profiled": 4}
+# for states and keys, in every arm
+MEMORY = 24 << 30
+# seconds after which a batch does not end any more
+STUCK = 90.0
+# batches, prompt, tokens, dropped and profiled on a machine without a GPU
+TINY = ([1, 3], 9, 24, 4, 4)
 
 
 def main() -> None:
@@ -43,31 +49,49 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="sizes for a machine without a GPU")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--from", dest="kept", nargs="+", type=Path, help="figures to join")
-    parser.add_argument("--one", type=Path, help="measure the one arm here, into this file")
+    parser.add_argument("--logs", type=Path, help="where logs go; else beside --json")
+    parser.add_argument("--patience", type=float, default=540.0, help="seconds for a start")
+    parser.add_argument("--one", type=Path, help="measure the first arm here, into this folder")
     args = parser.parse_args()
     if args.one:
-        args.one.write_text(json.dumps(measured(args)), encoding="utf-8")
+        measured(args, args.one)
         return
     if args.kept:
         found = joined([json.loads(path.read_text(encoding="utf-8")) for path in args.kept])
     else:
-        found = {"runs": list(each(args))}
+        found = run_all(args)
     for run in found["runs"]:
         summary(run)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def each(args: argparse.Namespace) -> Any:
-    """One arm after the other: they are timed."""
-    with tempfile.TemporaryDirectory() as folder:
-        for arm in args.arms:
-            # the process is told its arm and nothing of the others
-            rest = [word for word in sys.argv if word not in args.arms]
-            out = Path(folder) / f"{arm}.json"
-            side_by_side({arm: [*rest, arm, "--one", str(out)]}, Path(folder))
-            if out.is_file():
-                yield json.loads(out.read_text(encoding="utf-8"))
+def run_all(args: argparse.Namespace) -> dict[str, Any]:
+    """What every arm has measured, written anew as each ends."""
+    folder = args.logs or (args.json.parent if args.json else Path(tempfile.mkdtemp())) / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("ready-*"), *(folder / f"{arm}.json" for arm in args.arms)):
+        old.unlink(missing_ok=True)
+    script, *words = (word for word in sys.argv if word not in args.arms)
+
+    def command(arm: str) -> list[str]:
+        # its own arm first, then those it takes turns with
+        others = [each for each in args.arms if each != arm]
+        return [script, arm, *others, *words, "--one", str(folder)]
+
+    commands = {arm: command(arm) for arm in args.arms}
+    found: dict[str, Any] = {"runs": []}
+
+    def ended(arm: str) -> None:
+        file = folder / f"{arm}.json"
+        if not file.is_file():
+            return
+        found["runs"].append(json.loads(file.read_text(encoding="utf-8")))
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+    side_by_side(commands, folder, len(commands), ended=ended)
+    return found
 
 
 def joined(files: list[dict[str, Any]]) -> dict[str, Any]:
@@ -83,28 +107,26 @@ def joined(files: list[dict[str, Any]]) -> dict[str, Any]:
 # in an arm's own process -------------------------------------------------------------------------
 
 
-def measured(args: argparse.Namespace) -> dict[str, Any]:
+def measured(args: argparse.Namespace, folder: Path) -> None:
+    """Everything of one arm; FOLDER/ARM.json has what there is after each round."""
     engine.prepare(args.tiny)
+    stuck = 0.0 if args.tiny else STUCK
+    patient(0.0 if args.tiny else args.patience)
     arm = engine.ARMS[args.arms[0]]
     batches = [int(batch) for batch in args.batches.split(",")]
     prompt, tokens, dropped, profiled = PROMPT, args.tokens, DROPPED, PROFILED
     if args.tiny:
-        batches = list(TINY["batches"])
-        prompt, tokens, dropped, profiled = (
-            TINY["prompt"], TINY["tokens"], TINY["dropped"], TINY["profiled"]
-        )  # fmt: skip
+        batches, prompt, tokens, dropped, profiled = TINY
     largest = max(batches)
     started = time.time()
-    with tempfile.TemporaryDirectory() as folder:
-        llm = engine.start(
-            arm, models.write(Path(folder), args.model, args.tiny), batches=batches,
-            tiny=args.tiny, buffer=args.buffer, max_num_seqs=largest,
-            max_model_len=prompt + prompt // 2 + tokens + 1,
-            # all prompts of a batch in one step
-            max_num_batched_tokens=max(2048, largest * prompt),
-            **({} if args.tiny else {"gpu_memory_utilization": 0.6}),
-        )  # fmt: skip
-    say(f"started in {time.time() - started:.0f} s")
+    llm = engine.start(
+        arm, models.write(folder, args.model, args.tiny), batches=batches, tiny=args.tiny,
+        buffer=args.buffer, max_num_seqs=largest, max_model_len=prompt + prompt // 2 + tokens + 1,
+        # all prompts of a batch in one step
+        max_num_batched_tokens=max(2048, largest * prompt),
+        **({} if args.tiny else {"kv_cache_memory_bytes": MEMORY, "gpu_memory_utilization": 0.05}),
+    )  # fmt: skip
+    engine.say(f"started in {time.time() - started:.0f} s")
     vocabulary = models.config(args.model, args.tiny)["vocab_size"]
 
     def requests(batch: int, count: int, turn: str) -> list[tuple[str, Any, Any]]:
@@ -118,27 +140,41 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         return found
 
     rows: dict[int, dict[str, Any]] = {batch: {"rounds": []} for batch in batches}
-    for turn in range(args.rounds):
-        for batch in batches:
-            found = engine.run(llm, requests(batch, tokens, f"{turn}-{batch}"))
-            rows[batch]["rounds"].append(timed(found, batch, dropped))
-        say(f"round {turn + 1}")
-    if not args.no_profile:
-        for batch in batches:
-            asked = requests(batch, dropped + 2 * profiled, f"profile-{batch}")
-            rows[batch]["gpu"] = profile(llm, asked, batch, dropped, profiled)
-        say("profiled")
-    return {
-        "arm": arm.name,
-        "about": {
-            **engine.versions(), "model": args.model, "prompt": prompt, "tokens": tokens,
-            "dropped": dropped, "staggered": args.staggered, "buffer": args.buffer,
-            "command": " ".join(["python", *sys.argv[:1], arm.name]),
-        },
-        "memory": engine.memory(llm),
-        "peak_bytes": engine.peak_bytes(),
-        "rows": [{"batch": batch, **row} for batch, row in rows.items()],
-    }  # fmt: skip
+
+    def keep() -> None:
+        told = {
+            "arm": arm.name,
+            "about": {
+                **engine.versions(), "model": args.model, "prompt": prompt, "tokens": tokens,
+                "dropped": dropped, "staggered": args.staggered, "buffer": args.buffer,
+            },
+            "memory": engine.memory(llm),
+            "peak_bytes": engine.peak_bytes(),
+            "rows": [{"batch": batch, **row} for batch, row in rows.items() if row["rounds"]],
+        }  # fmt: skip
+        (folder / f"{arm.name}.json").write_text(json.dumps(told), encoding="utf-8")
+
+    patient(0)
+    all_ready(folder, arm.name, args.arms)
+    for lap in range(args.rounds):
+        with turn(folder):
+            for batch in batches:
+                patient(stuck)
+                found = engine.run(llm, requests(batch, tokens, f"{lap}-{batch}"))
+                rows[batch]["rounds"].append(timed(found, batch, dropped))
+                engine.say(f"batch {batch}: {rows[batch]['rounds'][-1]}")
+                keep()
+            patient(0)
+    if args.no_profile:
+        return
+    for batch in batches:
+        with turn(folder):
+            patient(stuck)
+            asked = requests(batch, 2 * profiled, f"profile-{batch}")
+            rows[batch]["gpu"] = profile(llm, asked, batch, profiled // 2, profiled)
+            engine.say(f"batch {batch}: {rows[batch]['gpu']['parts_us']}")
+            keep()
+            patient(0)
 
 
 def timed(found: engine.Steps, batch: int, dropped: int) -> dict[str, float]:
