@@ -27,7 +27,7 @@ def served(state: str = "float32", **overrides: str):
     return modules.serving("gated_deltanet", SIZES, state, ["decode", "verify"], **overrides)
 
 
-# what is asked for ---------------------------------------------------------------------------------
+# what is asked for --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("additional", [{}, None, {"other": 1}, {"kvgen": None}, {"kvgen": False}])
@@ -124,7 +124,7 @@ def test_more_drafts_than_a_row_takes_are_named(drafts, buffer):
     assert len(wrong) == 1 and f"num_speculative_tokens: {drafts}" in wrong[0]
 
 
-# pages ---------------------------------------------------------------------------------------------
+# pages --------------------------------------------------------------------------------------------
 
 
 def planned(module, state: str, convolution: int = 96) -> page.Page:
@@ -200,7 +200,7 @@ def test_planes_in_torch_are_those_of_the_kernels(cache_folder):
     assert torch.equal(kept.joined(planes), x)
 
 
-# rows ----------------------------------------------------------------------------------------------
+# rows ---------------------------------------------------------------------------------------------
 
 
 def paged(module, blocks: int, layers: int, window: int) -> tuple[Group, torch.Tensor]:
@@ -303,7 +303,7 @@ def test_what_is_kept_of_drafts_is_said_a_step_later(cache_folder):
             assert (out[:, token].double() - o).norm() < 1e-2 * o.norm()
 
 
-# windows -------------------------------------------------------------------------------------------
+# windows ------------------------------------------------------------------------------------------
 
 
 def test_windows_of_one_length_are_taken_as_they_lie():
