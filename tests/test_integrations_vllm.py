@@ -78,6 +78,7 @@ def config(drafts: int = 0, **cache: object) -> SimpleNamespace:
     return SimpleNamespace(
         cache_config=SimpleNamespace(**(usual | cache)),
         speculative_config=SimpleNamespace(num_speculative_tokens=drafts) if drafts else None,
+        model_config=SimpleNamespace(is_hybrid=True, architecture="Qwen3NextForCausalLM"),
         kv_transfer_config=None,
         parallel_config=SimpleNamespace(use_ubatching=False),
     )
@@ -107,12 +108,14 @@ def test_a_dtype_of_the_pages_that_is_right_contradicts_nothing():
     assert settings.contradictions(settings.Settings("split"), same, "cpu") == []
 
 
-def test_connectors_micro_batches_and_platforms_are_named():
+def test_models_connectors_micro_batches_and_platforms_are_named():
     other = config()
+    other.model_config.is_hybrid = False
     other.kv_transfer_config, other.parallel_config.use_ubatching = object(), True
     wrong = settings.contradictions(settings.Settings("float32"), other, "rocm")
     assert [each.partition(":")[0] for each in wrong] == [
         "platform",
+        "model",
         "kv_transfer_config",
         "micro-batches (enable_dbo)",
     ]
