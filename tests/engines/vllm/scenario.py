@@ -51,7 +51,7 @@ def started(folder: str, settings: dict[str, Any], drafts: int) -> Any:
         more["mamba_ssm_cache_dtype"] = "float32"
     arguments = EngineArgs(
         model=folder, skip_tokenizer_init=True, enforce_eager=True, dtype="bfloat16", seed=0,
-        max_model_len=2 * BLOCK, max_num_seqs=4, max_num_batched_tokens=64,
+        max_model_len=2 * BLOCK, max_num_seqs=4, max_num_batched_tokens=128,
         enable_prefix_caching=False, num_gpu_blocks_override=BLOCKS, **more,
     )  # fmt: skip
     return LLMEngine.from_engine_args(arguments)
@@ -85,20 +85,20 @@ class Session:
 
 
 def play(session: Session) -> None:
-    # prompts in chunks beside rows that decode; one of a single token; one that goes away
-    session.ask("long", prompt(1, 150), 5)
+    # prompts in chunks beside rows that decode, and one that goes away
+    session.ask("long", prompt(1, 300), 5)
     session.ask("short", prompt(2, 9), 8)
     session.steps(2)
-    session.ask("single", prompt(3, 1), 6)
     session.ask("gone", prompt(4, 30), 40)
     session.steps(3)
     session.engine.abort_request(["gone"])
-    # into the blocks of those that are done
+    # into the blocks of others; one of a single token
+    session.ask("single", prompt(3, 1), 6)
     session.ask("after", repeating(5, 40), 6)
     session.steps()
-    # each needs another block in the middle of decoding, and there is none: one begins again
+    # each needs another block in the middle of decoding, and there is none: some begin again
     for number in range(3):
-        session.ask(f"crossing {number}", repeating(6 + number, BLOCK - 2 - number), 6)
+        session.ask(f"crossing {number}", repeating(6 + number, BLOCK - 6 + 2 * number), 8)
     session.steps()
 
 

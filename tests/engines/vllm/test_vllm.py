@@ -22,7 +22,7 @@ REQUESTS = {
     "short": 8,
     "single": 6,
     "after": 6,
-    **{f"crossing {n}": 6 for n in range(3)},
+    **{f"crossing {n}": 8 for n in range(3)},
 }
 
 
@@ -103,7 +103,7 @@ def test_an_engine_says_the_same_and_every_call_is_exact(played, settings, draft
     assert ours["groups"] == [2, 2] and ours["apart"] == [False, False]
     worst, counts = ours["worst"], ours["counts"]
     assert 0 < worst["output"] < bounds[0] and 0 <= worst["state"] < bounds[1]
-    # one begins again as memory is too little; two groups, and one more that goes away
+    # in two groups: those that end, one that goes away, and at least one that begins again
     assert counts["started"] >= 2 * (len(REQUESTS) + 1 + 1) and counts["continued"] >= 4
     assert counts["folded"] > 0
     assert counts["verified"] > 0 and counts["kept"] > counts["verified"] / 2 if drafts else True
