@@ -16,8 +16,14 @@ NEWEST := .venv-newest
 TORCH ?= torch
 CODE := kvgen tests examples docs benchmarks cli.py
 
+# which server `make test-engines` runs in, each in an environment of its own
+ENGINE ?= vllm
+ENGINE_ENV := .venv-$(ENGINE)
+ENGINE_STAMP := $(ENGINE_ENV)/.installed
+ENGINE_TESTS := tests/engines/$(ENGINE)
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test newest lint format clean
+.PHONY: help install demo test test-engines newest lint format clean
 
 help:  ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +48,21 @@ demo: $(RUNS)  ## decode with Gated DeltaNet, token by token, without a GPU: wha
 test: $(STAMP)  ## run every test that needs no GPU
 	$(BIN)/python -m pytest -n 2
 
+# what a server asks for first; then, in after.txt, what it must not choose itself, and in without.txt
+# what it brings and fails on
+$(ENGINE_STAMP): $(wildcard $(ENGINE_TESTS)/*.txt) pyproject.toml
+	test -x $(ENGINE_ENV)/bin/python || $(PYTHON) -m venv $(ENGINE_ENV)
+	$(ENGINE_ENV)/bin/python $(PIP_INSTALL) -r $(ENGINE_TESTS)/requirements.txt
+	$(ENGINE_ENV)/bin/python $(PIP_INSTALL) --editable .
+	test ! -e $(ENGINE_TESTS)/after.txt || \
+		$(ENGINE_ENV)/bin/python $(PIP_INSTALL) -r $(ENGINE_TESTS)/after.txt
+	test ! -e $(ENGINE_TESTS)/without.txt || \
+		$(ENGINE_ENV)/bin/python -m pip uninstall --quiet --yes -r $(ENGINE_TESTS)/without.txt
+	@touch $@
+
+test-engines: $(ENGINE_STAMP)  ## run the tests inside a server: ENGINE=vllm, on a CPU
+	$(ENGINE_ENV)/bin/python -m pytest -m engine $(ENGINE_TESTS)
+
 newest:  ## some of the tests with the newest Triton, torch, NumPy and Transformers
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python $(PIP_INSTALL) --upgrade triton
@@ -61,5 +82,5 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff format $(CODE)
 
 clean:  ## remove caches, builds and .venv
-	rm -rf $(VENV) $(NEWEST) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) .venv-* build dist .pytest_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

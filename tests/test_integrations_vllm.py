@@ -27,7 +27,7 @@ def served(state: str = "float32", **overrides: str):
     return modules.serving("gated_deltanet", SIZES, state, ["decode", "verify"], **overrides)
 
 
-# what is asked for ---------------------------------------------------------------------------------
+# what is asked for --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("additional", [{}, None, {"other": 1}, {"kvgen": None}, {"kvgen": False}])
@@ -78,6 +78,7 @@ def config(drafts: int = 0, **cache: object) -> SimpleNamespace:
     return SimpleNamespace(
         cache_config=SimpleNamespace(**(usual | cache)),
         speculative_config=SimpleNamespace(num_speculative_tokens=drafts) if drafts else None,
+        model_config=SimpleNamespace(is_hybrid=True, architecture="Qwen3NextForCausalLM"),
         kv_transfer_config=None,
         parallel_config=SimpleNamespace(use_ubatching=False),
     )
@@ -107,12 +108,14 @@ def test_a_dtype_of_the_pages_that_is_right_contradicts_nothing():
     assert settings.contradictions(settings.Settings("split"), same, "cpu") == []
 
 
-def test_connectors_micro_batches_and_platforms_are_named():
+def test_models_connectors_micro_batches_and_platforms_are_named():
     other = config()
+    other.model_config.is_hybrid = False
     other.kv_transfer_config, other.parallel_config.use_ubatching = object(), True
     wrong = settings.contradictions(settings.Settings("float32"), other, "rocm")
     assert [each.partition(":")[0] for each in wrong] == [
         "platform",
+        "model",
         "kv_transfer_config",
         "micro-batches (enable_dbo)",
     ]
@@ -124,7 +127,7 @@ def test_more_drafts_than_a_row_takes_are_named(drafts, buffer):
     assert len(wrong) == 1 and f"num_speculative_tokens: {drafts}" in wrong[0]
 
 
-# pages ---------------------------------------------------------------------------------------------
+# pages --------------------------------------------------------------------------------------------
 
 
 def planned(module, state: str, convolution: int = 96) -> page.Page:
@@ -200,7 +203,7 @@ def test_planes_in_torch_are_those_of_the_kernels(cache_folder):
     assert torch.equal(kept.joined(planes), x)
 
 
-# rows ----------------------------------------------------------------------------------------------
+# rows ---------------------------------------------------------------------------------------------
 
 
 def paged(module, blocks: int, layers: int, window: int) -> tuple[Group, torch.Tensor]:
@@ -303,7 +306,7 @@ def test_what_is_kept_of_drafts_is_said_a_step_later(cache_folder):
             assert (out[:, token].double() - o).norm() < 1e-2 * o.norm()
 
 
-# windows -------------------------------------------------------------------------------------------
+# windows ------------------------------------------------------------------------------------------
 
 
 def test_windows_of_one_length_are_taken_as_they_lie():

@@ -17,6 +17,7 @@ class Group:
     """The cache of some layers in the order in which they run, and where a step of theirs stands.
 
     layers: each layer's tensors by name, [blocks, …]. window: most tokens of a row in one step.
+    apart: whether they lie unevenly, so that what goes over all is launched for each.
     """
 
     def __init__(
@@ -25,9 +26,10 @@ class Group:
         apart = {name: [layer[name] for layer in layers] for name in layers[0]}
         together = {name: side_by_side(tensors) for name, tensors in apart.items()}
         whole = all(tensor is not None for tensor in together.values())
-        self.module, self.size = module, len(layers)
+        self.module, self.size, self.apart = module, len(layers), not whole
         self.cache = module.Cache.wrap(together if whole else apart, window=window, first_slot=1)
-        self.slots: torch.Tensor | None = None
+        self.decoding: torch.Tensor | None = None
+        self.drafted: torch.Tensor | None = None
 
     def begin(
         self,

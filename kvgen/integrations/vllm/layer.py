@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from vllm.config import get_current_vllm_config
 from vllm.forward_context import get_forward_context
 
 from kvgen.integrations import modules
@@ -24,6 +25,13 @@ compiled = functools.lru_cache(maxsize=None)(
         name, dict(sizes), state, features, **dict(more)
     )
 )
+
+
+def asked() -> settings.Settings:
+    """What is asked for of the layer that is being made."""
+    wanted = settings.asked(get_current_vllm_config().additional_config)
+    assert wanted is not None
+    return wanted
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,13 @@ class Buffered:
     # which of its group's layers it is, in the order in which they run
     place = 0
 
-    def serve(self: Any, name: str, sizes: Mapping[str, int], config: Any) -> None:
-        """Compile the module of a spec for this layer, and lay out its page.
+    sizes: Mapping[str, int]
 
-        sizes: of the whole model, so that ranks share one module. config: vLLM's.
-        """
-        wanted = settings.asked(config.additional_config)
-        assert wanted is not None
+    def serve(self: Any, name: str) -> None:
+        """Compile the module of a spec for this layer, and lay out its page. The spec's sizes are
+        those of the whole model, so that ranks share one module."""
+        config, sizes = get_current_vllm_config(), self.sizes
+        wanted = asked()
         on_cpu = config.device_config.device_type == "cpu"
         window = settings.window_of(config)
         more = {"storage.layout": "kv" if on_cpu else "vk"}
@@ -76,6 +84,13 @@ class Buffered:
         self.served = Served(module, wanted, plan, window, rows)
 
     # -- vLLM asks for its pages
+
+    def get_state_dtype(self: Any) -> tuple[torch.dtype, torch.dtype]:
+        convolution, _ = super().get_state_dtype()  # pyright: ignore[reportAttributeAccessIssue]
+        # vLLM asks while its own layer is being made, too
+        served = getattr(self, "served", None)
+        wanted = served.settings if served else asked()
+        return convolution, getattr(torch, wanted.page_dtype)
 
     def get_kv_cache_spec(self: Any, vllm_config: Any) -> Any:
         announce(vllm_config)

@@ -16,6 +16,9 @@ from vllm.model_executor.layers.mamba.ops.cpu.causal_conv1d import (
     causal_conv1d_update_cpu,
 )
 
+# the one that vLLM's own kernels have beside none
+ACTIVATION = "silu"
+
 
 def state_of(layer: Any) -> torch.Tensor:
     """The convolution's state, [blocks, channels, tokens]; with drafts there are more tokens than
@@ -39,7 +42,7 @@ def convolve(layer: Any, step: Any, mixed: torch.Tensor) -> torch.Tensor:
     if native(layer):
         return own._causal_conv1d_update_cpu(
             x=mixed.contiguous(), conv_states=state_of(layer), weight=layer.conv1d.weight,
-            bias=layer.conv1d.bias, silu_activation=layer.activation == "silu",
+            bias=layer.conv1d.bias, silu_activation=layer.activation == ACTIVATION,
             conv_state_indices=blocks, is_weight_packed=True,
         )  # fmt: skip
     weight = own._unpacked_conv_weight(layer)
@@ -63,7 +66,7 @@ def convolve_prompts(layer: Any, step: Any, mixed: torch.Tensor) -> torch.Tensor
     }
     if native(layer):
         found = own._causal_conv1d_fwd_cpu(
-            weight=layer.conv1d.weight, silu_activation=layer.activation == "silu",
+            weight=layer.conv1d.weight, silu_activation=layer.activation == ACTIVATION,
             is_weight_packed=True, **shared,
         )  # fmt: skip
     else:
@@ -86,7 +89,7 @@ def convolve_drafts(layer: Any, step: Any, mixed: torch.Tensor, most: int) -> to
         before = kept[:, accepted[row] - 1 : accepted[row] - 1 + past]
         along = torch.cat([before, mixed[first:end].T.to(kept.dtype)], dim=1)
         found = F.conv1d(along[None], weight[:, None], layer.conv1d.bias, groups=along.shape[0])[0]
-        out[first:end] = F.silu(found).T if layer.activation == "silu" else found.T
+        out[first:end] = F.silu(found).T if layer.activation == ACTIVATION else found.T
         kept[:, : along.shape[1] - 1] = along[:, 1:]
     return out
 

@@ -13,7 +13,11 @@ from kvgen.integrations.vllm import settings
 # what is ours has it, so that it goes in once
 MARK = "of_kvgen"
 # vLLM's classes of layers, and where ours for them are
-LAYERS = {"QwenGatedDeltaNetAttention": ("qwen", "BufferedGatedDeltaNet")}
+LAYERS = {
+    "QwenGatedDeltaNetAttention": ("qwen", "BufferedQwenGatedDeltaNet"),
+    "OlmoHybridGatedDeltaNetAttention": ("olmo", "BufferedOlmoHybridGatedDeltaNet"),
+    "KimiGatedDeltaNetAttention": ("kimi", "BufferedKimiDeltaAttention"),
+}
 
 
 def install() -> None:
@@ -66,14 +70,22 @@ def made(own: Any) -> Any:
 
             config = get_current_vllm_config()
             if settings.asked(config.additional_config) is not None:
-                cls = buffered(cls.__name__)
-                widen(config)
+                ours = buffered(cls.__name__)
+                reason = ours.unserved(options["config"] if "config" in options else args[0])
+                if reason is None:
+                    widen(config)
+                    cls = ours
+                else:
+                    from vllm.logger import init_logger
+
+                    said = "kvgen leaves %s as it is: %s"
+                    init_logger("vllm.kvgen").warning_once(said, cls.__name__, reason)
         return own(cls, *args, **options)
 
     return make
 
 
-def buffered(name: str) -> type:
+def buffered(name: str) -> Any:
     """Our class for one of vLLM's, imported when the first such layer is made."""
     module, ours = LAYERS[name]
     return getattr(importlib.import_module(f"{__package__}.{module}"), ours)

@@ -88,6 +88,11 @@ def contradictions(settings: Settings, config: Any, platform: str) -> list[str]:
     cache, found = config.cache_config, []
     if platform not in ("cuda", "cpu"):
         found.append(f"platform: {platform}, expected CUDA, or a CPU in Triton's interpreter")
+    if not config.model_config.is_hybrid:
+        found.append(
+            f"model: {config.model_config.architecture} keeps no state, expected one with linear "
+            "attention"
+        )
     if cache.mamba_ssm_cache_dtype not in ("auto", settings.page_dtype):
         found.append(
             f"mamba_ssm_cache_dtype: {cache.mamba_ssm_cache_dtype}, expected auto or "

@@ -1,0 +1,161 @@
+"""A step of a gated delta rule's layer: single tokens and drafts by the module, the rest vLLM's."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from vllm.platforms import current_platform
+
+from kvgen.integrations.vllm import windows
+from kvgen.integrations.vllm.layer import Buffered
+
+if current_platform.is_cpu():
+    from kvgen.integrations.vllm import on_cpu as own
+else:
+    from kvgen.integrations.vllm import on_cuda as own
+
+# what a layer projects beside q, k and v, by the module's names, [tokens, …]
+Gates = Mapping[str, torch.Tensor]
+
+
+class DeltaLayer(Buffered):
+    """A mixin for layers whose q, k and v lie side by side and go through one convolution.
+
+    `sizes`: heads and channels of the whole model. `chunk`: the layer's own prompts.
+    """
+
+    sizes: Mapping[str, int]
+
+    @staticmethod
+    def unserved(config: Any) -> str | None:
+        """Why a model's layers of this class stay vLLM's own; None where they do not. config: the
+        model's."""
+        return None
+
+    def chunk(
+        self, step: Any, mixed: torch.Tensor, gates: Gates, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts of a step on top of the states of their rows → [tokens, HV, V], states after."""
+        raise NotImplementedError
+
+    def run(self: Any, step: Any, mixed: torch.Tensor, gates: Gates, out: torch.Tensor) -> None:
+        """All rows of a step. mixed: [tokens, channels], before the convolution. out: filled."""
+        tokens = step.num_actual_tokens
+        if not tokens:
+            return
+        mixed, out = mixed[:tokens], out[:tokens]
+        gates = {name: gate[:tokens] for name, gate in gates.items()}
+        if self.place == 0:
+            self.group.begin(**rows_of(step))
+        if step.spec_sequence_masks is None:
+            self.run_rows(step, mixed, gates, out)
+        elif step.num_prefills == 0:
+            out.copy_(self.run_drafts(step, mixed, gates))
+        else:
+            drafts, others = step.spec_token_indx, step.non_spec_token_indx
+            out.index_copy_(0, drafts, self.run_drafts(step, mixed[drafts], picked(gates, drafts)))
+            rest = torch.empty_like(out[: others.shape[0]])
+            self.run_rows(step, mixed[others], picked(gates, others), rest)
+            out.index_copy_(0, others, rest)
+        if self.place == self.group.size - 1:
+            self.group.end()
+
+    def run_rows(
+        self: Any, step: Any, mixed: torch.Tensor, gates: Gates, out: torch.Tensor
+    ) -> None:
+        """Rows without drafts: those with one token first, then prompts."""
+        single = step.num_decode_tokens if step.num_prefills else mixed.shape[0]
+        if step.num_prefills:
+            mixed = own.convolve_prompts(self, step, mixed)
+        else:
+            mixed = own.convolve(self, step, mixed)
+        if single:
+            ours = {name: gate[:single] for name, gate in gates.items()}
+            self.group.decode(self.place, self.inputs(mixed[:single], ours), out[:single])
+        if step.num_prefills:
+            rest = {name: gate[single:] for name, gate in gates.items()}
+            self.run_prompts(step, mixed[single:], rest, out[single:])
+
+    def run_prompts(
+        self: Any, step: Any, mixed: torch.Tensor, gates: Gates, out: torch.Tensor
+    ) -> None:
+        slots, kept = step.prefill_state_indices.long(), self.served.settings.format
+        planes = [self.held[name] for name in self.served.module.Cache.table.planes]
+        state = kept.joined([plane[slots] for plane in planes])
+        # what a row that starts finds in its block is another request's
+        state[~step.prefill_has_initial_state] = 0
+        prompts, state = self.chunk(step, mixed, gates, state)
+        out.copy_(prompts)
+        for plane, part in zip(planes, kept.parted(state), strict=True):
+            plane[slots] = part
+
+    def run_drafts(self: Any, step: Any, mixed: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Rows that verify drafts, each with its last token in front → [tokens, HV, V]."""
+        most = self.served.window
+        mixed = own.convolve_drafts(self, step, mixed, most)
+        window = windows.of(
+            step.spec_query_start_loc[: step.num_spec_decodes + 1],
+            step.uniform_spec_sequence_length,
+            most,
+            mixed.shape[0],
+        )
+        spread = {name: window.spread(gate) for name, gate in gates.items()}
+        given = self.inputs(window.spread(mixed), spread)
+        return window.gathered(self.group.verify(self.place, given))
+
+    # -- what the module takes
+
+    def inputs(self: Any, mixed: torch.Tensor, gates: Gates) -> dict[str, torch.Tensor]:
+        """Inputs and parameters by name. mixed: [..., channels of q, k and v]."""
+        sizes = self.sizes
+        keys, values = sizes["H"] * sizes["K"], sizes["HV"] * sizes["V"]
+        parts = mixed.split([each // self.tp_size for each in (keys, keys, values)], dim=-1)
+        channels = (sizes["K"], sizes["K"], sizes["V"])
+        vectors = {
+            name: part.unflatten(-1, (-1, size))
+            for name, part, size in zip("qkv", parts, channels, strict=True)
+        }
+        return {**vectors, **gates, **self.weights()}
+
+    def weights(self: Any) -> dict[str, torch.Tensor]:
+        return {"A_log": self.A_log, "dt_bias": self.dt_bias}
+
+    def given(self: Any, rows: int, tokens: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Inputs of no meaning, shaped as a step has them, and `out`."""
+        front = (rows,) if tokens == 1 else (rows, tokens)
+        like = {"dtype": self.model_config.dtype, "device": self.A_log.device}
+        sizes = {**self.sizes, "HV": self.sizes["HV"] // self.tp_size}
+        wide = 2 * sizes["H"] // self.tp_size * sizes["K"] + sizes["HV"] * sizes["V"]
+        axes = self.served.module.INPUTS
+        gates = {
+            name: torch.zeros(*front, *(sizes[axis] for axis in axes[name]), **like)
+            for name in axes
+            if name not in "qkv"
+        }
+        out = torch.zeros(*front, sizes["HV"], sizes["V"], **like)
+        return self.inputs(torch.zeros(*front, wide, **like), gates), out
+
+
+def picked(gates: Gates, tokens: torch.Tensor) -> Gates:
+    return {name: gate[tokens] for name, gate in gates.items()}
+
+
+def rows_of(step: Any) -> dict[str, torch.Tensor]:
+    """Which rows of a step are of which kind, by blocks' numbers, for `Group.begin`."""
+    found: dict[str, torch.Tensor] = {}
+    if step.spec_sequence_masks is not None:
+        count = step.num_spec_decodes
+        found["drafted"] = step.spec_state_indices_tensor[:count, 0]
+        found["accepted"] = step.num_accepted_tokens[:count]
+    else:
+        # in a graph there are rows of padding, too
+        rows = step.num_decodes if step.num_prefills else step.num_actual_tokens
+        found["decoding"] = step.non_spec_state_indices_tensor[:rows]
+    if step.num_prefills:
+        found["prompts"] = step.prefill_state_indices.clone()
+        found["continued"] = step.prefill_has_initial_state
+    return found

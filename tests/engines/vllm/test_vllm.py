@@ -1,0 +1,145 @@
+"""kvgen in vLLM's own engine, on a CPU in Triton's interpreter, beside vLLM as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.engine
+
+# vLLM's own kernels on a CPU keep less than float32 of a state from one token to the next, so that
+# their log-probabilities are off by so much
+APART = 0.25
+REQUESTS = {
+    "long": 5,
+    "short": 8,
+    "single": 6,
+    "after": 6,
+    **{f"crossing {n}": 8 for n in range(3)},
+}
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import tiny
+
+    folder = tmp_path_factory.mktemp("model")
+    tiny.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def played(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the engine has said, by settings and drafts; each is started once."""
+    known: dict[tuple[str, int], Any] = {}
+    folder = tmp_path_factory.mktemp("said")
+
+    def play(settings: dict[str, Any], drafts: int = 0) -> Any:
+        key = json.dumps(settings), drafts
+        if key not in known:
+            out = folder / f"{len(known)}.json"
+            arguments = [str(model), str(out), key[0], str(drafts)]
+            run = ran([str(HERE / "scenario.py"), *arguments])
+            assert run.returncode == 0, run.stdout[-6000:]
+            known[key] = json.loads(out.read_text()) | {"log": run.stdout}
+        return known[key]
+
+    return play
+
+
+def ran(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def agree(ours: Any, stock: Any) -> int:
+    """How many tokens are the same before vLLM's two best are too close to tell."""
+    same = 0
+    for name, (tokens, best) in stock.items():
+        found, chances = ours[name]
+        assert len(found) == len(tokens) == REQUESTS[name]
+        for place, (token, other) in enumerate(zip(tokens, found, strict=True)):
+            first, second = best[place]
+            assert abs(first - chances[place][0]) < APART, (name, place)
+            if token != other:
+                assert first - second < 2 * APART, (name, place)
+                break
+            same += 1
+    return same
+
+
+def test_vllm_as_it_is_is_left_as_it_is(played):
+    said = played({})
+    assert "QwenGatedDeltaNetAttention" in said["layers"]
+    assert not any(name.startswith("Buffered") for name in said["layers"])
+    assert "kvgen" not in said["log"].replace("additional_config", "")
+    assert sorted(said["said"]) == sorted(REQUESTS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "drafts", "bounds"),
+    [
+        ({"state": "float32", "buffer": 3}, 0, (8e-3, 1e-6)),
+        ({"state": "split", "buffer": 4}, 0, (1.2e-2, 2e-5)),
+        ({"state": "float32", "buffer": 6}, 3, (8e-3, 1e-5)),
+    ],
+    ids=["float32", "split", "drafts"],
+)
+def test_an_engine_says_the_same_and_every_call_is_exact(played, settings, drafts, bounds):
+    ours, stock = played(settings, drafts), played({})
+    assert ours["layers"].count("BufferedQwenGatedDeltaNet") == 4
+    assert ours["groups"] == [2, 2] and ours["apart"] == [False, False]
+    worst, counts = ours["worst"], ours["counts"]
+    assert 0 < worst["output"] < bounds[0] and 0 <= worst["state"] < bounds[1]
+    # in two groups: those that end, one that goes away, and at least one that begins again
+    assert counts["started"] >= 2 * (len(REQUESTS) + 1 + 1) and counts["continued"] >= 4
+    assert counts["folded"] > 0
+    assert counts["verified"] > 0 and counts["kept"] > counts["verified"] / 2 if drafts else True
+    assert agree(ours["said"], stock["said"]) > sum(REQUESTS.values()) * 0.6
+
+
+def test_what_is_accelerated_is_said_at_start(played):
+    log = played({"state": "split", "buffer": 4})["log"]
+    assert "kvgen accelerates vLLM 0.32" in log
+    assert "gated_deltanet: 4 layers (model.layers.0" in log
+    assert "state split, buffer of 4, in Triton's interpreter" in log
+
+
+@pytest.fixture(scope="session")
+def refusals(model: Path) -> Any:
+    run = ran([str(HERE / "refused.py"), str(model)])
+    assert run.returncode == 0, run.stdout[-4000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("case", "named"),
+    [
+        ("unknown key", "kvgen.states: unknown"),
+        ("unknown state", "kvgen.state: 'int8'"),
+        ("another dtype", "mamba_ssm_cache_dtype: bfloat16, expected auto or float32"),
+        ("prefix caching", "enable_prefix_caching: on"),
+        ("too many drafts", "num_speculative_tokens: 4"),
+        ("connector", "kv_transfer_config: set"),
+        ("no such layers", "LlamaForCausalLM"),
+        ("unknown version", "vLLM 0.99.0 is not known to kvgen"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_start(refusals, case, named):
+    assert named in refusals[case] and "nothing was changed" in refusals[case]
+
+
+def test_what_can_be_is_not_refused(refusals):
+    assert refusals["usual"] is None and refusals["not asked for"] is None

@@ -1,0 +1,54 @@
+"""A tiny Qwen3-Next with drawn weights, as a checkpoint that vLLM reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+LINEAR, FULL = "linear_attention", "full_attention"
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["Qwen3NextForCausalLM"],
+    "model_type": "qwen3_next",
+    # two groups of two linear layers each, and one of two others
+    "layer_types": [LINEAR, LINEAR, FULL, LINEAR, LINEAR, FULL],
+    "num_hidden_layers": 6,
+    "hidden_size": 64,
+    "vocab_size": 128,
+    "head_dim": 64,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "decoder_sparse_step": 1,
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "intermediate_size": 64,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "max_position_embeddings": 1024,
+    "dtype": "bfloat16",
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+
+
+def write(folder: Path) -> None:
+    """Weights that make each layer matter and the next token fairly sure."""
+    import torch
+    from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+
+    config = Qwen3NextConfig(**CONFIG)
+    model = Qwen3NextForCausalLM(config)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            continue
+        scale = 0.5
+        if parameter.dim() > 1 and "conv1d" not in name:
+            scale = 1.0 if "lm_head" in name else 1.5 * parameter.shape[-1] ** -0.5
+        parameter.data = scale * torch.randn(parameter.shape, generator=generator)
+    model.to(torch.bfloat16).save_pretrained(folder)
