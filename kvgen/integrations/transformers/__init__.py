@@ -1,9 +1,9 @@
 """Models of Transformers that decode with generated modules.
 
-    model = accelerate(AutoModelForCausalLM.from_pretrained(...).to("cuda"))
-    print(report(model))
-    model.generate(...)
-    restore(model)
+model = accelerate(AutoModelForCausalLM.from_pretrained(...).to("cuda"))
+print(report(model))
+model.generate(...)
+restore(model)
 """
 
 from __future__ import annotations

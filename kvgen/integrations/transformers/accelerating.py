@@ -16,7 +16,7 @@ import kvgen
 from kvgen.integrations import modules, versions
 from kvgen.integrations import report as reports
 from kvgen.integrations.transformers import holding
-from kvgen.integrations.transformers.adapters import ADAPTERS, Adapter
+from kvgen.integrations.transformers.adapters import ADAPTERS
 from kvgen.integrations.transformers.decoding import decoding_class
 from kvgen.integrations.transformers.served import Served
 
@@ -174,9 +174,7 @@ def module_of(spec: str, sizes: dict[str, int], state: str, assisted: bool) -> M
     return modules.serving(spec, sizes, state, ["decode", "verify"] if assisted else ["decode"])
 
 
-def room(
-    module: Any, device: torch.device, buffer: int | None, assisted: bool
-) -> tuple[int, int]:
+def room(module: Any, device: torch.device, buffer: int | None, assisted: bool) -> tuple[int, int]:
     """The places and the window of caches. Raises ValueError where a cache cannot be had."""
     cache = module.Cache.empty(1, device=device, buffer=buffer)
     if not assisted:

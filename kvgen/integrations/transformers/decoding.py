@@ -146,9 +146,7 @@ def convolved(layer: Any, held: Any, mixed: torch.Tensor) -> torch.Tensor:
     weight, bias = layer.conv1d.weight.squeeze(1), layer.conv1d.bias
     mixed = mixed.transpose(1, 2)
     if tokens == 1 and not held.record_past:
-        mixed = own.causal_conv1d_update(
-            mixed, held.conv_states[0], weight, bias, layer.activation
-        )
+        mixed = own.causal_conv1d_update(mixed, held.conv_states[0], weight, bias, layer.activation)
     else:
         if held.record_past and held.has_previous_state[0]:
             # a cache that records keeps all until the next crop, which may never come

@@ -17,6 +17,7 @@ import torch
 from kvgen.integrations.transformers.served import Served
 from kvgen.integrations.transformers.states import States
 
+
 @functools.cache
 def held_class(kind: Any) -> type:
     """A class of a cache's linear layers that hold states of a module.
@@ -70,7 +71,7 @@ def held_class(kind: Any) -> type:
             for name in ("recurrent_states", "is_recurrent_states_initialized"):
                 setattr(plain, name, dict(getattr(self, name)))
             own_again(plain)
-            return plain.__reduce_ex__(protocol)
+            return object.__new__, (kind,), vars(plain)
 
     Held.__name__ = Held.__qualname__ = f"Held{kind.__name__}"
     return Held

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -35,6 +34,6 @@ class Served:
         # nothing in here is a model's: a copied model is served by the same module
         return self
 
-    @functools.cached_property
+    @property
     def last(self) -> int:
         return len(self.indices) - 1
