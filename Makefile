@@ -14,13 +14,20 @@ NEWEST := .venv-newest
 # which torch `make newest` takes: the newest that fits the newest Triton. A build for the CPU asks
 # for no Triton of its own: where pip finds one, it fits, and a build for CUDA need not
 TORCH ?= torch
+# the environments of the servers whose integrations are tested, by engine: what each has stands in
+# tests/engines/<environment>.txt; tests/engines/<engine> is run, and what else is named here
+ENVIRONMENTS_transformers := transformers-oldest transformers-newest
+TESTS_transformers := tests/test_transformers.py
+ENGINES := transformers
+ENGINE ?= $(ENGINES)
 CODE := kvgen tests examples docs benchmarks cli.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test newest lint format clean
+.SECONDEXPANSION:
+.PHONY: help install demo test newest test-engines lint format clean
 
 help:  ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## make .venv with kvgen, editable, and all it is developed with
 
@@ -51,6 +58,20 @@ newest:  ## some of the tests with the newest Triton, torch, NumPy and Transform
 	$(NEWEST)/bin/python -m pip freeze | grep -iE '^(triton|torch|numpy|transformers)='
 	$(NEWEST)/bin/python -m pytest -m newest
 
+test-engines: $(addprefix engine-,$(ENGINE))  ## the integrations in real servers; ENGINE=transformers for one
+
+# each in all of its environments
+engine-%: $$(foreach name,$$(ENVIRONMENTS_$$*),.venv-$$(name)/.installed)
+	@set -e; for name in $(ENVIRONMENTS_$*); do \
+		echo "$$name"; .venv-$$name/bin/python -m pytest -m 'not gpu and not slow' \
+			tests/engines/$* $(TESTS_$*); done
+
+.PRECIOUS: .venv-%/.installed
+.venv-%/.installed: tests/engines/%.txt pyproject.toml
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python $(PIP_INSTALL) --requirement $< --editable '.[run]'
+	@touch $@
+
 lint: $(STAMP)  ## ruff and pyright
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -61,5 +82,5 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff format $(CODE)
 
 clean:  ## remove caches, builds and .venv
-	rm -rf $(VENV) $(NEWEST) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* build dist .pytest_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

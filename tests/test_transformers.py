@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import pickle
 from collections import Counter
-from typing import Any
 
 import pytest
+from conversations import alike, dynamic, generated, ids, said
 from oracles import modeling, ready
 from tiny_models import tiny
 
@@ -52,56 +51,6 @@ def calls(monkeypatch):
     monkeypatch.setattr(States, "step", counting_step)
     monkeypatch.setattr(decoding, "prompt", counting_prompt)
     return counted
-
-
-def ids(rows: list) -> Any:
-    import torch
-
-    return torch.tensor(rows)
-
-
-def generated(model, prompt, new=5, **options):
-    """Tokens and logits, [B, new] and [B, new, words]."""
-    import torch
-
-    settings = {"attention_mask": torch.ones_like(prompt), "do_sample": False, "pad_token_id": 0}
-    said = model.generate(
-        prompt,
-        max_new_tokens=new,
-        min_new_tokens=new,
-        return_dict_in_generate=True,
-        output_logits=True,
-        **{**settings, **options},
-    )
-    return said.sequences[:, prompt.shape[1] :], torch.stack(said.logits, 1)
-
-
-def kept(cache):
-    """A cache as an argument of the model, by the name that this version has for it."""
-    from transformers import Qwen3NextForCausalLM
-
-    known = inspect.signature(Qwen3NextForCausalLM.forward).parameters
-    return {"cache" if "cache" in known else "past_key_values": cache}
-
-
-def dynamic(model):
-    from transformers import DynamicCache
-
-    return DynamicCache(config=model.config)
-
-
-def said(model, tokens, cache):
-    """Logits of some tokens on a cache."""
-    import torch
-
-    with torch.no_grad():
-        return model(ids(tokens), use_cache=True, **kept(cache)).logits
-
-
-def alike(got, wanted):
-    import torch
-
-    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
 def compared(model, kvgen, act, **options):

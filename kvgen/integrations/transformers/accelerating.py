@@ -182,7 +182,7 @@ def room(module: Any, device: torch.device, buffer: int | None, assisted: bool) 
     places = cache.buffer
     if buffer is None:
         # as many tokens between two folds as are tuned, and a window
-        places = min(MOST_PLACES, places + WINDOW - 1)
+        places = min(MOST_PLACES, places + WINDOW)
     return places, min(WINDOW, places)
 
 

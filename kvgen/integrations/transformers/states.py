@@ -99,17 +99,30 @@ class States:
         if tokens == 1:
             single = {name: x[:, 0] for name, x in inputs.items()}
             return module.decode(cache, place, slots, **single, **params)[:, None]
-        if tokens <= cache.window:
-            return module.verify(cache, place, slots, **inputs, **params)
-        # a longer window in parts, each seen by those behind it
-        assert self.cursor is not None
         outputs = []
         for start in range(0, tokens, cache.window):
+            if start:
+                # a longer window in parts, each seen by those behind it
+                self.seek(self.base + start)
             part = {name: x[:, start : start + cache.window] for name, x in inputs.items()}
-            self.seek(self.cursor + start)
-            outputs.append(module.verify(cache, place, slots, **part, **params))
-        self.seek(self.cursor)
+            outputs.append(self.verify(place, part, params, self.base + start))
+        if len(outputs) > 1:
+            self.seek(self.base)
         return torch.cat(outputs, dim=1)
+
+    def verify(self, place: int, inputs: Named, params: Named, cursor: int) -> torch.Tensor:
+        """A window at a cursor. It is filled up to a power of two where there is room: kernels are
+        compiled for each length of windows, and what is behind the tokens is never kept."""
+        tokens = next(iter(inputs.values())).shape[1]
+        width = min(1 << (tokens - 1).bit_length(), self.cache.window, self.cache.buffer - cursor)
+        filled = {name: padded(x, max(tokens, width)) for name, x in inputs.items()}
+        said = self.served.module.verify(self.cache, place, self.slots, **filled, **params)
+        return said[:, :tokens]
+
+    @property
+    def base(self) -> int:
+        """Where a step's records begin, as far as is known: there is room for a window."""
+        return self.cursor or 0
 
     def end(self, tokens: int) -> None:
         """After a step's last layer: its tokens are there."""
@@ -165,3 +178,10 @@ class States:
             tensor.copy_(self.cache.tensors[name])
         twin.cursor, twin.depth, twin.saved = self.cursor, self.depth, self.saved
         return twin
+
+
+def padded(x: torch.Tensor, tokens: int) -> torch.Tensor:
+    """x [B, T, …] with zeros behind its tokens."""
+    if x.shape[1] == tokens:
+        return x
+    return torch.cat([x, x.new_zeros(x.shape[0], tokens - x.shape[1], *x.shape[2:])], dim=1)
