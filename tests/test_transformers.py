@@ -7,7 +7,7 @@ import pickle
 from collections import Counter
 
 import pytest
-from conversations import alike, dynamic, generated, ids, said
+from conversations import alike, dynamic, generated, ids, kept, said
 from oracles import modeling, ready
 from tiny_models import tiny
 
@@ -197,6 +197,19 @@ def test_tokens_that_are_taken_back_have_never_been(model, kvgen):
         cache.crop(-1)
 
 
+def test_a_long_window_goes_through_in_parts(model, kvgen):
+    kvgen.accelerate(model, assisted=True, buffer=20)
+    cache, other = dynamic(model), dynamic(model)
+    cache.activate_past_recording()
+    for each in (cache, other):
+        said(model, [[1, 2, 3]], each)
+    tokens = [[*range(4, 22)]]
+    # 16 tokens and two, of which one is kept
+    alike(said(model, tokens, cache), said(model, tokens, copy.deepcopy(other)))
+    cache.crop(-17)
+    alike(said(model, [[9]], cache), said(model, [[4, 9]], other)[:, 1:])
+
+
 def test_a_crop_is_refused_where_nothing_was_kept(model, kvgen):
     kvgen.accelerate(model)
     cache = dynamic(model)
@@ -231,6 +244,50 @@ def remembered(model):
         name: (type(each), {key: id(value) for key, value in vars(each).items()})
         for name, each in model.named_modules()
     }
+
+
+def test_a_cache_of_an_accelerated_model_is_no_other_models(model, kvgen):
+    other = copy.deepcopy(model)
+    kvgen.accelerate(model)
+    cache = dynamic(model)
+    said(model, [[1, 2, 3]], cache)
+    with pytest.raises(ValueError, match="those of an accelerated model"):
+        said(other, [[4]], cache)
+
+
+def test_a_model_is_accelerated_in_whole_or_in_part_and_compiled_or_not(model, kvgen):
+    import torch
+
+    compiled = torch.compile(model)
+    before = remembered(model)
+    kvgen.accelerate(model.model)
+    kvgen.accelerate(compiled, assisted=True)
+    assert "buffer of 24" in kvgen.report(model)
+    twin = copy.deepcopy(model)
+    kvgen.restore(model)
+    assert remembered(model) == before
+    # a copied model is accelerated too
+    assert "buffer of 24" in kvgen.report(twin)
+    assert type(kvgen.restore(twin).model.layers[0].linear_attn) is type(
+        model.model.layers[0].linear_attn
+    )
+
+
+def test_training_makes_no_states_and_has_its_gradients(model, kvgen):
+    def learned(model):
+        model.zero_grad()
+        cache = dynamic(model)
+        logits = model(ids([[1, 2, 3, 4]]), use_cache=True, **kept(model, cache)).logits
+        logits.square().mean().backward()
+        return model.model.layers[0].linear_attn.A_log.grad.clone(), cache
+
+    wanted, own = learned(model)
+    kvgen.accelerate(model)
+    got, cache = learned(model)
+    assert (got == wanted).all()
+    assert type(cache.layers[0]) is type(own.layers[0])
+    # and may be decoded from all the same
+    alike(said(model, [[5]], cache), said(kvgen.restore(model), [[5]], own))
 
 
 def test_accelerating_anew_takes_the_new_settings(model, kvgen):

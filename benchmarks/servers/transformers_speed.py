@@ -1,6 +1,6 @@
 """Transformers' generate() on a model like Qwen3-Next: as it is, accelerated, with prompt lookup.
 
-    python benchmarks/servers/transformers_speed.py --out transformers.json
+    python benchmarks/servers/transformers_speed.py --json docs/data/h200-transformers.json
 
 The model has random weights, Gated DeltaNet at the sizes of Qwen3-Next-80B, twelve layers of which
 nine are linear, and few experts. Its prompt is a text that it has said itself, which repeats, as
@@ -151,11 +151,6 @@ def shares(model: Any, prompt: torch.Tensor) -> dict[str, float]:
     return {"linear": marked.device_time_total / total, "busy": total / wall}
 
 
-def alike(words: torch.Tensor, wanted: torch.Tensor) -> list[int]:
-    """How many words of each row are the same before the first that is not."""
-    return (words == wanted).int().cumprod(1).sum(1).tolist()
-
-
 class Counting:
     """How many forward passes there were, by the head of a model."""
 
@@ -173,11 +168,11 @@ def measure() -> dict[str, Any]:
     # long enough that it has begun to repeat itself
     text = torch.cat([seed, say(model, seed, PROMPT if TINY else 3 * PROMPT)], 1)[:, -PROMPT:]
     arms: dict[str, tuple[int, int, dict[str, Any] | None]] = {
-        f"{name}, {rows} rows": (rows, 0, options)
+        name_of(name, rows): (rows, 0, options)
         for rows in ROWS
         for name, options in (("stock", None), ("accelerated", {"state": STATE}))
     }
-    arms["prompt lookup, 1 rows"] = (1, DRAFTS, {"state": STATE, "assisted": True})
+    arms[name_of("prompt lookup", 1)] = (1, DRAFTS, {"state": STATE, "assisted": True})
     times: dict[str, list[float]] = {name: [] for name in arms}
     words: dict[str, torch.Tensor] = {}
     passes: dict[str, int] = {}
@@ -197,45 +192,59 @@ def measure() -> dict[str, Any]:
             if turn == REPEATS and not drafts:
                 share[name] = shares(model, text[:rows])
             restore(model)
-    found = {}
-    for name, (rows, _, _) in arms.items():
-        took = statistics.median(times[name])
-        found[name] = {
-            "tokens_per_second": rows * NEW / took,
-            "seconds": times[name],
-            "tokens_per_pass": NEW / passes[name],
-            "words_as_stock": alike(words[name], words[f"stock, {rows} rows"]),
-            **share.get(name, {}),
-        }
-    return {
-        "versions": {each.__name__: each.__version__ for each in (torch, triton, transformers)},
+    rows = []
+    for name, (count, _, _) in arms.items():
+        stock = words[name_of("stock", count)]
+        rows.append(
+            {
+                "arm": name.rsplit(",")[0],
+                "rows": count,
+                "seconds": times[name],
+                "tokens_s": count * NEW / statistics.median(times[name]),
+                "passes": passes[name],
+                "tokens_a_pass": NEW / passes[name],
+                # words of each row before the first that stock did not say
+                "as_stock": (words[name] == stock).int().cumprod(1).sum(1).tolist(),
+                **share.get(name, {}),
+            }
+        )
+    about = {
+        "gpu": torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU",
+        **{each.__name__: each.__version__ for each in (transformers, torch, triton)},
         "stock_kernels": [name for name in ("fla", "causal_conv1d") if installed(name)],
-        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
-        "sizes": {**(SMALL if TINY else REAL), "prompt": PROMPT, "new": NEW, "drafts": DRAFTS},
+        "model": SMALL if TINY else REAL,
+        "dtype": str(model.dtype),
+        "prompt": PROMPT,
+        "new": NEW,
+        "drafts": DRAFTS,
         "state": STATE,
         "reports": said,
-        "arms": found,
     }
+    return {"about": about, "rows": rows}
+
+
+def name_of(arm: str, rows: int) -> str:
+    return f"{arm}, {rows}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
+    parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--tiny", action="store_true", help="a small model on a CPU")
     options = parser.parse_args()
-    result = measure()
-    text = json.dumps(result, indent=1)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    for name, each in result["arms"].items():
-        shown = f"{name:24} {each['tokens_per_second']:8.1f} tokens/s"
-        shown += f"  {each['tokens_per_pass']:5.2f} tokens a pass"
-        shown += f"  {min(each['words_as_stock'])} of {NEW} words as stock's"
+    found = measure()
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for each in found["rows"]:
+        shown = f"{each['arm']:13} {each['rows']} rows {each['tokens_s']:8.1f} tokens/s"
+        shown += f" {each['tokens_a_pass']:5.2f} tokens a pass"
+        shown += f"  {min(each['as_stock'])} of {NEW} words as stock's"
         if "linear" in each:
-            shown += f"  linear attention {each['linear']:.0%} of device time, "
-            shown += f"device busy {each['busy']:.0%}"
+            shown += f"  linear attention {each['linear']:.0%} of the device's time"
+            shown += f", which works {each['busy']:.0%} of it"
         print(shown)
-    print(f"stock takes kernels of: {', '.join(result['stock_kernels']) or 'torch alone'}")
+    kernels = found["about"]["stock_kernels"]
+    print(f"stock takes kernels of {', '.join(kernels) or 'torch alone'}")
     return 0
 
 

@@ -32,11 +32,10 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 
 @dataclass(frozen=True)
 class Record:
-    """What was done to a model: its layers by name, those of it that may draft, and the report."""
+    """What was done to a model. drafting: its parts that may take part in assisted generation, by
+    name; text: the report."""
 
-    layers: Sequence[str]
     drafting: Sequence[str]
-    served: Sequence[Served]
     text: str
 
 
@@ -53,51 +52,56 @@ def accelerate(
     where no layer can be served; nothing has changed then.
     """
     KNOWN.require(transformers.__version__)
-    done, left = planned(model, state, buffer, assisted)
+    whole = uncompiled(model)
+    done, left = planned(whole, state, buffer, assisted)
     if not done:
-        raise ValueError(refusal(model, left))
-    restore(model)
-    layers = dict(model.named_modules())
+        raise ValueError(refusal(whole, left))
+    restore(whole)
+    parts = dict(whole.named_modules())
     for served in done:
         for place, name in enumerate(served.names):
-            enter(layers[name], served, place)
+            enter(parts[name], served, place)
     drafting = []
     if assisted:
-        drafting = [name for name, each in layers.items() if getattr(each, "_is_stateful", False)]
+        drafting = [name for name, each in parts.items() if getattr(each, "_is_stateful", False)]
     for name in drafting:
-        layers[name]._is_stateful = False  # pyright: ignore[reportArgumentType]
-    text = said(done, left, layers)
-    names = [name for served in done for name in served.names]
-    setattr(model, RECORD, Record(names, drafting, done, text))
-    log.info(text)
+        vars(parts[name])["_is_stateful"] = False
+    vars(whole)[RECORD] = Record(drafting, said(done, left, parts))
+    log.info(report(whole))
     return model
 
 
 def restore(model: Model) -> Model:
     """Give a model back as it was before `accelerate`, and its caches their own states; a model
     that was not accelerated is left alone."""
-    record: Record | None = vars(model).get(RECORD)
-    if record is None:
-        return model
-    layers = dict(model.named_modules())
-    for name in record.layers:
-        leave(layers[name])
-    for name in record.drafting:
-        del layers[name]._is_stateful
-    for served in record.served:
+    released: set[Served] = set()
+    for part in uncompiled(model).modules():
+        if "kvgen" in vars(part):
+            released.add(part.kvgen)  # pyright: ignore[reportArgumentType]
+            leave(part)
+        if RECORD in vars(part):
+            parts = dict(part.named_modules())
+            for name in vars(part).pop(RECORD).drafting:
+                del vars(parts[name])["_is_stateful"]
+    for served in released:
         for states in list(served.alive):
             for layer in states.layers:
-                holding.release(layer and layer())
-    delattr(model, RECORD)
+                if (found := layer and layer()) is not None:
+                    holding.release(found)
     return model
 
 
 def report(model: torch.nn.Module) -> str:
     """What of a model is accelerated and how, and what is left alone and why."""
-    record: Record | None = vars(model).get(RECORD)
+    record: Record | None = vars(uncompiled(model)).get(RECORD)
     if record is None:
         return f"kvgen leaves {type(model).__name__} as it is: it was not accelerated"
     return record.text
+
+
+def uncompiled(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself, where it is one that `torch.compile` has wrapped."""
+    return getattr(model, "_orig_mod", model)
 
 
 # -- what can be done
@@ -157,6 +161,8 @@ def reason_against(layer: Any) -> str | None:
         return f"{sizes['HV']} value heads are no multiple of {sizes['H']} key heads"
     if "forward" in vars(layer) and "_old_forward" not in vars(layer):
         return "its forward has been replaced"
+    if device_of(layer).type == "meta":
+        return "its weights are on no device"
     kinds = {each.dtype for each in layer.parameters(recurse=False)}
     if wrong := kinds - {torch.float32, torch.bfloat16, torch.float16}:
         return f"its parameters are {wrong.pop()}"
@@ -190,7 +196,7 @@ def room(module: Any, device: torch.device, buffer: int | None, assisted: bool) 
 
 
 def enter(layer: Any, served: Served, place: int) -> None:
-    layer.__class__ = decoding_class(type(layer))
+    layer.__class__ = decoding_class(class_of(layer))
     layer.kvgen, layer.place = served, place
     rebind(layer)
 

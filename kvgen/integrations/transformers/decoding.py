@@ -88,27 +88,36 @@ def prompt(
     layer: Any, own: Own, hidden: torch.Tensor, cache: Any, mask: torch.Tensor | None
 ) -> torch.Tensor:
     """A prompt, or more of one, by the layer's own code."""
-    served, held = layer.kvgen, cache.layers[layer.layer_idx]
-    states = holding.held_by(cache.layers, served)
-    started = held.has_previous_state[0]
-    if started and states is not None:
-        if layer.place == 0:
-            states.settle()
-        holding.fill(held, states, layer.place)
+    started = cache.layers[layer.layer_idx].has_previous_state[0]
+    held = holding.held_by(cache.layers, layer.kvgen) is not None
+    if held:
+        give(layer, cache)
     output = own(hidden, cache, mask)
     # training makes caches too, and never looks at them
-    if states is not None or not output.requires_grad:
+    if held or not output.requires_grad:
         take(layer, cache, hidden, begin=not started)
     return output
 
 
+@torch.compiler.disable
+def give(layer: Any, cache: Any) -> None:
+    """Let a layer's own code have its state."""
+    held = cache.layers[layer.layer_idx]
+    if held.has_previous_state[0]:
+        if layer.place == 0:
+            held.states.settle()
+        holding.fill(held, held.states, layer.place)
+    held.open = True
+
+
+@torch.compiler.disable
 def take(layer: Any, cache: Any, hidden: torch.Tensor, begin: bool) -> None:
     """Move the state that a layer's own code has left to the module."""
-    held, adapter = cache.layers[layer.layer_idx], layer.kvgen.adapter
+    held = cache.layers[layer.layer_idx]
     states = states_of(cache, layer.kvgen, hidden)
     if begin and layer.place == 0:
         states.begin(hidden.shape[0])
-    states.load(layer.place, adapter.turned(held.recurrent_states[0]))
+    states.load(layer.place, held.recurrent_states[0])
     holding.empty(held)
 
 

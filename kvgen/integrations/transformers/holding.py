@@ -23,7 +23,8 @@ def held_class(kind: Any) -> type:
     """A class of a cache's linear layers that hold states of a module.
 
     Such a layer has `states`, those of all layers that a module serves, and `place`, which of them
-    it is; what concerns all of them is done where it is the first or the last.
+    it is; what concerns all of them is done where it is the first or the last. `open`: its own
+    state is there, for the layer's own code.
     """
 
     class Held(kind):
@@ -40,6 +41,14 @@ def held_class(kind: Any) -> type:
             if self.place == 0 and tokens_to_remove <= 0 and self.record_past:
                 self.states.take_back(-tokens_to_remove)
             super().crop(tokens_to_remove)
+
+        def update_recurrent_state(self, *given: Any, **more: Any) -> Any:
+            if not self.open:
+                raise ValueError(
+                    "cache: its states are those of an accelerated model, expected one that is "
+                    "this model's own, or restore(model) of that other model first"
+                )
+            return super().update_recurrent_state(*given, **more)
 
         def reorder_cache(self, beam_idx: torch.Tensor) -> None:
             super().reorder_cache(beam_idx)
@@ -96,7 +105,7 @@ def hold(layers: list[Any], served: Served, hidden: torch.Tensor) -> States:
         # another model's, or of one that was accelerated otherwise
         release(layer)
         layer.__class__ = held_class(type(layer))
-        layer.states, layer.place = states, place
+        layer.states, layer.place, layer.open = states, place, True
         states.layers[place] = ref(layer)
     return states
 
@@ -110,17 +119,17 @@ def release(layer: Any) -> None:
 
 def own_again(layer: Any) -> None:
     fill(layer, layer.states, layer.place)
-    del layer.states, layer.place
+    del layer.states, layer.place, layer.open
 
 
 def fill(layer: Any, states: States, place: int) -> None:
-    """Put a layer's state where Transformers looks for it; nothing where it is there already."""
+    """Put a layer's state where Transformers looks for it, if it is not there already."""
     if layer.has_previous_state[0] and layer.recurrent_states[0] is None:
-        layer.recurrent_states[0] = states.served.adapter.turned(states.read(place)).contiguous()
+        layer.recurrent_states[0] = states.read(place)
         layer.is_recurrent_states_initialized[0] = True
 
 
 def empty(layer: Any) -> None:
     """A state that a module has taken is kept once."""
-    layer.recurrent_states[0] = None
+    layer.recurrent_states[0], layer.open = None, False
     layer.is_recurrent_states_initialized[0] = False

@@ -26,6 +26,8 @@ class States:
         self.depth = 0
         self.saved: tuple[dict[str, torch.Tensor], int] | None = None
         self.layers: list[ReferenceType[Any] | None] = [None] * len(served.indices)
+        # of the states as the layers' own code has them
+        self.dtypes: dict[int, torch.dtype] = {}
         self.allocate(rows)
         served.alive.add(self)
 
@@ -40,10 +42,9 @@ class States:
             window=served.window,
         )
         self.slots = torch.arange(rows, dtype=torch.int32, device=self.device)
-        if not torch.compiler.is_compiling():
-            # what CUDA graphs may change in place
-            for tensor in (self.slots, *self.cache.flat()):
-                torch._dynamo.mark_static_address(tensor)
+        # what CUDA graphs may change in place
+        for tensor in (self.slots, *self.cache.flat()):
+            torch._dynamo.mark_static_address(tensor)
 
     @property
     def rows(self) -> int:
@@ -68,11 +69,15 @@ class States:
         self.forget()
 
     def load(self, place: int, state: torch.Tensor) -> None:
-        """What a layer's own code has left, [B, HV, K, V]."""
-        self.cache.load(place, self.slots, state.detach().float())
+        """What a layer's own code has left."""
+        self.dtypes[place] = state.dtype
+        turned = self.served.adapter.turned(state.detach().float())
+        self.cache.load(place, self.slots, turned.contiguous())
 
     def read(self, place: int) -> torch.Tensor:
-        return self.cache.read(place, self.slots)
+        """The same for the layer's own code."""
+        turned = self.served.adapter.turned(self.cache.read(place, self.slots))
+        return turned.to(self.dtypes.get(place, turned.dtype)).contiguous()
 
     # -- steps
 
@@ -177,6 +182,7 @@ class States:
         for name, tensor in twin.cache.tensors.items():
             tensor.copy_(self.cache.tensors[name])
         twin.cursor, twin.depth, twin.saved = self.cursor, self.depth, self.saved
+        twin.dtypes = dict(self.dtypes)
         return twin
 
 

@@ -26,6 +26,10 @@ def kvgen(name):
     return transformers
 
 
+def accelerated(model):
+    return [each for each in model.modules() if type(each).__name__.startswith("Kvgen")]
+
+
 def test_padded_rows_get_the_tokens_that_they_got(name, kvgen):
     model = tiny(name)
     prompt = ids([[0, 0, 3, 4, 5, 6, 7, 8, 9], [9, 8, 7, 6, 5, 4, 3, 4, 5]])
@@ -57,7 +61,7 @@ def test_prompt_lookup_says_what_plain_decoding_says(name, kvgen, monkeypatch):
     prompt = ids([[3, 4, 5, 3, 5, 4, 3]])
     plain, _ = generated(model, prompt, 10)
     kvgen.accelerate(model, assisted=True, buffer=6)
-    served = model._kvgen.served[0]
+    served = accelerated(model)[0].kvgen
     verified, verify = [], served.module.verify
     monkeypatch.setattr(
         served.module, "verify", lambda *given, **more: verified.append(1) or verify(*given, **more)
@@ -91,7 +95,7 @@ def test_a_decode_step_is_one_graph(name, kvgen):
 
     model = tiny(name)
     kvgen.accelerate(model, buffer=3)
-    found = dict(model.named_modules())[model._kvgen.layers[0]]
+    found = accelerated(model)[0]
     cache, other = dynamic(model), dynamic(model)
     for each in (cache, other):
         said(model, [[1, 2, 3]], each)
