@@ -14,19 +14,22 @@ NEWEST := .venv-newest
 # which torch `make newest` takes: the newest that fits the newest Triton. A build for the CPU asks
 # for no Triton of its own: where pip finds one, it fits, and a build for CUDA need not
 TORCH ?= torch
+# the environments of the servers whose integrations are tested, by engine. What each has stands in
+# tests/engines/<environment>.txt, what is then installed over that in <environment>-after.txt, and
+# what then goes in <environment>-without.txt; tests/engines/<engine> is run, and what is named here
+ENVIRONMENTS_vllm := vllm
+ENVIRONMENTS_transformers := transformers-oldest transformers-newest
+TESTS_transformers := tests/test_transformers.py
+ENGINES := vllm transformers
+ENGINE ?= $(ENGINES)
 CODE := kvgen tests examples docs benchmarks cli.py
 
-# which server `make test-engines` runs in, each in an environment of its own
-ENGINE ?= vllm
-ENGINE_ENV := .venv-$(ENGINE)
-ENGINE_STAMP := $(ENGINE_ENV)/.installed
-ENGINE_TESTS := tests/engines/$(ENGINE)
-
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-engines newest lint format clean
+.SECONDEXPANSION:
+.PHONY: help install demo test newest test-engines lint format clean
 
 help:  ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## make .venv with kvgen, editable, and all it is developed with
 
@@ -48,21 +51,6 @@ demo: $(RUNS)  ## decode with Gated DeltaNet, token by token, without a GPU: wha
 test: $(STAMP)  ## run every test that needs no GPU
 	$(BIN)/python -m pytest -n 2
 
-# what a server asks for first; then, in after.txt, what it must not choose itself, and in without.txt
-# what it brings and fails on
-$(ENGINE_STAMP): $(wildcard $(ENGINE_TESTS)/*.txt) pyproject.toml
-	test -x $(ENGINE_ENV)/bin/python || $(PYTHON) -m venv $(ENGINE_ENV)
-	$(ENGINE_ENV)/bin/python $(PIP_INSTALL) -r $(ENGINE_TESTS)/requirements.txt
-	$(ENGINE_ENV)/bin/python $(PIP_INSTALL) --editable .
-	test ! -e $(ENGINE_TESTS)/after.txt || \
-		$(ENGINE_ENV)/bin/python $(PIP_INSTALL) -r $(ENGINE_TESTS)/after.txt
-	test ! -e $(ENGINE_TESTS)/without.txt || \
-		$(ENGINE_ENV)/bin/python -m pip uninstall --quiet --yes -r $(ENGINE_TESTS)/without.txt
-	@touch $@
-
-test-engines: $(ENGINE_STAMP)  ## run the tests inside a server: ENGINE=vllm, on a CPU
-	$(ENGINE_ENV)/bin/python -m pytest -m engine $(ENGINE_TESTS)
-
 newest:  ## some of the tests with the newest Triton, torch, NumPy and Transformers
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python $(PIP_INSTALL) --upgrade triton
@@ -71,6 +59,24 @@ newest:  ## some of the tests with the newest Triton, torch, NumPy and Transform
 		'$(TORCH)' numpy transformers pytest hypothesis --editable '.[run,tune]'
 	$(NEWEST)/bin/python -m pip freeze | grep -iE '^(triton|torch|numpy|transformers)='
 	$(NEWEST)/bin/python -m pytest -m newest
+
+test-engines: $(addprefix engine-,$(ENGINE))  ## the integrations in real servers; ENGINE=vllm for one
+
+# each in all of its environments
+engine-%: $$(foreach name,$$(ENVIRONMENTS_$$*),.venv-$$(name)/.installed)
+	@set -e; for name in $(ENVIRONMENTS_$*); do \
+		echo "$$name"; .venv-$$name/bin/python -m pytest -m 'not gpu and not slow' \
+			tests/engines/$* $(TESTS_$*); done
+
+.PRECIOUS: .venv-%/.installed
+.venv-%/.installed: tests/engines/%.txt $$(wildcard tests/engines/$$*-*.txt) pyproject.toml
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python $(PIP_INSTALL) --requirement $< --editable '.[run]'
+	test ! -e tests/engines/$*-after.txt || \
+		.venv-$*/bin/python $(PIP_INSTALL) --requirement tests/engines/$*-after.txt
+	test ! -e tests/engines/$*-without.txt || \
+		.venv-$*/bin/python -m pip uninstall --quiet --yes --requirement tests/engines/$*-without.txt
+	@touch $@
 
 lint: $(STAMP)  ## ruff and pyright
 	$(BIN)/ruff check $(CODE)
@@ -82,5 +88,5 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff format $(CODE)
 
 clean:  ## remove caches, builds and .venv
-	rm -rf $(VENV) $(NEWEST) .venv-* build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* build dist .pytest_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,42 +23,35 @@ STORAGES = {"float32": 1e-5, "split": 5e-3}
 
 @pytest.fixture
 def cpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The example's module."""
+    """Transformers' module, in plain torch."""
     ready("cpu")
-    modeling("qwen3_next", monkeypatch)
-    from examples import qwen3_next
-
-    return qwen3_next
+    return modeling("qwen3_next", monkeypatch)
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     ready("cuda")
-    modeling("qwen3_next", monkeypatch)
-    from examples import qwen3_next
-
-    return qwen3_next
+    return modeling("qwen3_next", monkeypatch)
 
 
 class Pair:
     """A layer and its twin that decodes with a module, each with a cache of its own."""
 
-    def __init__(self, example, device, dtype, batch, storage, buffer, **sizes):
+    def __init__(self, modeling, device, dtype, batch, storage, buffer, **sizes):
         import torch
         from transformers import DynamicCache, Qwen3NextConfig
 
+        from kvgen.integrations.transformers import accelerate
+
         torch.manual_seed(0)
         config = Qwen3NextConfig(num_hidden_layers=1, layer_types=["linear_attention"], **sizes)
-        own = example.modeling.Qwen3NextGatedDeltaNet(config, 0)
+        own = modeling.Qwen3NextGatedDeltaNet(config, 0)
         remember(own.A_log, own.dt_bias)
         torch.nn.init.uniform_(own.norm.weight, 0.5, 1.5)
         self.own = own.to(device, dtype)
-        self.twin = copy.deepcopy(self.own)
-        # rows in no order, and slots that no row has
-        slots = torch.randperm(2 * batch)[:batch].to(device, torch.int32)
-        module = example.compiled(config, **{"storage.state": storage})
-        self.decoding = example.decode_with(self.twin, module, slots, 2 * batch, buffer)
+        self.twin = accelerate(copy.deepcopy(self.own), storage, buffer)
         self.own_cache, self.twin_cache = DynamicCache(config=config), DynamicCache(config=config)
+        self.batch = batch
         self.draw = lambda tokens: torch.randn(
             batch, tokens, config.hidden_size, device=device, dtype=dtype
         )
@@ -70,14 +63,14 @@ class Pair:
     @property
     def states(self):
         own = self.own_cache.layers[0].recurrent_states[0]
-        return own, self.decoding.cache.read(0, self.decoding.slots)
+        return own, self.twin_cache.layers[0].states.read(0)
 
 
-def check(pair, example, monkeypatch, prompt, tokens, core_bound, output_bound, state_bound):
+def check(pair, modeling, monkeypatch, prompt, tokens, core_bound, output_bound, state_bound):
     """Prefill, then decode; each step's core output, hidden output and, at the end, the state."""
     import torch
 
-    plain = inspect.unwrap(example.modeling.torch_recurrent_gated_delta_rule)
+    plain = inspect.unwrap(modeling.torch_recurrent_gated_delta_rule)
     wanted, got = [], []
 
     def in_float32(query, key, value, **options):
@@ -85,8 +78,10 @@ def check(pair, example, monkeypatch, prompt, tokens, core_bound, output_bound, 
         wanted.append(core[:, 0])
         return core.to(query.dtype), state
 
-    monkeypatch.setattr(example.modeling, "torch_recurrent_gated_delta_rule", in_float32)
-    pair.twin.norm.register_forward_pre_hook(lambda _, inputs: got.append(inputs[0]))
+    monkeypatch.setattr(modeling, "torch_recurrent_gated_delta_rule", in_float32)
+    pair.twin.norm.register_forward_pre_hook(
+        lambda _, inputs: got.append(inputs[0].unflatten(0, (pair.batch, -1)))
+    )
     with torch.no_grad():
         outputs = pair.step(pair.draw(prompt))
         assert torch.equal(*outputs)
@@ -132,14 +127,17 @@ def test_takes_more_of_a_prompt_after_decoding(cpu):
 
 @pytest.mark.newest
 def test_generates_the_same_tokens(cpu, monkeypatch):
+    from examples import qwen3_next
+    from kvgen.integrations.transformers.states import States
+
     decoded = []
-    decode = cpu.BufferedGatedDeltaNet._decode
+    step = States.step
     monkeypatch.setattr(
-        cpu.BufferedGatedDeltaNet,
-        "_decode",
-        lambda layer, *inputs: decoded.append(layer.place) or decode(layer, *inputs),
+        States,
+        "step",
+        lambda states, place, *given: decoded.append(place) or step(states, place, *given),
     )
-    wanted, got = cpu.generate_both("cpu", tokens=7)
+    wanted, got = qwen3_next.generate_both("cpu", tokens=7)
     assert got == wanted
     assert decoded == [0, 1, 2] * 6
 
@@ -151,12 +149,13 @@ def test_decodes_a_layer_of_qwen3_next_80b(gpu, monkeypatch, storage):
 
     # Qwen3NextConfig's own sizes are those of the 80B
     pair = Pair(gpu, "cuda", torch.bfloat16, batch=4, storage=storage, buffer=None)
-    plane = pair.decoding.cache.tensors["S_hi" if storage == "split" else "S"]
-    assert plane.shape[-3:] == (32, 128, 128)
     check(pair, gpu, monkeypatch, 100, 64, 1e-2, output_bound=2e-2, state_bound=1e-2)
+    assert pair.states[1].shape == (4, 32, 128, 128)
 
 
 @pytest.mark.gpu
 def test_generates_the_same_tokens_on_a_gpu(gpu):
-    wanted, got = gpu.generate_both("cuda", tokens=32)
+    from examples import qwen3_next
+
+    wanted, got = qwen3_next.generate_both("cuda", tokens=32)
     assert got == wanted

@@ -62,8 +62,8 @@ def filled(text: str, data: Path) -> str:
     return BLOCK.sub(block, text)
 
 
-def machine(about: Figures) -> str:
-    names = ", ".join(f"{name} {about[name]}" for name in ("vllm", "torch", "triton"))
+def machine(about: Figures, server: str = "vllm") -> str:
+    names = ", ".join(f"{name} {about[name]}" for name in (server, "torch", "triton"))
     return f"{about['gpu']} ({names})"
 
 
@@ -259,12 +259,39 @@ def at(run: Figures, batch: int) -> Figures:
     return next(row for row in run["rows"] if row["batch"] == batch)
 
 
+# Transformers ------------------------------------------------------------------------------------
+
+
+def generating(found: Figures) -> str:
+    about = found["about"]
+    stock = {row["rows"]: row["tokens_s"] for row in found["rows"] if row["arm"] == "stock"}
+    rows = []
+    for row in found["rows"]:
+        shares = [f"{row[name]:.0%}" if name in row else "–" for name in ("linear", "busy")]
+        same = min(row["as_stock"])
+        rows.append(
+            [row["arm"], str(row["rows"]), f"{row['tokens_s']:,.0f}",
+             f"{row['tokens_s'] / stock[row['rows']]:.2f}", f"{row['tokens_a_pass']:.2f}", *shares,
+             "all" if same == about["new"] else str(same)]
+        )  # fmt: skip
+    head = ["arm", "rows", "tokens a second", "over stock", "tokens a pass",
+            "linear attention of the GPU's time", "GPU at work", "tokens as stock's"]  # fmt: skip
+    kernels = " and ".join(about["stock_kernels"]) or "torch alone"
+    return (
+        f"{about['prompt']} tokens and {about['new']} more, in {about['dtype'].split('.')[-1]}, "
+        f"states in {about['state']}, drafts of {about['drafts']} tokens, on "
+        f"{machine(about, 'transformers')}; stock with kernels of {kernels}.\n\n"
+        + table(head, rows, 1)
+    )
+
+
 BLOCKS: dict[str, tuple[Any, ...]] = {
     "vllm-speed": (speed, "h200-vllm-speed.json"),
     "vllm-equal": (equal, "h200-vllm-equal.json"),
     "vllm-equal-float32": (equal, "h200-vllm-equal-float32.json"),
     "vllm-soak": (soak, "h200-vllm-soak.json", "h200-vllm-soak-float32.json"),
     "vllm-drafts": (drafts, "h200-vllm-drafts.json"),
+    "transformers-speed": (generating, "h200-transformers.json"),
 }
 
 if __name__ == "__main__":
