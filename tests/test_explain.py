@@ -130,9 +130,9 @@ def analysed(name: str, **storage: str) -> compiler.Analysis:
 def test_kernels_have_the_names_of_the_form(name: str) -> None:
     """What reads the state and what is written are called alike in the form and below it."""
     text = compiler.emit(compiler.analyse(shipped.resolve(name)))
-    form = text[text.index("# Buffered:") : text.index('"""')]
+    form = text[text.index("\nBuffered:") : text.index("\ndef ")]
     kernel = text[text.index("def _recurrent_kernel") : text.index("def _fold_kernel")]
-    names = set(re.findall(r"^#   (\w+) = ", form, re.MULTILINE))
+    names = set(re.findall(r"^  (\w+) = ", form, re.MULTILINE))
     named = {
         each for each in names if re.fullmatch(r"\w*(query|write_key|write_value)(_\d)?", each)
     }

@@ -136,7 +136,7 @@ def owned_by_cache(name: str, state: str, kernel: str) -> set[int]:
     """The numbers of the parameters that may be read early: `slots` and the cache's tensors."""
     text = text_of(name, state)
     head = text[text.index(f"def _{kernel}_kernel(") :]
-    names = re.findall(r"^    (\w+),$", head[: head.index("):")], re.MULTILINE)
+    names = re.findall(r"\w+(?=,)", head[: head.index("):")])
     books = ("slots_ptr", "cursors_ptr", "skipped_ptr")
     return {i for i, each in enumerate(names) if each in books or each.endswith("_cache_ptr")}
 

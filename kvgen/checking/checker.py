@@ -12,9 +12,9 @@ import torch
 from kvgen import compiler
 from kvgen.checking.paged import PagedTwin
 from kvgen.checking.twin import Made, Twin
-from kvgen.codegen.kernels import power_of_two
 from kvgen.compiler import Analysis
 from kvgen.language.spec import Storage
+from kvgen.runtime.numbers import power_of_two
 
 # float32 inputs, state and records; what two kernels of one module may differ by
 EXACT = 2e-5

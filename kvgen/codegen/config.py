@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 from kvgen.algebra.form import Form
 from kvgen.codegen.columns import offered
+from kvgen.codegen.literals import quoted
 
 # what stands in a module for any GPU that is not tuned; no GPU may be called so
 ANY_GPU = "default"
@@ -15,6 +18,21 @@ ANY_GPU = "default"
 Configs = dict[str, dict[str, dict[int, dict[str, int]]]]
 # the same with microseconds, "us", where they were measured
 Measured = Mapping[str, Mapping[str, Mapping[int, Mapping[str, float]]]]
+
+# what the constants of configurations are, in the order in which a module says it
+MEANINGS = {
+    "TILE": "value channels of a tile",
+    "TILES": "tiles that a program goes over; of a short context, side by side, one of each head",
+    "PAGES": "pages of records that it looks at together",
+    "STAGES": "how many tiles, or pages, or of a fold's records, are in flight",
+    "EARLY": "a program's only tile is loaded before anything else",
+    "TOKENS": "of a prompt, taken together",
+    "DOT": "reads go through tensor cores, for which the form must read the state in 16 bits",
+    "PDL": "a launch begins before the kernel in front of it has ended",
+    "programs": "persistent fold programs for each multiprocessor",
+    "num_warps": "warps of a program",
+    "us": "microseconds that were measured",
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +46,34 @@ class Tuned:
 
 # records of a page, as the generated modules have them
 PAGE = 16
+
+
+def configs_text(form: Form, configs: Measured, kernels: Collection[str]) -> list[str]:
+    """The configurations of these kernels, one a line; batches that follow each other share one."""
+    lines = ["{"]
+    for gpu, known in configs.items():
+        lines.append(f"    {quoted(gpu)}: {{")
+        for kernel in (each for each in known if each in kernels):
+            lines.append(f'        "{kernel}": {{')
+            items = [(batch, _text(form, config)) for batch, config in known[kernel].items()]
+            for text, same in groupby(items, key=itemgetter(1)):
+                batches = ", ".join(str(batch) for batch, _ in same)
+                several = "," in batches
+                one = f"**{{n: {text} for n in ({batches})}}" if several else f"{batches}: {text}"
+                lines.append(f"            {one},")
+            lines.append("        },")
+        lines.append("    },")
+    return [*lines, "}"]
+
+
+def legend(configs: list[str]) -> list[str]:
+    """What the constants are that a module's configurations have."""
+    return [f"{name}: {text}" for name, text in MEANINGS.items() if f'"{name}"' in str(configs)]
+
+
+def _text(form: Form, config: Mapping[str, float]) -> str:
+    inner = ", ".join(f'"{name}": {value}' for name, value in constants(form, config).items())
+    return f"{{{inner}}}"
 
 
 def constants(form: Form, config: Mapping[str, float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import Records, Stored
 from kvgen.codegen.printer import ATOM, Emission, Namer, Text, aligned
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
+from kvgen.runtime.numbers import power_of_two
 
 # names the templates use inside kernels; a spec's own names step aside
 KERNEL_NAMES = """
@@ -46,11 +47,6 @@ EARLY PDL DOT INTERPRETED EXACT ROUGH PROMPT PROMPT_MARK
 MOST_32 = 2**31
 # more heads than any layer has
 HEADS = 4096
-
-
-def power_of_two(size: int) -> int:
-    """The least that is no less."""
-    return 1 << (size - 1).bit_length()
 
 
 @dataclass(frozen=True)

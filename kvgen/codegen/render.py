@@ -6,7 +6,7 @@ import hashlib
 import re
 import struct
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -19,7 +19,7 @@ from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, plan_records
 from kvgen.codegen import cost, inlined, scopes
 from kvgen.codegen.chained import chain_scope
-from kvgen.codegen.config import ANY_GPU, Measured, Tuned, constants
+from kvgen.codegen.config import ANY_GPU, Tuned, configs_text, legend
 from kvgen.codegen.features import ALL, completed
 from kvgen.codegen.hint import command
 from kvgen.codegen.kernels import (
@@ -37,16 +37,20 @@ from kvgen.codegen.kernels import (
     strided,
     window_arguments,
 )
+from kvgen.codegen.literals import escaped, literal, quoted, text_literal, tuple_text
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.short import short_decode_scope
-from kvgen.codegen.table import Signature, axes_text, table_text, tuple_text
+from kvgen.codegen.table import Signature, axes_text, table_text
 from kvgen.codegen.window import extend_scope, verify_scope
-from kvgen.codegen.wrapping import wrapped
+from kvgen.codegen.wrapping import WIDTH, wrapped
 from kvgen.data import data_dir
 from kvgen.formats.state import Tile
 from kvgen.functions.registry import torch_helpers, triton_helpers
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
+
+# the templates that call the runtime
+SPOKEN = ("calls.py.jinja", "table.py.jinja")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,15 @@ class CacheTensor:
     @property
     def local(self) -> str:
         return local(self.name)
+
+    @property
+    def pointer(self) -> str:
+        return f"{self.local}_ptr"
+
+    @property
+    def strides(self) -> tuple[str, ...]:
+        """Of a slot, and of a layer or, where one alone is looked at, its offset."""
+        return f"{self.local}_slot", f"{self.local}_layer"
 
 
 @dataclass(frozen=True)
@@ -94,22 +107,37 @@ def environment() -> jinja2.Environment:
         autoescape=False,
     )
     env.globals |= {"triton_helpers": triton_helpers, "torch_helpers": torch_helpers}
+    env.globals["filled"] = _filled
     return env
+
+
+def _filled(names: Iterable[str]) -> str:
+    """Arguments of a kernel, as many a line as there is room for."""
+    text = " ".join(f"{name}," for name in names)
+    lines = textwrap.wrap(text, WIDTH - 4, break_long_words=False, break_on_hyphens=False)
+    return "".join(f"    {line}\n" for line in lines)
 
 
 def render(
     form: Form, records: Records, form_text: str, tuned: Tuned, features: tuple[str, ...] = ALL
 ) -> str:
     """The module's text: what is the same gives the same bytes. features: what it can do."""
-    context = _context(form, records, form_text, tuned)
+    context = _context(form, records, tuned)
     context |= _window(form, records, context) | _features(form, features)
-    context["table"] = table_text(
-        form, records, _signatures(context), _more(form, context), context["fresh"]
-    )
-    context |= _short(form, records, form_text, tuned, dict(context))
-    context |= _host(context["features"])
+    signatures = _signatures(context)
+    context["table"] = table_text(form, records, signatures, _more(form, context), context["fresh"])
+    kernels = {*signatures, *(context["features"])}
+    context["configs"] = configs_text(form, tuned.configs, kernels)
+    context["legend"] = legend(context["configs"])
+    context |= _short(form, records, tuned, dict(context))
+    # what speaks of the runtime, which says what of it the module has
+    spoken = [environment().get_template(name).render(context) for name in SPOKEN]
+    context["host"] = inlined.host(context["features"], "\n".join(spoken))
     text = _spaced(environment().get_template("module.py.jinja").render(context))
-    return "".join(f"{part}\n" for line in text.splitlines() for part in wrapped(line))
+    lines = [part for line in text.splitlines() for part in wrapped(line)]
+    # not broken, whatever stands in it
+    lines[lines.index('FORM = ""')] = f'FORM = """\\\n{escaped(form_text)}"""'
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _spaced(text: str) -> str:
@@ -136,7 +164,7 @@ def _spaced(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict[str, Any]:
+def _context(form: Form, records: Records, tuned: Tuned) -> dict[str, Any]:
     spec = form.spec
     sizes = dict(spec.sizes)
     ratio = spec.ratio
@@ -166,7 +194,6 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "storage": spec.storage,
         "newest_first": newest_first(form),
         "form": form,
-        "form_text": form_text,
         "hash": module_hash,
         "ratio": ratio,
         "shapes": shapes,
@@ -200,7 +227,7 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "state_name": state,
         "carries": carries,
         "fresh": {
-            name: _literal(value)
+            name: literal(value)
             for name, value in (*_initial_planes(form, planes), *_initial_carried(form))
         },
         "buffer": buffer,
@@ -209,18 +236,16 @@ def _context(form: Form, records: Records, form_text: str, tuned: Tuned) -> dict
         "most_window": MAX_WINDOW,
         "fold_tile": tuned.configs[ANY_GPU]["fold"][64]["TILE"],
         "fold_warps": tuned.configs[ANY_GPU]["fold"][64]["num_warps"],
-        "configs": _configs_literal(form, tuned.configs),
         "states": spec.states,
         "axes_text": axes_text,
         "tuple_text": tuple_text,
-        "literal": _literal,
+        "literal": literal,
         "long_token": long_token,
         "strided": strided,
-        "literal_text": _quoted,
+        "literal_text": quoted,
         "tune": command(spec, "tune", "--gpu"),
         "docstring": _docstring(form),
-        "spec_literal": _text_literal(spec.text),
-        "form_literal": _text_literal(form_text),
+        "spec_literal": text_literal(spec.text),
         "recorded_inputs": sorted(
             {_leaf(s.node) for s in records.stored if s.as_given and not s.node.reads}
         ),
@@ -277,13 +302,13 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
         "least_span": context["shapes"].least_span,
         "tile": context["fold_tile"],
         "warps": context["fold_warps"],
-        "tune": _quoted(context["tune"]),
+        "tune": quoted(context["tune"]),
         "several": several,
     }
     if context.get("chain"):
         found["chain"] = len(context["chain"].tokens)
     if context["without_short"]:
-        found["without_short"] = _quoted(context["without_short"])
+        found["without_short"] = quoted(context["without_short"])
     return found
 
 
@@ -306,20 +331,6 @@ def _features(form: Form, features: tuple[str, ...]) -> dict[str, object]:
         "left_out": {name: f"{name}: not in this module: {more(name)}" for name in left_out},
         "without_short": None if "short" in chosen else without,
         **({} if "verify" in chosen else {"chain": None}),
-    }
-
-
-def _host(features: tuple[str, ...]) -> dict[str, object]:
-    """The host's side of the module: functions and classes that no recurrence changes."""
-    calls, cache = inlined.CALLS, inlined.CACHE
-    if "verify" in features or "extend" in features:
-        calls = (*calls, *inlined.SEVERAL)
-    if "short" in features:
-        cache = (*cache, *inlined.SHORT)
-    return {
-        "host_imports": inlined.imports((*calls, *cache, *inlined.PARTS)),
-        "host_calls": inlined.inlined(calls),
-        "host_cache": inlined.inlined((*inlined.PARTS, *cache)),
     }
 
 
@@ -359,7 +370,7 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
 
 
 def _short(
-    form: Form, records: Records, form_text: str, tuned: Tuned, context: dict[str, Any]
+    form: Form, records: Records, tuned: Tuned, context: dict[str, Any]
 ) -> dict[str, object]:
     """What a cache of short contexts adds, as text: its records and states lie in pages.
 
@@ -376,7 +387,7 @@ def _short(
         records = plan_records(plain)
         kept = ("verify", "features", "without_short", "verify_text", "extend_text")
         kept += tuple(f"has_{name}" for name in ALL)
-        context = _context(plain, records, form_text, tuned) | {n: context[n] for n in kept}
+        context = _context(plain, records, tuned) | {n: context[n] for n in kept}
     context |= _paged(plain, records, context)
     short = context["short"]
     env = environment()
@@ -555,35 +566,9 @@ def _split(value: float) -> tuple[float, float]:
     return upper, float(bits - (high << 16))
 
 
-def _literal(value: float) -> str:
-    if value in (float("inf"), -float("inf")):
-        return f'float("{value}")'
-    return repr(float(value))
-
-
-def _configs_literal(form: Form, configs: Measured) -> str:
-    """The configurations, one batch a line."""
-    lines = ["{"]
-    for gpu, kernels in configs.items():
-        lines.append(f"    {_quoted(gpu)}: {{")
-        for kernel, batches in kernels.items():
-            lines.append(f"        {_quoted(kernel)}: {{")
-            for batch, config in batches.items():
-                used = constants(form, config)
-                inner = ", ".join(f"{_quoted(name)}: {value}" for name, value in used.items())
-                lines.append(f"            {batch}: {{{inner}}},")
-            lines.append("        },")
-        lines.append("    },")
-    return "\n".join([*lines, "}"])
-
-
 def _buffers_literal(buffers: Mapping[str, int]) -> str:
-    inner = ", ".join(f"{_quoted(gpu)}: {length}" for gpu, length in buffers.items())
+    inner = ", ".join(f"{quoted(gpu)}: {length}" for gpu, length in buffers.items())
     return f"{{{inner}}}"
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _docstring(form: Form) -> str:
@@ -593,14 +578,6 @@ def _docstring(form: Form) -> str:
         text += f" ({spec.source})"
     text = text.replace("\\", "\\\\").replace('"', "'")
     return "\n".join(textwrap.wrap(f'"""{text}."""', 100, break_long_words=False))
-
-
-def _text_literal(text: str) -> str:
-    """A multi-line text as a parenthesised literal, one line of it a line."""
-    lines = text.splitlines(keepends=True)
-    inner = "".join(f'    {_quoted(line[:-1])[:-1]}\\n"\n' for line in lines if line.endswith("\n"))
-    rest = "".join(f"    {_quoted(line)}\n" for line in lines if not line.endswith("\n"))
-    return f"(\n{inner}{rest})"
 
 
 def _leaf(node: Node) -> str:

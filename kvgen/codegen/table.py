@@ -8,6 +8,7 @@ from typing import NamedTuple
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
 from kvgen.codegen.kernels import Argument
+from kvgen.codegen.literals import tuple_text
 from kvgen.language.spec import Tensor
 
 
@@ -85,12 +86,3 @@ def _tensor(
     known = tuple_text([axis for axis in axes if axis])
     value = f", {initial}" if initial not in (None, "0.0") else ""
     return f'Held("{name}", "{part}", {known}, {dtype}{value})'
-
-
-def tuple_text(names: Iterable[str]) -> str:
-    names = list(names)
-    return "(" + ", ".join(f'"{name}"' for name in names) + ("," if len(names) == 1 else "") + ")"
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"'

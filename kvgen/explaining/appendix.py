@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from kvgen.codegen.kernels import per_head, power_of_two
+from kvgen.codegen.kernels import per_head
 from kvgen.explaining.derivation import Derivation
 from kvgen.explaining.layout import count, cut, equations, indented, table, wrapped
 from kvgen.explaining.notation import number
+from kvgen.runtime.numbers import power_of_two
 
 
 def renamed(d: Derivation) -> list[str]:

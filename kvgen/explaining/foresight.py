@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from kvgen.analysis import Analysis
 from kvgen.codegen.cost import cost, held
-from kvgen.codegen.kernels import power_of_two
 from kvgen.diagnostics import Diagnostic, tidy, warning
 from kvgen.explaining import pace, windows
 from kvgen.explaining.derivation import Derivation
 from kvgen.explaining.layout import count
 from kvgen.kernels.capacity import needs, unheld
+from kvgen.runtime.numbers import power_of_two
 
 
 def warnings(analysis: Analysis) -> tuple[Diagnostic, ...]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from kvgen.algebra.form import Form
 from kvgen.codegen.columns import offered
 from kvgen.codegen.cost import Cost, buffer_length
-from kvgen.codegen.kernels import power_of_two
 from kvgen.kernels.choice import Choice, Tile, Tiling, below, least, of_channels, when
 from kvgen.kernels.kernel import Kernel
 from kvgen.kernels.knobs import Config
 from kvgen.kernels.load import LONG, Load, warps_for
 from kvgen.kernels.rules import divides, early_alone, fills_threads, loops, shallow, wide
 from kvgen.kernels.size import Need, Size
+from kvgen.runtime.numbers import power_of_two
 
 # values a thread can hold or stream through its 255 registers before they spill
 MOST = 399

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Protocol
 from kvgen.algebra.form import Form
 from kvgen.codegen.columns import offered
 from kvgen.codegen.cost import Cost
-from kvgen.codegen.kernels import power_of_two
 from kvgen.kernels.knobs import LIMITS, Config
 from kvgen.kernels.load import ANY, BATCHES, Load
 from kvgen.kernels.rules import Rule
 from kvgen.kernels.size import Need, Size
 from kvgen.language.spec import MAX_BUFFER
+from kvgen.runtime.numbers import power_of_two
 
 
 class Rows(Protocol):

@@ -1,21 +1,16 @@
 """The constants of kernels' configurations: what each may be, and what is tried of it.
 
-TILE: value channels of a tile. TILES: tiles one program goes over, or, of a short context, has
-side by side, one of each head. PAGES: pages of records that it looks at together. STAGES: how
-many tiles, or pages, or of a fold's records, are in flight. EARLY: a program's only tile is
-loaded before anything else. TOKENS: of a prompt, taken together. DOT: reads go through tensor
-cores, for which the form must read the state in 16 bits. PDL: a launch begins before the kernel
-in front of it has ended. programs: persistent fold programs for each multiprocessor. buffer:
-places for records, of a cache and not of a kernel.
+`codegen.config.MEANINGS` says what they are; beside them there is buffer: places for records, of a
+cache and not of a kernel.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from kvgen.codegen.kernels import power_of_two
 from kvgen.language.declarations import MAX_SIZE
 from kvgen.language.spec import MAX_BUFFER
+from kvgen.runtime.numbers import power_of_two
 
 Config = dict[str, int]
 

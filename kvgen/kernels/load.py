@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import per_head, power_of_two
+from kvgen.codegen.kernels import per_head
 from kvgen.kernels.choice import Choice, Facts, Tile, below, when
+from kvgen.runtime.numbers import power_of_two
 
 # the batches that rules of thumb tell apart
 BATCHES = (1, 4, 16, 64, 256)

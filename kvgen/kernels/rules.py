@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kvgen.codegen.kernels import power_of_two
 from kvgen.kernels.knobs import Config
+from kvgen.runtime.numbers import power_of_two
 
 # elements of a state's tile in each thread: beyond the one there is nothing to do, beyond the other
 # a thread's registers do not hold them

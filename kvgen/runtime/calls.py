@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import torch
+from torch import Tensor
 
-from kvgen.runtime.arguments import Sized, captured, is_row, strict
+from kvgen.runtime.arguments import Sized, captured, is_row, strict, wrong
 from kvgen.runtime.numbers import listed
 
 # kernels that write states in place, and what ends their step
@@ -39,33 +39,24 @@ class Calls:
         self.unseen = self.captured = False
 
     def add(
-        self,
-        cache: Sized,
-        layer: int,
-        slots: torch.Tensor,
-        kernel: str,
-        tokens: int | torch.Tensor,
-        parents: torch.Tensor | None = None,
-    ) -> None:
+        self, cache: Sized, layer: int, slots: Tensor, kernel: str, tokens: int | Tensor,
+        parents: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """Remember a call. tokens: of every row, or of each; rows of 0 have no part in it."""
         if not self.sees(slots):
             self.unseen = True
             return
         rows = listed(slots)
-        counts = listed(tokens) if isinstance(tokens, torch.Tensor) else [tokens] * len(rows)
+        counts = listed(tokens) if isinstance(tokens, Tensor) else [tokens] * len(rows)
         trees = [None] * len(rows) if parents is None else listed(parents)
         for slot, count, tree in zip(rows, counts, trees, strict=True):
             if is_row(cache, slot) and count:
                 self.of.setdefault(slot, {})[layer] = Call(kernel, count, tree)
 
     def end(
-        self,
-        cache: Sized,
-        slots: torch.Tensor,
-        counts: torch.Tensor | None = None,
-        path: torch.Tensor | None = None,
-        late: bool = False,
-    ) -> None:
+        self, cache: Sized, slots: Tensor, counts: Tensor | None = None,
+        path: Tensor | None = None, late: bool = False,
+    ) -> None:  # fmt: skip
         """Forget the rows' calls, once what the end of a step keeps of them is there: one token, or
         as given. late: rows that nothing waits for have no part in it."""
         if not self.sees(slots) or self.unseen or self.captured:
@@ -93,34 +84,28 @@ class Calls:
                 elif counts is not None:
                     check_count(slot, count, call)
                 elif call.kernel == "verify" and call.tokens > 1:
-                    raise ValueError(
-                        f"slots: slot {slot} comes from `verify` of {call.tokens} tokens, "
-                        "expected `accept`"
-                    )
+                    came = f"slot {slot} comes from `verify` of {call.tokens} tokens"
+                    raise wrong("slots", came, "`accept`")
         self.drop(slot for slot in rows if slot not in stay)
 
     def whole(self, cache: Sized, slot: int, end: str) -> Call:
         """The one call that all layers have made for a row."""
         layers = self.of.get(slot, {})
         if not layers:
-            wanted = f"expected one in every layer before `{end}`"
-            raise ValueError(f"slots: slot {slot} has no token in this step, {wanted}")
+            expected = f"one in every layer before `{end}`"
+            raise wrong("slots", f"slot {slot} has no token in this step", expected)
         left_out = [layer for layer in range(cache.layers) if layer not in layers]
         if left_out:
-            raise ValueError(
-                f"slots: slot {slot} has no token in layer {left_out[0]}, "
-                f"expected a call of all {cache.layers} layers before `{end}`"
-            )
+            expected = f"a call of all {cache.layers} layers before `{end}`"
+            raise wrong("slots", f"slot {slot} has no token in layer {left_out[0]}", expected)
         for layer, call in layers.items():
             if call != layers[0]:
-                raise ValueError(
-                    f"slots: slot {slot} had {layers[0]} in layer 0 and {call} in layer {layer}, "
-                    "expected the same in every layer"
-                )
+                came = f"slot {slot} had {layers[0]} in layer 0 and {call} in layer {layer}"
+                raise wrong("slots", came, "the same in every layer")
         return layers[0]
 
     def check_once(
-        self, cache: Sized, layer: int, slots: torch.Tensor, lengths: torch.Tensor | None = None
+        self, cache: Sized, layer: int, slots: Tensor, lengths: Tensor | None = None
     ) -> None:
         """A kernel that writes in place takes a row's tokens once a step."""
         if not strict(slots):
@@ -131,10 +116,9 @@ class Calls:
             call = self.of.get(slot, {}).get(layer)
             # nothing is pending where the caller has set the row back
             if count and call and call.kernel in IN_PLACE and pending[slot] != 0:
-                raise ValueError(
-                    f"layer: {layer} has run `{call.kernel}` for slot {slot} in this step, "
-                    f"which writes in place, expected `{IN_PLACE[call.kernel]}` first"
-                )
+                came = f"{layer} has run `{call.kernel}` for slot {slot} in this step, "
+                came += "which writes in place"
+                raise wrong("layer", came, f"`{IN_PLACE[call.kernel]}` first")
 
     def in_place(self, slot: int) -> str | None:
         """Which kernel has written a row's state in this step; none, as far as is known."""
@@ -145,12 +129,12 @@ class Calls:
         for slot in rows:
             self.of.pop(slot, None)
 
-    def reset(self, slots: torch.Tensor) -> None:
+    def reset(self, slots: Tensor) -> None:
         """Rows that start afresh have nothing."""
         if self.sees(slots):
             self.drop(listed(slots))
 
-    def load(self, layer: int, slots: torch.Tensor) -> None:
+    def load(self, layer: int, slots: Tensor) -> None:
         """A row whose state in a layer is written anew may run there again."""
         if self.sees(slots):
             for slot in listed(slots):
@@ -158,13 +142,13 @@ class Calls:
                 if call and call.kernel in IN_PLACE:
                     del self.of[slot][layer]
 
-    def flush(self, cache: Sized, slots: torch.Tensor) -> None:
+    def flush(self, cache: Sized, slots: Tensor) -> None:
         """Rows that are folded lose what they had in this step, but for what is in their states."""
         if self.sees(slots):
             rows = (slot for slot in listed(slots) if is_row(cache, slot))
             self.of |= {slot: {} for slot in rows if self.in_place(slot) is None}
 
-    def copy(self, cache: Sized, src: torch.Tensor, dst: torch.Tensor) -> None:
+    def copy(self, cache: Sized, src: Tensor, dst: Tensor) -> None:
         """A copy has what its source has, the open step included."""
         if self.sees(dst):
             for one, other in zip(listed(src), listed(dst), strict=True):
@@ -172,7 +156,7 @@ class Calls:
                     self.drop([other])
                     self.of |= {other: dict(self.of[one])} if one in self.of else {}
 
-    def sees(self, slots: torch.Tensor) -> bool:
+    def sees(self, slots: Tensor) -> bool:
         """Whether the host may look at slots; where it may not, it knows of none."""
         if strict(slots):
             return True
@@ -183,16 +167,13 @@ class Calls:
 
 def check_count(slot: int, count: int, call: Call) -> None:
     """What `accept` may keep of a row's tokens: the first of them, or all that are in its state."""
+    came = f"{count} for slot {slot}"
     if call.kernel in IN_PLACE and count != call.tokens:
-        raise ValueError(
-            f"counts: {count} for slot {slot}, expected {call.tokens}, "
-            f"all that `{call.kernel}` has taken in"
-        )
+        expected = f"{call.tokens}, all that `{call.kernel}` has taken in"
+        raise wrong("counts", came, expected)
     if count > call.tokens:
-        raise ValueError(
-            f"counts: {count} for slot {slot}, expected 0 to {call.tokens}, "
-            f"as many as `{call.kernel}` has recorded"
-        )
+        expected = f"0 to {call.tokens}, as many as `{call.kernel}` has recorded"
+        raise wrong("counts", came, expected)
 
 
 def check_nodes(slot: int, path: list[int], count: int, call: Call) -> None:
@@ -201,9 +182,7 @@ def check_nodes(slot: int, path: list[int], count: int, call: Call) -> None:
     for node in path[:count]:
         parent = node - 1 if parents is None or node >= tokens else max(parents[node], -1)
         if node >= tokens or parent != before:
-            raise ValueError(
-                f"path: {path} for slot {slot}, expected nodes below {tokens}, "
-                f"which `{call.kernel}` has recorded, "
-                "a root first and then each the child of the one before"
-            )
+            expected = f"nodes below {tokens}, which `{call.kernel}` has recorded, "
+            expected += "a root first and then each the child of the one before"
+            raise wrong("path", f"{path} for slot {slot}", expected)
         before = node

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from kvgen.runtime.arguments import Sized, capturing
 from kvgen.runtime.device import configuration
@@ -17,36 +18,40 @@ from kvgen.runtime.table import Signature, Table
 # how often torch has written to a tensor
 version = operator.attrgetter("_version")
 
-Given = Mapping[str, torch.Tensor]
+Given = Mapping[str, Tensor]
 # the batch that stands for all where a row's bits must not depend on it
 INVARIANT_ROWS = 64
 # what the kernels of one step share, the layers that have run as bits, and the step's slots
-Step = tuple[object, int, torch.Tensor]
+Step = tuple[object, int, Tensor]
 
 
 class Launching(Sized, Protocol):
     """What launches need to know of a cache.
 
     overlaps: whether its GPU can launch a kernel before the one in front has ended. step: of the
-    last call, if another may begin before that has ended.
+    last call, if another may begin before that has ended. tokens: the inputs, which every token has
+    its own of. at: the tensors that hold a layer, and which of theirs it is. books, bounds: which
+    records and which slots there are, as kernels get it.
     """
 
     gpu: str
     overlaps: bool
-    layer: int
-    watched: list[torch.Tensor]
+    watched: list[Tensor]
     invariant: bool
     step: Step | None
+    tokens: frozenset[str]
+
+    def at(self, layer: int) -> tuple[Mapping[str, Tensor], int]: ...
+
+    def books(self) -> list[Tensor]: ...
+
+    def bounds(self) -> list[int]: ...
 
 
 def launch(
-    cache: Launching,
-    name: str,
-    grid: tuple[int, ...],
-    *args: Any,
-    step: Step | None = None,
+    cache: Launching, name: str, grid: tuple[int, ...], *args: Any, step: Step | None = None,
     **options: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Launch a kernel on the cache's GPU; an empty grid launches nothing."""
     kernel = cache.table.kernel(name)
     # only behind a decode of its own step may a kernel begin before the one in front has ended; the
@@ -65,7 +70,7 @@ def launch(
     cache.step = step
 
 
-def step_of(cache: Launching, layer: int, slots: torch.Tensor) -> Step | None:
+def step_of(cache: Launching, layer: int, slots: Tensor) -> Step | None:
     """What the decodes of one step share, rows, stream and a cache that nobody writes to; and the
     layer.
 
@@ -81,53 +86,45 @@ def step_of(cache: Launching, layer: int, slots: torch.Tensor) -> Step | None:
     written = [written_to(tensor) for tensor in cache.watched]
     rows = slots.data_ptr(), slots.numel(), written_to(slots)
     # `slots` itself too: while it is held, no other rows can come to lie there
-    return (rows, stream, written), 1 << (cache.layer + layer), slots
+    return (rows, stream, written), 1 << layer, slots
 
 
-def written_to(tensor: torch.Tensor) -> int:
+def written_to(tensor: Tensor) -> int:
     """How often torch has written to a tensor; in inference mode nobody counts."""
     return 0 if tensor.is_inference() else version(tensor)
 
 
-def strides_of(tensors: Iterable[torch.Tensor], layer: int) -> list[int]:
+def strides_of(tensors: Iterable[Tensor], layer: int) -> list[int]:
     """For every tensor the stride of a slot and the offset of the layer, in elements."""
     return [number for tensor in tensors for number in (tensor.stride(0), layer * tensor.stride(1))]
 
 
 def launch_tokens(
-    cache: Launching,
-    name: str,
-    grid: tuple[int, ...],
-    layer: int,
-    given: Given,
-    out: torch.Tensor,
-    *,
-    books: Iterable[torch.Tensor],
-    numbers: Iterable[int],
-    packed: bool = False,
-    step: Step | None = None,
-    **options: Any,
-) -> None:
-    """Launch a kernel that takes tokens. books: what it reads of rows and their places; numbers:
-    those before the strides of `out`. packed: rows' tokens lie one behind the other, so that the
-    stride of a row is that of a token."""
-    table = cache.table
-    signature = table.kernels[name]
-    used = [cache.tensors[each] for each in signature.tensors]
-    tokens, front = set(table.tokens), out.dim() - 2
+    cache: Launching, name: str, grid: tuple[int, ...], layer: int, slots: Tensor, given: Given,
+    out: Tensor, *, books: Iterable[Tensor] = (), before: Iterable[int] = (),
+    behind: Iterable[int] = (), packed: bool = False, step: Step | None = None, **options: Any,
+) -> None:  # fmt: skip
+    """Launch a kernel that takes tokens. books: what it reads of rows beside those of all kernels;
+    before, behind: numbers in front of the cache's own and behind them. packed: rows' tokens lie
+    one behind the other, so that the stride of a row is that of a token."""
+    signature = cache.table.kernels[name]
+    tensors, inner = cache.at(layer)
+    used = [tensors[each] for each in signature.tensors]
+    front = out.dim() - 2
     strides: list[int] = []
     for each in signature.arguments:
         own = given[each].stride()
         # the last axis is contiguous, but for an input that has no axes of its own
-        if each not in tokens:
+        if each not in cache.tokens:
             strides += own[:-1]
         else:
             own = own[: max(front, len(own) - 1)]
             strides += [own[0], *own] if packed else own
     outer = out.stride()[:-1]
     launch(
-        cache, name, grid, out, *books, *(given[each] for each in signature.arguments), *used,
-        *numbers, *([outer[0], *outer] if packed else outer), *strides, *strides_of(used, layer),
+        cache, name, grid, out, slots, *cache.books(), *books,
+        *(given[each] for each in signature.arguments), *used, *before, *cache.bounds(), *behind,
+        *([outer[0], *outer] if packed else outer), *strides, *strides_of(used, inner),
         step=step, **options,
     )  # fmt: skip
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+
+from kvgen.runtime.arguments import wrong
 
 
 class Span(NamedTuple):
@@ -18,7 +21,7 @@ class Span(NamedTuple):
     steps: list[tuple[int, int]]
 
 
-def check_apart(tensors: Mapping[str, torch.Tensor]) -> None:
+def check_apart(tensors: Mapping[str, Tensor]) -> None:
     """No two elements share an address, though one tensor may lie in the gaps of another."""
     spans: list[tuple[str, Span]] = []
     for name, tensor in tensors.items():
@@ -26,18 +29,15 @@ def check_apart(tensors: Mapping[str, torch.Tensor]) -> None:
             continue
         span = span_of(tensor)
         if overlaps_itself(span):
-            raise ValueError(
-                f"{name}: strides {tensor.stride()}, expected elements that share no address"
-            )
+            raise wrong(name, f"strides {tensor.stride()}", "elements that share no address")
         for other, beside in spans:
             if overlap(span, beside):
-                raise ValueError(
-                    f"{name}: shares memory with {other}, expected elements that share no address"
-                )
+                came = f"shares memory with {other}"
+                raise wrong(name, came, "elements that share no address")
         spans.append((name, span))
 
 
-def span_of(tensor: torch.Tensor) -> Span:
+def span_of(tensor: Tensor) -> Span:
     size = tensor.element_size()
     steps: list[tuple[int, int]] = []
     if tensor.is_contiguous():
@@ -102,7 +102,7 @@ def overlap(one: Span, other: Span) -> bool:
     return bool(((starts[at] > blocks - one.size) & (starts[at] < blocks + other.size)).any())
 
 
-def starts_of(span: Span) -> torch.Tensor:
+def starts_of(span: Span) -> Tensor:
     """Where blocks begin, in order."""
     starts = torch.tensor([span.address], dtype=torch.int64, device="cpu")
     for count, step in span.steps:

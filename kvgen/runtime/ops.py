@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from kvgen.runtime.arguments import new_out
+from kvgen.runtime.arguments import check_out, wrong
 from kvgen.runtime.cache import Cache
 from kvgen.runtime.launches import Given
 from kvgen.runtime.numbers import unknown
+from kvgen.runtime.storage import Storage
 from kvgen.runtime.table import Table
 
 register_fake: Any = operator.attrgetter("register_fake")(torch.library)
@@ -62,16 +64,16 @@ def nothing(*_: Any, **__: Any) -> None:
     """What an op gives back: all it does is in tensors that it is given."""
 
 
-def over(namespace: str, handle: int, tensors: list[torch.Tensor]) -> Cache:
+def over(namespace: str, handle: int, tensors: list[Tensor]) -> Storage:
     """The cache of a handle, over these tensors: a compiler that allows no changes in place copies
     what an op changes, and has it work on the copies."""
     caches = unknown(vars(getattr(torch.ops, namespace)))["caches"]
-    cache: Cache | None = caches.get(handle)
+    cache: Storage | None = caches.get(handle)
     if cache is None:
-        raise ValueError(f"cache: {handle}, expected the handle of a cache that is still there")
+        raise wrong("cache", handle, "the handle of a cache that is still there")
     own = cache.flat()
     if len(own) != len(tensors):
-        raise ValueError(f"_tensors: {len(tensors)}, expected the {len(own)} of cache.flat()")
+        raise wrong("_tensors", len(tensors), f"the {len(own)} of cache.flat()")
     same = all(a.data_ptr() == b.data_ptr() for a, b in zip(own, tensors, strict=True))
     return cache if same else cache.with_tensors(tensors)
 
@@ -81,8 +83,8 @@ def called(table: Table, name: str) -> Callable[..., None]:
     namespace = table.namespace
 
     def call(
-        cache: int, tensors: list[torch.Tensor], layer: int, slots: torch.Tensor, out: torch.Tensor,
-        *given: torch.Tensor, **more: Any,
+        cache: int, tensors: list[Tensor], layer: int, slots: Tensor, out: Tensor,
+        *given: Tensor, **more: Any,
     ) -> None:  # fmt: skip
         found = over(namespace, cache, tensors)
         # what comes by position is what the schema has, in its order
@@ -97,7 +99,7 @@ def called(table: Table, name: str) -> Callable[..., None]:
 def ended(table: Table, name: str) -> Callable[..., None]:
     namespace = table.namespace
 
-    def end(cache: int, tensors: list[torch.Tensor], *given: Any, **more: Any) -> None:
+    def end(cache: int, tensors: list[Tensor], *given: Any, **more: Any) -> None:
         found = over(namespace, cache, tensors)
         found.table.names[name](found, *given, **more)
 
@@ -105,18 +107,12 @@ def ended(table: Table, name: str) -> Callable[..., None]:
 
 
 def traced(
-    cache: Cache,
-    name: str,
-    layer: int,
-    slots: torch.Tensor,
-    given: Given,
-    out: torch.Tensor | None,
-    front: tuple[int, ...],
-    *more: torch.Tensor | None,
-) -> torch.Tensor:
+    cache: Cache, name: str, layer: int, slots: Tensor, given: Given, out: Tensor | None,
+    front: tuple[int, ...], *more: Tensor | None,
+) -> Tensor:  # fmt: skip
     """A call inside of what `torch.compile` traces: one op."""
     table = cache.table
-    out = new_out(cache, front, given) if out is None else out
+    out = check_out(cache, None, front, given) if out is None else out
     arguments = [given[each.name] for each in (*table.inputs, *table.params)]
     op = getattr(getattr(torch.ops, cache.namespace), name)
     op(cache.handle, cache.flat(), layer, slots, out, *arguments, *more)

@@ -7,28 +7,22 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kvgen.runtime.arguments import (
     captured,
-    check_copied,
     check_integer,
-    check_sizes,
     check_slots,
     describe,
     in_use,
     is_row,
     strict,
+    wrong,
 )
-from kvgen.runtime.cache import (
-    Cache,
-    Shapes,
-    bytes_of,
-    check_cursor_saved,
-    ending,
-    marks_of,
-    tree_of,
-)
+from kvgen.runtime.cache import Cache
+from kvgen.runtime.contents import Saved, bytes_of, check_copied, check_cursor_saved
 from kvgen.runtime.device import tuned_places
+from kvgen.runtime.kernels import ending, marks_of, tree_of
 from kvgen.runtime.launches import (
     Given,
     configured,
@@ -40,6 +34,7 @@ from kvgen.runtime.launches import (
     value_tiles,
 )
 from kvgen.runtime.numbers import listed, parts_of, power_of_two, unknown
+from kvgen.runtime.storage import Shapes, check_sizes
 from kvgen.runtime.table import Table
 
 # records in a page, as many as tensor cores take at once
@@ -62,22 +57,15 @@ class PagedCache(Cache):
     """
 
     def __init__(
-        self,
-        tensors: Mapping[str, Any],
-        window: int,
-        short_context: int,
-        buffer: int | None = None,
-        first_slot: int = 0,
-        invariant: bool = False,
-    ) -> None:
+        self, tensors: Mapping[str, Any], window: int, short_context: int,
+        buffer: int | None = None, first_slot: int = 0, invariant: bool = False,
+    ) -> None:  # fmt: skip
         self.table = self.table.short or self.table
-        self.tensors = dict(tensors)
-        self.size_up()
+        self.size_up(tensors)
         self.begin_at(first_slot, invariant)
         cursors: Any = self.tensors["cursors"]
-        if not isinstance(cursors, torch.Tensor) or cursors.dim() != 1:
-            expected = f"[slots] torch.int32 on {self.device}"
-            raise ValueError(f"cursors: {describe(cursors)}, expected {expected}")
+        if not isinstance(cursors, Tensor) or cursors.dim() != 1:
+            raise wrong("cursors", describe(cursors), f"[slots] torch.int32 on {self.device}")
         self.state_count, self.slots = self.slots, cursors.numel()
         self.page_count = self.tensors[self.table.of("record")[0].name].shape[0]
         self.buffer = self.places(self.device, window) if buffer is None else buffer
@@ -97,28 +85,14 @@ class PagedCache(Cache):
 
     @classmethod
     def paged_plan(
-        cls,
-        slots: int,
-        layers: int,
-        heads: int,
-        device: torch.device | str,
-        dtype: torch.dtype,
-        buffer: int | None,
-        window: int,
-        short_context: int,
-        pages: int | None,
-        states: int | None,
-    ) -> tuple[Any, Shapes, tuple[Any, ...]]:
+        cls, slots: int, layers: int, heads: int, device: torch.device | str, dtype: torch.dtype,
+        buffer: int | None, window: int, short_context: int, pages: int | None, states: int | None,
+    ) -> tuple[Shapes, dict[str, Any]]:  # fmt: skip
         most = cls.short_table().most_places
-        known = most if buffer is None else buffer
-        sizes = {
-            "slots": slots,
-            "layers": layers,
-            "heads": heads,
-            "buffer": known,
-            "window": window,
-        }
-        check_sizes(cls.table, most, dtype, **sizes)
+        check_sizes(
+            cls.table, most, dtype, slots=slots, layers=layers, heads=heads,
+            buffer=most if buffer is None else buffer, window=window,
+        )  # fmt: skip
         buffer = cls.places(device, window) if buffer is None else buffer
         states = slots if states is None else states
         check_short(short_context, window, 1 if pages is None else pages, states)
@@ -126,7 +100,7 @@ class PagedCache(Cache):
         shapes = cls.paged_shapes(
             slots, layers, heads, buffer, dtype, window, short_context, pages, states
         )
-        return PagedCache, shapes, (window, short_context, buffer)
+        return shapes, {"window": window, "short_context": short_context, "buffer": buffer}
 
     @classmethod
     def blank(cls, name: str) -> int:
@@ -145,17 +119,9 @@ class PagedCache(Cache):
 
     @classmethod
     def paged_shapes(
-        cls,
-        slots: int,
-        layers: int,
-        heads: int,
-        buffer: int,
-        dtype: torch.dtype,
-        window: int,
-        short_context: int,
-        pages: int,
-        states: int,
-    ) -> Shapes:
+        cls, slots: int, layers: int, heads: int, buffer: int, dtype: torch.dtype, window: int,
+        short_context: int, pages: int, states: int,
+    ) -> Shapes:  # fmt: skip
         """Shape and dtype of every tensor of a paged cache."""
         table, width = cls.short_table(), table_width(short_context, buffer)
         # the carried value after p records lies at p modulo the ring; behind that there is the one
@@ -271,7 +237,7 @@ class PagedCache(Cache):
         ]
         for slot, (row, held) in enumerate(zip(pages, self.pages_of, strict=True)):
             if any(page >= 0 for page in row[len(held) :]):
-                raise ValueError(f"pages: {row} for slot {slot}, expected its pages first, then -1")
+                raise wrong("pages", f"{row} for slot {slot}", "its pages first, then -1")
         self.state_of = [max(page, -1) for page in states]
         self.reserved = [len(held) * PAGE for held in self.pages_of]
         used = [page for held in self.pages_of for page in held]
@@ -302,7 +268,7 @@ class PagedCache(Cache):
         for slot, (held, state) in rows.items():
             self.pages_of[slot], self.state_of[slot] = held, state
 
-    def sent(self, values: Any, dtype: torch.dtype) -> torch.Tensor:
+    def sent(self, values: Any, dtype: torch.dtype) -> Tensor:
         """Numbers of the host on the device, for which the host does not wait."""
         pinned = self.device.type == "cuda"
         held = torch.tensor(values, dtype=dtype, device="cpu", pin_memory=pinned)
@@ -319,14 +285,14 @@ class PagedCache(Cache):
 
     # -- states
 
-    def reset(self, slots: torch.Tensor) -> None:
+    def reset(self, slots: Tensor) -> None:
         """Start rows afresh, without a state and with no records, in every layer; they keep their
         pages."""
         slots = check_slots(self, "slots", slots)
-        self.fill(slots, *self.table.of("carried"))
+        self.fill(slots, "carried")
         self.clear(slots, ("cursors", "skipped", "pending", "stateful"))
 
-    def load(self, layer: int, slots: torch.Tensor, state: Any) -> None:
+    def load(self, layer: int, slots: Tensor, state: Any) -> None:
         """Write one layer's state; moves no cursor. Other layers' states are initial until then.
 
         Rows need a page for it: tokens reserved that reach beyond `short_context`.
@@ -335,7 +301,7 @@ class PagedCache(Cache):
         """
         super().load(layer, slots, state)
 
-    def load_matrix(self, layer: int, slots: torch.Tensor, matrix: torch.Tensor) -> None:
+    def load_matrix(self, layer: int, slots: Tensor, matrix: Tensor) -> None:
         check_state_pages(self, slots)
         pages = [self.tensors[name] for name in ("state_pages", "stateful")]
         for held in self.table.of("state"):
@@ -352,18 +318,15 @@ class PagedCache(Cache):
             self.heads, *self.rows, *strides_of(planes, layer), TILE=self.table.tile,
         )  # fmt: skip
 
-    def read_matrix(self, layer: int, slots: torch.Tensor, matrix: torch.Tensor) -> None:
+    def read_matrix(self, layer: int, slots: Tensor, matrix: Tensor) -> None:
         used = [self.tensors[name] for name in self.table.kernels["short_read"].tensors]
         launch(
-            self, "short_read", self.matrix_grid(slots), matrix, slots, self.cursors,
-            self.tensors["skipped"], *self.tables(), *used, self.heads, *self.rows, self.width,
-            *strides_of(used, layer), **self.limits(), TILE=self.table.tile,
-            num_warps=self.table.warps,
+            self, "short_read", self.matrix_grid(slots), matrix, slots, *self.books(),
+            *self.tables(), *used, *self.bounds(), *strides_of(used, layer), **self.limits(),
+            TILE=self.table.tile, num_warps=self.table.warps,
         )  # fmt: skip
 
-    def move_carried(
-        self, name: str, outer: torch.Tensor, layer: int, slots: torch.Tensor, load: bool
-    ) -> None:
+    def move_carried(self, name: str, outer: Tensor, layer: int, slots: Tensor, load: bool) -> None:
         tensor = self.tensors[name]
         size = tensor[0, 0, 0].numel()
         grid = (slots.numel(), parts_of(size, 256))
@@ -373,7 +336,7 @@ class PagedCache(Cache):
             **self.limits(), RING=self.ring, LOAD=load, BLOCK=256,
         )  # fmt: skip
 
-    def copy(self, src: torch.Tensor, dst: torch.Tensor) -> None:
+    def copy(self, src: Tensor, dst: Tensor) -> None:
         """Copy rows, at any cursor, in every layer, to rows with as much reserved.
 
         dst slots are distinct and none is in src.
@@ -396,29 +359,26 @@ class PagedCache(Cache):
         # of carried states a ring has no more than the next window needs
         least = now if self.table.carried else 0
         if not least <= cursor <= most:
-            raise ValueError(
-                f"cursors: {cursor} for slot {slot}, expected {least} to {most}, its places"
-            )
+            raise wrong("cursors", f"{cursor} for slot {slot}", f"{least} to {most}, its places")
 
-    def saved_shapes(self, rows: int) -> dict[str, tuple[tuple[int, ...], int | None]]:
+    def saved_shapes(self, rows: int) -> Saved:
         # books first: where a row's carried states lie follows from them
-        shapes = {name: self.tensors[name].shape[1:] for name in ("cursors", "skipped", "stateful")}
-        found: dict[str, tuple[tuple[int, ...], int | None]] = {
-            name: ((rows, *shape), 1 if shape else None) for name, shape in shapes.items()
-        }
+        found: Saved = {}
+        for name in ("cursors", "skipped", "stateful"):
+            _, *shape = self.tensors[name].shape
+            found[name] = (rows, *shape), self.tensors[name].dtype, 1 if shape else None
         for held in self.table.held:
-            layers, *shape = self.tensors[held.name].shape[1:]
+            tensor = self.groups[0][held.name]
+            layers, *shape = tensor.shape[1:]
             if held.part == "record":
-                found[held.name] = (rows, self.width, layers, *shape), 1
+                found[held.name] = (rows, self.width, layers, *shape), tensor.dtype, 1
             else:
                 # of carried states the current one alone: others lie where the window says
                 current = shape[1:] if held.part == "carried" else shape
-                found[held.name] = (rows, layers, *current), None
+                found[held.name] = (rows, layers, *current), tensor.dtype, None
         return found
 
-    def place(
-        self, name: str, rows: torch.Tensor, slots: torch.Tensor
-    ) -> tuple[torch.Tensor, tuple[int, int]]:
+    def place(self, name: str, rows: Tensor, slots: Tensor) -> tuple[Tensor, tuple[int, int]]:
         if name not in (*self.table.planes, *self.table.records):
             return super().place(name, rows, slots)
         of_state = name in self.table.planes
@@ -429,7 +389,7 @@ class PagedCache(Cache):
             pages, real = pages[:, : rows.shape[1]], real[:, None]
         return pages.masked_fill(~real, -1).flatten(), (count, 0)
 
-    def move(self, name: str, rows: torch.Tensor, slots: torch.Tensor, save: bool) -> None:
+    def move(self, name: str, rows: Tensor, slots: Tensor, save: bool) -> None:
         if name in self.table.carried:
             for layer in range(self.layers):
                 current = rows[:, layer].contiguous()
@@ -442,7 +402,7 @@ class PagedCache(Cache):
             name, rows[:, : self.width] if name in self.table.records else rows, slots, save
         )
 
-    def check_restored(self, slots: torch.Tensor, saved: Mapping[str, torch.Tensor]) -> None:
+    def check_restored(self, slots: Tensor, saved: Mapping[str, Tensor]) -> None:
         if not strict(slots) or not strict(saved["cursors"]):
             return
         cursors, stateful_rows = listed(saved["cursors"]), listed(saved["stateful"])
@@ -457,15 +417,10 @@ class PagedCache(Cache):
             folds = stateful or self.short_context - cursor < max(1, self.window)
             pages, needed = len(unknown(self.pages_of[slot])), parts_of(cursor, PAGE)
             if pages < needed or (folds and self.state_of[slot] < 0):
-                raise ValueError(
-                    f"slots: slot {slot} has {pages} pages and "
-                    f"{int(self.state_of[slot] >= 0)} state, expected {needed} and {int(folds)}: "
-                    "`reserve` first"
-                )
+                came = f"slot {slot} has {pages} pages and {int(self.state_of[slot] >= 0)} state"
+                raise wrong("slots", came, f"{needed} and {int(folds)}: `reserve` first")
 
-    def copy_pages(
-        self, name: str, src: torch.Tensor, dst: torch.Tensor, pages: str, width: int
-    ) -> None:
+    def copy_pages(self, name: str, src: Tensor, dst: Tensor, pages: str, width: int) -> None:
         tensor = self.tensors[name]
         size = tensor[0, 0].numel()
         grid = (src.numel() * width, self.layers, parts_of(size, 1024))
@@ -477,7 +432,10 @@ class PagedCache(Cache):
 
     # -- what a step needs of a cache
 
-    def tables(self) -> list[torch.Tensor]:
+    def bounds(self) -> list[int]:
+        return [*super().bounds(), self.width]
+
+    def tables(self) -> list[Tensor]:
         """Which pages are whose, as kernels get it."""
         return [self.tensors[name] for name in ("pages", "state_pages", "stateful")]
 
@@ -491,9 +449,7 @@ class PagedCache(Cache):
     def in_place(self, pending: int) -> str | None:
         return "extend" if pending > 0 or pending <= -PROMPT else None
 
-    def check_room(
-        self, slots: torch.Tensor, tokens: int, lengths: torch.Tensor | None = None
-    ) -> None:
+    def check_room(self, slots: Tensor, tokens: int, lengths: Tensor | None = None) -> None:
         """Whether rows have places for a call's records: `tokens` each, or a prompt's lengths."""
         if not strict(slots):
             return
@@ -504,20 +460,16 @@ class PagedCache(Cache):
                 left = self.room(slot, cursors[slot], prompt)
                 wanted = tokens if lengths is None else prompt
                 if left < wanted:
-                    raise ValueError(
-                        f"slots: slot {slot} has room for {left} tokens, expected {wanted}: "
-                        "`reserve` first"
-                    )
+                    came = f"slot {slot} has room for {left} tokens"
+                    raise wrong("slots", came, f"{wanted}: `reserve` first")
 
-    def most_kept(
-        self, slots: torch.Tensor, used: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def most_kept(self, slots: Tensor, used: Tensor) -> tuple[Tensor, Tensor | None]:
         most, _ = super().most_kept(slots, used)
         # the records of a prompt are kept whole
         left = -self.tensors["pending"][torch.where(used, slots, 0).long()] - PROMPT
         return torch.where(left >= 0, left, most), left >= 0
 
-    def run_decode(self, layer: int, slots: torch.Tensor, given: Given, out: torch.Tensor) -> None:
+    def run_decode(self, layer: int, slots: Tensor, given: Given, out: Tensor) -> None:
         table, signature = self.table, self.table.kernels["short_decode"]
         config = configured(self, "short", slots.numel(), given)
         parts, units = value_tiles(table, config), self.heads
@@ -526,66 +478,49 @@ class PagedCache(Cache):
             each = math.gcd(table.ratio, config["TILES"])
             parts, units, tiles = parts * table.ratio // each, units // table.ratio, {"TILES": each}
         launch_tokens(
-            self, "short_decode", (slots.numel() * units * parts,), layer, given, out,
-            books=[slots, *self.books(), self.tensors["pending"], *self.tables()],
-            numbers=[self.heads, *self.rows, self.width], **self.limits(), RING=self.ring,
+            self, "short_decode", (slots.numel() * units * parts,), layer, slots, given, out,
+            books=[self.tensors["pending"], *self.tables()], **self.limits(), RING=self.ring,
             TILE=config["TILE"], **tiles, PAGES=config["PAGES"], STAGES=config["STAGES"],
             num_warps=config["num_warps"],
         )  # fmt: skip
 
     def run_verify(
-        self,
-        layer: int,
-        slots: torch.Tensor,
-        parents: torch.Tensor | None,
-        given: Given,
-        out: torch.Tensor,
+        self, layer: int, slots: Tensor, parents: Tensor | None, given: Given, out: Tensor
     ) -> None:
         tokens = out.shape[1]
         config = configured(self, "verify", slots.numel(), given)
         grid, tiles = parts_grid(self, self.table.kernels["short_verify"], slots.numel(), config)
         tree, strides = tree_of(slots, parents)
         launch_tokens(
-            self, "short_verify", grid, layer, given, out,
-            books=[slots, *self.books(), self.tensors["pending"], *self.tables(), tree],
-            numbers=[self.heads, *self.rows, self.width, *strides], **self.limits(), RING=self.ring,
-            WINDOW=tokens, TOKENS=power_of_two(tokens), TREE=parents is not None,
-            TILE=config["TILE"], TILES=tiles, STAGES=config["STAGES"],
+            self, "short_verify", grid, layer, slots, given, out,
+            books=[self.tensors["pending"], *self.tables(), tree], behind=strides,
+            **self.limits(), RING=self.ring, WINDOW=tokens, TOKENS=power_of_two(tokens),
+            TREE=parents is not None, TILE=config["TILE"], TILES=tiles, STAGES=config["STAGES"],
             num_warps=self.window_warps(config, tokens),
         )  # fmt: skip
 
     def run_extend(
-        self,
-        layer: int,
-        slots: torch.Tensor,
-        lengths: torch.Tensor,
-        given: Given,
-        out: torch.Tensor,
+        self, layer: int, slots: Tensor, lengths: Tensor, given: Given, out: Tensor,
         packed: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         config = configured(self, "extend", slots.numel(), given)
         launch_tokens(
-            self, "short_extend", tiles_grid(self, slots.numel(), config), layer, given, out,
-            books=[slots, *self.books(), self.tensors["pending"], *self.tables(), lengths],
-            numbers=[out.shape[0 if packed else 1], self.heads, *self.rows, self.width],
-            **self.limits(), RING=self.ring,
+            self, "short_extend", tiles_grid(self, slots.numel(), config), layer, slots, given,
+            out, books=[self.tensors["pending"], *self.tables(), lengths],
+            before=[out.shape[0 if packed else 1]], **self.limits(), RING=self.ring,
             TOKENS=config["TOKENS"], TILE=config["TILE"], STAGES=config["STAGES"],
             num_warps=config["num_warps"], packed=packed, PACKED=packed,
         )  # fmt: skip
 
     def run_advance(
-        self,
-        slots: torch.Tensor,
-        force: torch.Tensor | None,
-        keep: str,
-        kept: torch.Tensor | None = None,
+        self, slots: Tensor, force: Tensor | None, keep: str, kept: Tensor | None = None,
         late: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         work, skipped, limits = self.tensors["work"], self.tensors["skipped"], self.limits()
         # as many rows as threads, unless each has too many pages
         block = max(32, min(256, 4096 // limits["TABLE"]))
         launch(
-            self, "short_advance", (1,), slots, self.cursors, skipped, self.tensors["pending"],
+            self, "short_advance", (1,), slots, *self.books(), self.tensors["pending"],
             *self.tables(), *marks_of(slots, force, kept), work, slots.numel(), *self.rows,
             self.width, max(1, self.window), **limits, **ending(force, keep, kept, late),
             BLOCK=block, num_warps=min(4, block // 32),
@@ -612,14 +547,14 @@ def left_of(name: str, held: list[int], size: int) -> list[int]:
     """The pages that no row holds, the first of them last."""
     used = set(held)
     if len(used) != len(held) or (used and max(used) >= size):
-        raise ValueError(f"{name}: {sorted(held)}, expected distinct numbers below {size}")
+        raise wrong(name, sorted(held), f"distinct numbers below {size}")
     return [page for page in reversed(range(size)) if page not in used]
 
 
 def check_short(short_context: Any, window: int, pages: Any, states: Any) -> None:
     least = max(1, window)
     if not isinstance(short_context, int) or short_context < least:
-        raise ValueError(f"short_context: {short_context!r}, expected 0, or an integer >= {least}")
+        raise wrong("short_context", repr(short_context), f"0, or an integer >= {least}")
     check_integer("pages", pages, 1)
     check_integer("states", states, 1)
 
@@ -627,37 +562,33 @@ def check_short(short_context: Any, window: int, pages: Any, states: Any) -> Non
 def check_host_slots(cache: PagedCache, slots: Any) -> list[int]:
     """The slots of `reserve` and `release`, which the host must know; no graph has them."""
     if captured(cache.cursors):
-        raise ValueError(
-            "slots: given while a graph is captured, "
-            "expected `reserve` and `release` outside of graphs"
-        )
+        came = "given while a graph is captured"
+        raise wrong("slots", came, "`reserve` and `release` outside of graphs")
     expected = f"distinct integers on the host, less than {cache.slots} slots"
-    if isinstance(slots, torch.Tensor):
+    if isinstance(slots, Tensor):
         if slots.device.type != "cpu" or slots.dim() != 1:
-            raise ValueError(f"slots: {describe(slots)}, expected {expected}")
+            raise wrong("slots", describe(slots), expected)
         slots = listed(slots)
     try:
         given = list(slots)
     except TypeError:
-        raise ValueError(f"slots: {describe(slots)}, expected {expected}") from None
+        raise wrong("slots", describe(slots), expected) from None
     for slot in given:
         if not isinstance(slot, int) or slot >= cache.slots:
-            raise ValueError(f"slots: {slot!r}, expected {expected}")
+            raise wrong("slots", repr(slot), expected)
     used = [slot for slot in given if slot >= cache.first_slot]
     if len(set(used)) != len(used):
-        raise ValueError(f"slots: {given}, expected {expected}")
+        raise wrong("slots", given, expected)
     return used
 
 
-def check_state_pages(cache: PagedCache, slots: torch.Tensor) -> None:
+def check_state_pages(cache: PagedCache, slots: Tensor) -> None:
     if strict(slots):
         bare = [slot for slot in listed(slots) if is_row(cache, slot) and cache.state_of[slot] < 0]
         if bare:
             least = cache.short_context - max(1, cache.window) + 1
-            raise ValueError(
-                f"slots: slot {bare[0]} has no page for a state, "
-                f"expected `reserve` of {least} tokens or more"
-            )
+            came = f"slot {bare[0]} has no page for a state"
+            raise wrong("slots", came, f"`reserve` of {least} tokens or more")
 
 
 def check_as_much(cache: PagedCache, src: int, dst: int) -> None:
@@ -666,7 +597,5 @@ def check_as_much(cache: PagedCache, src: int, dst: int) -> None:
         (len(cache.pages_of[slot]), cache.state_of[slot] >= 0) for slot in (dst, src)
     )
     if pages < needed or (needs_state and not state):
-        raise ValueError(
-            f"dst: slot {dst} has {pages} pages and {int(state)} state, "
-            f"expected {needed} and {int(needs_state)} as slot {src} has"
-        )
+        came = f"slot {dst} has {pages} pages and {int(state)} state"
+        raise wrong("dst", came, f"{needed} and {int(needs_state)} as slot {src} has")

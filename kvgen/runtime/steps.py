@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kvgen.runtime.arguments import (
     check_arguments,
     check_force,
     check_layer,
     check_out,
-    check_path_shape,
     check_per_row,
     check_slots,
+    describe,
     in_use,
     strict,
+    wrong,
 )
 from kvgen.runtime.cache import Cache, check_cache
 from kvgen.runtime.device import best_kernel, gpu_name
@@ -24,7 +26,7 @@ from kvgen.runtime.numbers import listed
 from kvgen.runtime.ops import traced, traced_end
 
 
-def advance(cache: Cache, slots: torch.Tensor, force: torch.Tensor | None = None) -> None:
+def advance(cache: Cache, slots: Tensor, force: Tensor | None = None) -> None:
     """End a model step for exactly the rows decoded in it: cursors move, full buffers fold.
 
     slots: [B] int32 as given to every `decode` of the step. force: [B] bool, rows to fold now.
@@ -40,10 +42,10 @@ def advance(cache: Cache, slots: torch.Tensor, force: torch.Tensor | None = None
 
 def accept(
     cache: Cache,
-    slots: torch.Tensor,
-    counts: torch.Tensor | None = None,
-    path: torch.Tensor | None = None,
-    force: torch.Tensor | None = None,
+    slots: Tensor,
+    counts: Tensor | None = None,
+    path: Tensor | None = None,
+    force: Tensor | None = None,
     late: bool = False,
 ) -> None:
     """End a model step of which rows keep some tokens or none; the others have never been.
@@ -60,20 +62,17 @@ def accept(
     check_cache(cache)
     slots = check_slots(cache, "slots", slots)
     if (counts is None) == (path is None):
-        given = "neither" if counts is None else "both"
-        raise ValueError(f"counts, path: {given}, expected one of them")
+        raise wrong("counts, path", "neither" if counts is None else "both", "one of them")
     force = check_force(cache, slots, force)
     if path is None:
-        counts = check_counts(cache, slots, counts, late)
-        cache.calls.end(cache, slots, counts=counts, late=late)
-        cache.run_advance(slots, force, "counts", counts, late)
+        kept = counts = check_counts(cache, slots, counts, late)
     else:
-        path = check_path(cache, slots, path, late)
-        cache.calls.end(cache, slots, path=path, late=late)
-        cache.run_advance(slots, force, "path", path, late)
+        kept = path = check_path(cache, slots, path, late)
+    cache.calls.end(cache, slots, counts, path, late)
+    cache.run_advance(slots, force, "counts" if path is None else "path", kept, late)
 
 
-def flush(cache: Cache, slots: torch.Tensor | None = None) -> None:
+def flush(cache: Cache, slots: Tensor | None = None) -> None:
     """Fold now, whatever the buffers hold, in the given slots or in all.
 
     Between steps only: a row that was decoded since its last `advance` loses that token. A row that
@@ -102,8 +101,8 @@ def best(batch: int, device: torch.device | str | None = None) -> str:
 
 
 def decode_rows(
-    cache: Cache, layer: int, slots: torch.Tensor, given: Given, out: torch.Tensor | None
-) -> torch.Tensor:
+    cache: Cache, layer: int, slots: Tensor, given: Given, out: Tensor | None
+) -> Tensor:
     if torch.compiler.is_compiling():
         return traced(cache, "decode", layer, slots, given, out, (slots.shape[0],))
     slots, out = checked(cache, layer, slots, given, out)
@@ -115,15 +114,14 @@ def decode_rows(
 
 
 def recurrent_rows(
-    cache: Cache, layer: int, slots: torch.Tensor, given: Given, out: torch.Tensor | None
-) -> torch.Tensor:
+    cache: Cache, layer: int, slots: Tensor, given: Given, out: Tensor | None
+) -> Tensor:
     if torch.compiler.is_compiling():
         return traced(cache, "recurrent", layer, slots, given, out, (slots.shape[0],))
     slots, out = checked(cache, layer, slots, given, out)
     if cache.short_context:
-        raise ValueError(
-            f"cache: short_context = {cache.short_context}, expected a cache without short_context"
-        )
+        came = f"short_context = {cache.short_context}"
+        raise wrong("cache", came, "a cache without short_context")
     cache.calls.check_once(cache, layer, slots)
     cache.check_room(slots, 1)
     cache.calls.add(cache, layer, slots, "recurrent", 1)
@@ -131,9 +129,7 @@ def recurrent_rows(
     return out
 
 
-def checked(
-    cache: Cache, layer: int, slots: Any, given: Given, out: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
+def checked(cache: Cache, layer: int, slots: Any, given: Given, out: Any) -> tuple[Tensor, Tensor]:
     """The arguments that `decode` and `recurrent` share, before any launch: the slots and `out`."""
     check_cache(cache)
     check_layer(cache, layer)
@@ -142,47 +138,45 @@ def checked(
     return slots, check_out(cache, out, (slots.numel(),), given)
 
 
-def check_counts(cache: Cache, slots: torch.Tensor, counts: Any, late: bool) -> torch.Tensor:
+def check_counts(cache: Cache, slots: Tensor, counts: Any, late: bool) -> Tensor:
     counts = check_per_row(cache, "counts", counts, (slots.numel(),), torch.int32)
     if strict(counts):
         used, done = rows_of_step(cache, slots, late)
         most, whole = cache.most_kept(slots, used)
         # a block of a prompt is as long as it likes
-        wrong = used & torch.where(done, counts < 1, (counts < 0) | (counts > most))
+        bad = used & torch.where(done, counts < 1, (counts < 0) | (counts > most))
         if whole is not None:
-            wrong = torch.where(used & whole, (counts != 0) & (counts != most), wrong)
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
+            bad = torch.where(used & whole, (counts != 0) & (counts != most), bad)
+        if bad.any():
+            row = int(bad.nonzero()[0])
             expected = f"0 to {int(most[row])}"
             if done[row]:
                 expected = "1 or more, as its tokens are in the state"
-            count, slot = int(counts[row]), int(slots[row])
-            raise ValueError(f"counts: {count} for slot {slot}, expected {expected}")
+            raise wrong("counts", f"{int(counts[row])} for slot {int(slots[row])}", expected)
     return counts
 
 
-def check_path(cache: Cache, slots: torch.Tensor, path: Any, late: bool) -> torch.Tensor:
-    path = check_path_shape(cache, slots, path)
-    tokens = path.shape[1]
+def check_path(cache: Cache, slots: Tensor, path: Any, late: bool) -> Tensor:
+    most = max(1, cache.window)
+    tokens = path.shape[1] if isinstance(path, Tensor) and path.dim() == 2 else most
+    if not 1 <= tokens <= most:
+        raise wrong("path", describe(path), f"1 to {most} nodes a row")
+    path = check_per_row(cache, "path", path, (slots.numel(), tokens), torch.int32)
     if strict(path):
         used, done = rows_of_step(cache, slots, late)
         inside = (path >= 0).cumprod(1).bool()
-        wrong = inside & (path >= tokens)
-        wrong[:, 1:] |= inside[:, 1:] & (path[:, 1:] <= path[:, :-1])
-        wrong[:, 0] |= done & (path[:, 0] < 0)
-        wrong = used & wrong.any(1)
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
-            expected = f"increasing numbers below {tokens}, then -1"
-            raise ValueError(
-                f"path: {listed(path[row])} for slot {int(slots[row])}, expected {expected}"
-            )
+        bad = inside & (path >= tokens)
+        bad[:, 1:] |= inside[:, 1:] & (path[:, 1:] <= path[:, :-1])
+        bad[:, 0] |= done & (path[:, 0] < 0)
+        bad = used & bad.any(1)
+        if bad.any():
+            row = int(bad.nonzero()[0])
+            came = f"{listed(path[row])} for slot {int(slots[row])}"
+            raise wrong("path", came, f"increasing numbers below {tokens}, then -1")
     return path
 
 
-def rows_of_step(
-    cache: Cache, slots: torch.Tensor, late: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+def rows_of_step(cache: Cache, slots: Tensor, late: bool) -> tuple[Tensor, Tensor]:
     """Which rows are in use, and which have the step's tokens in their state already."""
     used = in_use(cache, slots)
     pending = cache.tensors["pending"][torch.where(used, slots, 0).long()]

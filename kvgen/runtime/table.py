@@ -32,6 +32,11 @@ class Held(NamedTuple):
     dtype: torch.dtype | None
     initial: float = 0.0
 
+    @property
+    def places(self) -> int | None:
+        """Which axis of the tensor its places are, if it has any."""
+        return 2 + self.axes.index("places") if "places" in self.axes else None
+
 
 class Signature(NamedTuple):
     """What a kernel takes of its call's arguments and of the cache, by name.
@@ -107,11 +112,6 @@ class Table(NamedTuple):
     @property
     def carried(self) -> list[str]:
         return [held.name for held in self.of("carried")]
-
-    @property
-    def tokens(self) -> list[str]:
-        """The inputs, which every token has its own of."""
-        return [each.name for each in self.inputs]
 
     @property
     def vectors(self) -> list[str]:
