@@ -15,7 +15,7 @@ __all__ = ["SpecError", "SpecWarning", "__version__", "compile", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # on first use: `kvgen list` must not wait for sympy
+    # on first use: `kvgen list` must not wait for the compiler
     if name in ("compile", "load"):
         from kvgen import compiler
 

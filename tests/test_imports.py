@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "kvgen"
-HEAVY = ("torch", "triton", "sympy", "optuna", "numpy", "ruamel")
+HEAVY = ("torch", "triton", "optuna", "numpy", "ruamel")
 # entry points: they may name any module, and no module names them
 EDGES = ("__init__", "__main__")
 

@@ -14,29 +14,33 @@ from kvgen.codegen import inlined
 from kvgen.codegen.features import ALL, DECODE, EXTEND, USUAL, VERIFY
 from kvgen.shipped import resolve
 
-# of all recurrences in all storage modes, in lines; docs/architecture.md says what bounds them
-MOST = {(DECODE,): 2880, USUAL: 4270}
+# the longest storage mode: two planes, their writes replayed, what is recorded derived anew
+STORAGE = {"storage.state": "split", "storage.records": "input", "storage.layout": "vk"}
+# lines, by what a module is compiled with: of the shortest and the longest of the 26 recurrences,
+# between which all others lie, and of what servers run most; docs/architecture.md says what bounds
+# them
+MOST = {
+    "linear_attention": {(DECODE,): 2521, USUAL: 3218},
+    "gated_deltanet": {(DECODE,): 2696, USUAL: 3700},
+    "kimi_delta_attention": {(DECODE,): 2702, USUAL: 3716},
+    "gated_deltaproduct": {(DECODE,): 2851, USUAL: 4242},
+}
 # and of the host's side alone, which no recurrence changes
-MOST_OF_HOST = {(DECODE,): 1900, USUAL: 2110, ALL: 2700}
-# more planes to load, store and address than in any other storage mode
-STORAGE = {"storage.state": "split"}
-# the shortest and the longest of the 26, and what servers run most; the others lie between
-NAMES = ("linear_attention", "gated_deltanet", "kimi_delta_attention", "gated_deltaproduct")
+MOST_OF_HOST = {(DECODE,): 1913, USUAL: 2079, ALL: 2650}
 
 
 def lines_of(text: str) -> int:
     return len(re.sub(r"^CONFIGS = \{$.*?^\}$", "", text, flags=re.M | re.S).splitlines())
 
 
-def text_of(name: str, features: tuple[str, ...], **storage: str) -> str:
-    analysis = compiler.analyse(resolve(name), STORAGE | storage)
-    return compiler.emit(analysis, {}, features)
+def text_of(name: str, features: tuple[str, ...]) -> str:
+    return compiler.emit(compiler.analyse(resolve(name), STORAGE), {}, features)
 
 
-@pytest.mark.parametrize("features", MOST, ids=",".join)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("features", [(DECODE,), USUAL], ids=",".join)
+@pytest.mark.parametrize("name", MOST)
 def test_a_module_is_no_longer_than_it_was(name: str, features: tuple[str, ...]) -> None:
-    assert lines_of(text_of(name, features)) <= MOST[features]
+    assert lines_of(text_of(name, features)) <= MOST[name][features]
 
 
 @pytest.mark.parametrize("features", MOST_OF_HOST, ids=",".join)

@@ -106,7 +106,7 @@ def test_spans() -> None:
     product = statement.value
     assert isinstance(product, Bin) and product.span == Span(1, 14, 30)
     assert isinstance(product.left, Call)
-    assert product.left.func_span == Span(1, 14, 17) and product.left.span == Span(1, 14, 20)
+    assert product.left.span == Span(1, 14, 20)
     assert product.right.span == Span(1, 24, 29)
 
 

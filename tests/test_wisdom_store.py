@@ -102,14 +102,6 @@ def test_another_version_of_the_kernel_is_no_answer(tmp_path: Path) -> None:
     assert store(tmp_path).table(key().form, key().shape, TOKENS) == {}
 
 
-@pytest.mark.parametrize("effort", ["estimate", "probe"])
-def test_what_was_never_timed_is_no_answer(effort: str, tmp_path: Path) -> None:
-    store(tmp_path).add([record(effort=effort)])
-    answer = store(tmp_path).find(key())
-    assert answer.tier == "estimate" and "never timed" in answer.reason
-    assert store(tmp_path).table(key().form, key().shape, TOKENS) == {}
-
-
 def test_the_first_folder_answers_within_a_tier(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     quick = record(us=20.0, effort="quick")

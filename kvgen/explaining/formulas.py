@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kvgen.analysis import Analysis
 from kvgen.codegen import cost
+from kvgen.explaining.quantity import Quantity
 from kvgen.kernels.decode import DECODE
 from kvgen.kernels.fold import FOLD
 from kvgen.kernels.recurrent import RECURRENT
-
-if TYPE_CHECKING:
-    from sympy import Expr
 
 
 @dataclass(frozen=True)
@@ -26,13 +24,11 @@ class Formula:
 
 def formulas(analysis: Analysis) -> list[Formula]:
     """Every quantity of the cost model, in a fixed order."""
-    import sympy
-
     form, records = analysis.form, analysis.records
     numbers = dict(form.spec.sizes)
-    symbols = {name: sympy.Symbol(name, positive=True) for name in numbers}
+    symbols = {name: Quantity.named(name) for name in numbers}
     # a size of the spec may be called L too
-    length = sympy.Symbol("L" if "L" not in numbers else "places", positive=True)
+    length = "L" if "L" not in numbers else "places"
     buffer = cost.buffer_length(form, records)
 
     def evaluated(sizes: Any, places: Any) -> dict[str, Any]:
@@ -57,19 +53,19 @@ def formulas(analysis: Analysis) -> list[Formula]:
         }
 
     values = evaluated(numbers, buffer)
-    expressions = evaluated(symbols, length)
+    expressions = evaluated(symbols, Quantity.named(length))
     return [
-        Formula(key, _text(sympy.expand(expressions[key]), length), values[key]) for key in values
+        Formula(key, _text(Quantity.of(expressions[key]), length), values[key]) for key in values
     ]
 
 
-def _text(expression: Expr, length: Expr) -> str:
+def _text(quantity: Quantity, length: str) -> str:
     """Ordered by powers of L, so that one sees what a longer buffer costs and saves."""
     found: list[str] = []
     for power in (0, 1, -1):
-        part = expression.coeff(length, power)
-        text = str(part).replace("*", "·")
-        if part == 0:
+        part = quantity.with_power(length, power)
+        text = str(part)
+        if not part.terms:
             continue
         if power:
             text = f"({text})" if " " in text else text

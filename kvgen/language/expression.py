@@ -203,7 +203,7 @@ class Converter:
                 help = f"write 'eps={self.text(node.args[1])}'"
             where = self.span(node.args[wanted]) if len(args) > wanted else self.span(node)
             return self.report("bad-call", message, where, help)
-        return Call(name, args, eps, self.span(node), span)
+        return Call(name, args, eps, self.span(node))
 
     def _keywords(self, node: ast.Call, function: Function) -> tuple[Fraction | None, bool]:
         """eps, and whether all keywords were as they should be."""

@@ -53,7 +53,6 @@ class Call:
     args: tuple[Expr, ...]
     eps: Fraction | None
     span: Span
-    func_span: Span
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,8 @@ from kvgen.formats.dtypes import FLOATS
 from kvgen.kernels.registry import SUBJECTS, subject
 
 KERNELS = tuple(each.name for each in SUBJECTS)
-EFFORTS = ("estimate", "probe", "quick", "full")
+EFFORTS = ("quick", "full")
 DTYPES = tuple(dtype.name for dtype in FLOATS)
-# from here on a record has been measured on its GPU
-MEASURED = EFFORTS.index("quick")
 # the order in which a record has what it was measured at, with and for
 AT = ("batch", "buffer", "layers", "cut")
 ENV = ("triton", "torch", "cuda", "driver")
@@ -111,10 +109,6 @@ class Record:
     @property
     def median(self) -> float:
         return self.us[1]
-
-    @property
-    def is_measured(self) -> bool:
-        return EFFORTS.index(self.effort) >= MEASURED
 
     @property
     def is_cut(self) -> bool:

@@ -243,8 +243,6 @@ def _unlike(wanted: Shape, other: Shape) -> list[str]:
 
 def _unusable(record: Record) -> str | None:
     """Why a record cannot be used whatever the key, or None."""
-    if not record.is_measured:
-        return f"its record has the effort {record.effort}: it was never timed"
     knobs = subject(record.key.kernel).knobs
     if set(record.config) != set(knobs):
         here, there = (", ".join(sorted(each)) for each in (knobs, record.config))
