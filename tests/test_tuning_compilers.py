@@ -162,6 +162,24 @@ def test_a_server(module: Path) -> None:
         compilers.close()
 
 
+def test_what_is_searched_compiles() -> None:
+    """With the knobs that a search tries, which a form's kernels need not all have."""
+    compilers = Compilers("sm_90", processes=2)
+    try:
+        for state in ("float32", "split"):
+            analysis = compiler.analyse(
+                resolve("gated_deltanet"), {**SMALL, "storage.state": state}
+            )
+            path = compiler.temporary_module("gated_deltanet", compiler.emit(analysis, {}))
+            for kernel in space.kernels(analysis):
+                config = space.program_of(space.legal(analysis, kernel, "sm_90")[0])
+                tokens = space.tokens_of(analysis, kernel)
+                found = compilers.wait(path, Case(kernel, config, 16, 16, 36, 16, tokens))
+                assert found is not None and found.error is None, (state, kernel, config)
+    finally:
+        compilers.close()
+
+
 def test_programs_of_all_layers_are_compiled() -> None:
     """Strides and offsets of a few heads are multiples of 16 in some layers, and not in others."""
     environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -19,6 +19,7 @@ from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, plan_records
 from kvgen.codegen import cost, inlined, scopes
 from kvgen.codegen.chained import chain_scope
+from kvgen.codegen.columns import offered as offers_dots
 from kvgen.codegen.config import ANY_GPU, Tuned, configs_text, legend
 from kvgen.codegen.features import ALL, completed
 from kvgen.codegen.hint import command
@@ -303,6 +304,7 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
         "tile": context["fold_tile"],
         "warps": context["fold_warps"],
         "tune": quoted(context["tune"]),
+        "dots": offers_dots(form),
         "several": several,
     }
     if context.get("chain"):

@@ -59,7 +59,7 @@ class Kernels(Storage):
     def run_decode(self, layer: int, slots: Tensor, given: Given, out: Tensor) -> None:
         config = configured(self, "decode", slots.numel(), given)
         grid, tiles = parts_grid(self, self.table.kernels["decode"], slots.numel(), config)
-        dots = {"DOT": config["DOT"]} if "DOT" in config else {}
+        dots = {"DOT": config["DOT"]} if self.table.dots else {}
         launch_tokens(
             self, "decode", grid, layer, slots, given, out,
             step=step_of(self, layer, slots) if config["PDL"] else None,
