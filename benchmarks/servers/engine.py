@@ -86,8 +86,6 @@ def start(
     prepare(tiny)
     from vllm import LLM
 
-    from benchmarks.servers.models import redraw
-
     graphs = {
         "mode": 0,
         "cudagraph_mode": "FULL_DECODE_ONLY",
@@ -95,7 +93,7 @@ def start(
     }
     settings: dict[str, Any] = {
         "model": str(model),
-        "load_format": "dummy",
+        "load_format": drawn(seed, peak),
         "skip_tokenizer_init": True,
         "dtype": "bfloat16",
         "enable_prefix_caching": False,
@@ -105,9 +103,28 @@ def start(
         **({"enforce_eager": True} if tiny or not batches else {}),
         **options,
     }
-    llm = LLM(**settings)
-    llm.apply_model(lambda model: redraw(model, seed, peak))
-    return llm
+    return LLM(**settings)
+
+
+def drawn(seed: int, peak: float) -> str:
+    """What vLLM calls weights as models.py draws them. They are there before vLLM packs them as its
+    kernels want them."""
+    from vllm.model_executor.model_loader import register_model_loader
+    from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+
+    from benchmarks.servers.models import draw
+
+    name = f"drawn-{seed}-{peak:g}"
+
+    @register_model_loader(name)
+    class Drawn(BaseModelLoader):
+        def download_model(self, model_config: Any) -> None:
+            """There is nothing to fetch."""
+
+        def load_weights(self, model: Any, model_config: Any) -> None:
+            draw(model, seed, peak)
+
+    return name
 
 
 def prompt(row: int, length: int, vocabulary: int) -> dict[str, list[int]]:
