@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -151,32 +152,44 @@ class Steps:
     outputs: dict[str, list[int]] = field(default_factory=dict)
 
 
-def stepped(llm: Any) -> Iterator[list[Any]]:
-    """The outputs of each step that has any, until no request is left."""
-    engine = llm.llm_engine
-    while engine.has_unfinished_requests():
-        outputs = engine.step()
-        if outputs:
+def admit(llm: Any, requests: Sequence[tuple[str, Any, Any]]) -> dict[str, str]:
+    """Give all requests (name, prompt, parameters) to the engine's core; names by its own ids."""
+    server, names = llm.llm_engine, {}
+    for name, tokens, parameters in requests:
+        request = server.input_processor.process_inputs(
+            name, tokens, parameters, supported_tasks=server.get_supported_tasks()
+        )
+        server.input_processor.assign_request_id(request)
+        names[request.request_id] = name
+        server.engine_core.add_request(request)
+    return names
+
+
+def steps(llm: Any, count: int) -> Iterator[Sequence[Any]]:
+    """What the engine's core gives out in each step, until so many requests are done. What a
+    server's front end makes of it is not waited for: it is another process there."""
+    while count:
+        if outputs := llm.llm_engine.engine_core.get_output().outputs:
+            count -= sum(output.finished for output in outputs)
             yield outputs
 
 
 def run(llm: Any, requests: Sequence[tuple[str, Any, Any]]) -> Steps:
-    """Admit all requests (name, prompt, parameters) together and step until they are done."""
-    for name, tokens, parameters in requests:
-        llm.llm_engine.add_request(name, tokens, parameters)
-    found = Steps()
-    held: dict[str, int] = {}
-    for outputs in stepped(llm):
+    """Admit all requests together and step until they are done."""
+    names = admit(llm, requests)
+    found = Steps(outputs={name: [] for name in names.values()})
+    for outputs in steps(llm, len(names)):
         found.times.append(time.perf_counter())
-        count = 0
+        found.tokens.append(sum(len(output.new_token_ids) for output in outputs))
         for output in outputs:
-            now = output.outputs[0].token_ids
-            count += len(now) - held.get(output.request_id, 0)
-            held[output.request_id] = len(now)
-            if output.finished:
-                found.outputs[output.request_id] = list(now)
-        found.tokens.append(count)
+            found.outputs[names[output.request_id]] += output.new_token_ids
     return found
+
+
+def settle() -> None:
+    """What a start has left is not looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def say(text: str) -> None:

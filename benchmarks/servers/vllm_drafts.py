@@ -118,6 +118,7 @@ def speed(args: argparse.Namespace, arm: engine.Arm, drafts: int) -> dict[str, A
         **({} if args.tiny else {"gpu_memory_utilization": 0.6}),
     )  # fmt: skip
     rows = []
+    engine.settle()
     engine.say("started")
     for batch in batches:
         patient(0.0 if args.tiny else START)

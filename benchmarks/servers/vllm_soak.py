@@ -120,8 +120,8 @@ def said_alone(llm: Any, each: Asked) -> tuple[list[int], list[float]]:
     """A request's tokens, and at each how far the two best are apart."""
     llm.llm_engine.add_request(each.name, each.prompt, engine.greedy(each.tokens, logprobs=2))
     last: Any = None
-    for outputs in engine.stepped(llm):
-        last = outputs[-1]
+    while llm.llm_engine.has_unfinished_requests():
+        last = (llm.llm_engine.step() or [last])[-1]
     gaps = []
     for best in last.outputs[0].logprobs:
         values = sorted((x.logprob for x in best.values()), reverse=True)
