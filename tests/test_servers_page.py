@@ -58,10 +58,11 @@ def test_speed_is_the_middle_round_over_stock_float32(tmp_path: Path) -> None:
     # in the order of the arms, whichever was measured first
     assert "| batch | vLLM float32 | kvgen split |" in found
     tables = [part for part in found.split("\n\n") if part.startswith("| batch")]
-    tokens, between, linear = (line(part, "8") for part in tables)
+    tokens, between, linear, busy = (line(part, "8") for part in tables)
     assert tokens == ["8", "2,000", "4,000 (2.00)"]
     assert between == ["8", "4.00 / 8.00", "2.00 / 4.00"]
     assert linear == ["8", "380 / 400", "80 / 100 (0.25)"]
+    assert busy == ["8", "1000", "1000 (1.00)"]
     assert "40% at 8" in found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -86,8 +87,6 @@ def start(
     prepare(tiny)
     from vllm import LLM
 
-    from benchmarks.servers.models import redraw
-
     graphs = {
         "mode": 0,
         "cudagraph_mode": "FULL_DECODE_ONLY",
@@ -95,7 +94,7 @@ def start(
     }
     settings: dict[str, Any] = {
         "model": str(model),
-        "load_format": "dummy",
+        "load_format": drawn(seed, peak),
         "skip_tokenizer_init": True,
         "dtype": "bfloat16",
         "enable_prefix_caching": False,
@@ -105,9 +104,28 @@ def start(
         **({"enforce_eager": True} if tiny or not batches else {}),
         **options,
     }
-    llm = LLM(**settings)
-    llm.apply_model(lambda model: redraw(model, seed, peak))
-    return llm
+    return LLM(**settings)
+
+
+def drawn(seed: int, peak: float) -> str:
+    """What vLLM calls weights as models.py draws them. They are there before vLLM packs them as its
+    kernels want them."""
+    from vllm.model_executor.model_loader import register_model_loader
+    from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+
+    from benchmarks.servers.models import draw
+
+    name = f"drawn-{seed}-{peak:g}"
+
+    @register_model_loader(name)
+    class Drawn(BaseModelLoader):
+        def download_model(self, model_config: Any) -> None:
+            """There is nothing to fetch."""
+
+        def load_weights(self, model: Any, model_config: Any) -> None:
+            draw(model, seed, peak)
+
+    return name
 
 
 def prompt(row: int, length: int, vocabulary: int) -> dict[str, list[int]]:
@@ -134,32 +152,44 @@ class Steps:
     outputs: dict[str, list[int]] = field(default_factory=dict)
 
 
-def stepped(llm: Any) -> Iterator[list[Any]]:
-    """The outputs of each step that has any, until no request is left."""
-    engine = llm.llm_engine
-    while engine.has_unfinished_requests():
-        outputs = engine.step()
-        if outputs:
+def admit(llm: Any, requests: Sequence[tuple[str, Any, Any]]) -> dict[str, str]:
+    """Give all requests (name, prompt, parameters) to the engine's core; names by its own ids."""
+    server, names = llm.llm_engine, {}
+    for name, tokens, parameters in requests:
+        request = server.input_processor.process_inputs(
+            name, tokens, parameters, supported_tasks=server.get_supported_tasks()
+        )
+        server.input_processor.assign_request_id(request)
+        names[request.request_id] = name
+        server.engine_core.add_request(request)
+    return names
+
+
+def steps(llm: Any, count: int) -> Iterator[Sequence[Any]]:
+    """What the engine's core gives out in each step, until so many requests are done. What a
+    server's front end makes of it is not waited for: it is another process there."""
+    while count:
+        if outputs := llm.llm_engine.engine_core.get_output().outputs:
+            count -= sum(output.finished for output in outputs)
             yield outputs
 
 
 def run(llm: Any, requests: Sequence[tuple[str, Any, Any]]) -> Steps:
-    """Admit all requests (name, prompt, parameters) together and step until they are done."""
-    for name, tokens, parameters in requests:
-        llm.llm_engine.add_request(name, tokens, parameters)
-    found = Steps()
-    held: dict[str, int] = {}
-    for outputs in stepped(llm):
+    """Admit all requests together and step until they are done."""
+    names = admit(llm, requests)
+    found = Steps(outputs={name: [] for name in names.values()})
+    for outputs in steps(llm, len(names)):
         found.times.append(time.perf_counter())
-        count = 0
+        found.tokens.append(sum(len(output.new_token_ids) for output in outputs))
         for output in outputs:
-            now = output.outputs[0].token_ids
-            count += len(now) - held.get(output.request_id, 0)
-            held[output.request_id] = len(now)
-            if output.finished:
-                found.outputs[output.request_id] = list(now)
-        found.tokens.append(count)
+            found.outputs[names[output.request_id]] += output.new_token_ids
     return found
+
+
+def settle() -> None:
+    """What a start has left is not looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def say(text: str) -> None:

@@ -125,8 +125,8 @@ def write(folder: Path, name: str, tiny: bool = False) -> Path:
 # weights -----------------------------------------------------------------------------------------
 
 
-def redraw(model: torch.nn.Module, seed: int = 0, peak: float = 0.0) -> int:
-    """Draw all weights anew; how many tensors there are.
+def draw(model: torch.nn.Module, seed: int = 0, peak: float = 0.0) -> None:
+    """Draw all weights.
 
     Matrices keep the size of what goes through them, but for those that end a branch: together all
     branches are about as large as the embedding, so that roundings do not grow from layer to layer.
@@ -143,7 +143,6 @@ def redraw(model: torch.nn.Module, seed: int = 0, peak: float = 0.0) -> int:
             weight.copy_(drawn(name, weight, values))
         if peak:
             repeating(found, peak)
-    return len(found)
 
 
 def drawn(name: str, weight: torch.Tensor, source: torch.Generator) -> torch.Tensor:
@@ -158,9 +157,9 @@ def drawn(name: str, weight: torch.Tensor, source: torch.Generator) -> torch.Ten
         fresh = torch.empty(weight.shape, device=weight.device, dtype=torch.float32)
         return fresh.uniform_(low, high, generator=source)
 
-    for ending, draw in SPECIAL.items():
+    for ending, special in SPECIAL.items():
         if name.endswith(ending):
-            return draw(normal, uniform)
+            return special(normal, uniform)
     if weight.dim() == 1:
         return 0.1 * normal()
     gain = next((gain for ending, gain in GAINS.items() if name.endswith(ending)), 1.0)
@@ -176,20 +175,20 @@ GAINS = {
     "w2_weight": 0.5,
 }
 CYCLE = 64
-Draw = Callable[[], "torch.Tensor"]
+Fresh = Callable[[], "torch.Tensor"]
 Between = Callable[[float, float], "torch.Tensor"]
 
 
-def rate(normal: Draw, uniform: Between) -> torch.Tensor:
+def rate(normal: Fresh, uniform: Between) -> torch.Tensor:
     return uniform(1.0, 16.0).log()
 
 
-def step_size(normal: Draw, uniform: Between) -> torch.Tensor:
+def step_size(normal: Fresh, uniform: Between) -> torch.Tensor:
     """What softplus makes a step between 0.001 and 0.1 of."""
     return uniform(math.log(1e-3), math.log(1e-1)).exp().expm1().log()
 
 
-SPECIAL: Mapping[str, Callable[[Draw, Between], torch.Tensor]] = {
+SPECIAL: Mapping[str, Callable[[Fresh, Between], torch.Tensor]] = {
     "A_log": rate,
     "dt_bias": step_size,
     # these multiply by their weight; all other norms by 1 + weight

@@ -91,6 +91,8 @@ def speed(found: Figures) -> str:
                 "convolution and norm, and this over vLLM's own with float32 states:\n"
             )
             parts.append(by_batch(runs, linear))
+            parts.append("All kernels of a step, microseconds, and over vLLM's own likewise:\n")
+            parts.append(by_batch(runs, busy))
     return "\n".join(parts)
 
 
@@ -133,6 +135,13 @@ def linear(row: Figures, stock: Figures | None) -> str:
     if stock is None or stock is row or not stock["gpu"]["linear_us"]:
         return told
     return f"{told} ({gpu['linear_us'] / stock['gpu']['linear_us']:.2f})"
+
+
+def busy(row: Figures, stock: Figures | None) -> str:
+    own = row["gpu"]["total_us"]
+    if stock is None or stock is row or not stock["gpu"]["total_us"]:
+        return f"{own:.0f}"
+    return f"{own:.0f} ({own / stock['gpu']['total_us']:.2f})"
 
 
 def shares(runs: Sequence[Figures]) -> str:

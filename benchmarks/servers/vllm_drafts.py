@@ -21,13 +21,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.servers import engine, models
-from benchmarks.servers.processes import side_by_side
+from benchmarks.servers.processes import patient, side_by_side
 
 DRAFTS = 3
 LONGEST = 1024
 MEMORY = 16 << 30
 BATCHES = (1, 8, 32, 64, 128)
 PROMPT, TOKENS, DROPPED, ROUNDS = 192, 320, 64, 3
+# seconds after which an engine does not start or a batch does not end any more
+START = 300.0
 # how much the next token of the cycle stands out
 PEAK = 60.0
 TIMED = ("stock-float32", "kvgen-float32", "kvgen-split", "kvgen-bfloat16")
@@ -47,6 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.one:
         kind, name, drafts = args.one.split()
+        patient(0.0 if args.tiny else START)
         run = fit if kind == "fit" else speed
         found = run(args, engine.ARMS[name], int(drafts))
         file = args.folder / f"{kind}-{name}-{drafts}.json"
@@ -115,7 +118,10 @@ def speed(args: argparse.Namespace, arm: engine.Arm, drafts: int) -> dict[str, A
         **({} if args.tiny else {"gpu_memory_utilization": 0.6}),
     )  # fmt: skip
     rows = []
+    engine.settle()
+    engine.say("started")
     for batch in batches:
+        patient(0.0 if args.tiny else START)
         turns = []
         for turn in range(rounds):
             asked = [
@@ -125,7 +131,7 @@ def speed(args: argparse.Namespace, arm: engine.Arm, drafts: int) -> dict[str, A
             found = engine.run(llm, asked)
             turns.append(timed(found, batch, dropped))
         rows.append({"batch": batch, "rounds": turns})
-        print(rows[-1], flush=True)
+        engine.say(str(rows[-1]))
     return {"arm": arm.name, "drafts": drafts, **engine.versions(), "rows": rows}
 
 

@@ -22,10 +22,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.servers import engine, models
-from benchmarks.servers.processes import side_by_side
+from benchmarks.servers.processes import patient, side_by_side
 
 STOCK = "stock-float32"
 ROWS, PROMPT, TOKENS = 64, 128, 256
+# seconds after which an engine does not start, a batch does not end any more
+START, STUCK = 400.0, 90.0
 
 
 def main() -> None:
@@ -70,6 +72,7 @@ def every(dtype: str) -> list[str]:
 def said(args: argparse.Namespace) -> None:
     """Let one arm speak; FOLDER/ARM.pt is what it said."""
     engine.prepare(args.tiny)
+    patient(0.0 if args.tiny else START)
     options: dict[str, Any] = {}
     if args.dtype == "float32":
         from benchmarks.servers import float32
@@ -91,7 +94,10 @@ def said(args: argparse.Namespace) -> None:
     )  # fmt: skip
     vocabulary = models.config(args.model, args.tiny)["vocab_size"]
     prompt = PROMPT if not args.tiny else 9
+    engine.say("started")
     speak = Speaker(llm, args.rows, prompt, args.tokens, vocabulary)
+    if args.tiny:
+        speak.stuck = 0.0
     result: dict[str, Any] = {"versions": engine.versions(), "memory": engine.memory(llm)}
     if arm.name == STOCK:
         tokens, logs = speak.together(None)
@@ -111,6 +117,7 @@ class Speaker:
 
     def __init__(self, llm: Any, rows: int, prompt: int, tokens: int, vocabulary: int):
         self.llm, self.rows, self.tokens, self.vocabulary = llm, rows, tokens, vocabulary
+        self.stuck = STUCK
         self.prompts = [engine.prompt(row, prompt, vocabulary) for row in range(rows)]
 
     def together(self, tokens: Any) -> tuple[Any, Any]:
@@ -129,13 +136,15 @@ class Speaker:
         heard: dict[str, list[int]] = {}
         started = time.time()
         for group in groups:
+            patient(self.stuck)
             asked = [
                 (str(row), self.prompts[row],
                  engine.greedy(self.tokens, extra_args={"row": row}))
                 for row in group
             ]  # fmt: skip
             heard |= engine.run(self.llm, asked).outputs
-        print(f"{len(groups)} times {len(groups[0])}: {time.time() - started:.1f} s", flush=True)
+        engine.say(f"{len(groups)} times {len(groups[0])}: {time.time() - started:.1f} s")
+        patient(0)
         said = torch.tensor([heard[str(row)] for row in range(self.rows)])
         if tokens is not None and not torch.equal(said, tokens):
             raise RuntimeError("the engine did not say what it was told to")

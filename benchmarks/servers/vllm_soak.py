@@ -24,10 +24,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.servers import engine, models
+from benchmarks.servers.processes import patient
 
 ROWS = 64
 # requests of those that run whose blocks there are: too few for what all of them grow to
 BLOCKS = 200
+# seconds after which a request does not end any more
+STUCK = 90.0
 # how often memory is looked at
 LOOKS = 5
 
@@ -81,6 +84,7 @@ def soaked(args: argparse.Namespace) -> dict[str, Any]:
         # beside another one
         options["gpu_memory_utilization"] = 0.3
     started = time.time()
+    patient(0.0 if args.tiny else 4 * STUCK)
     with tempfile.TemporaryDirectory() as folder:
         llm = engine.start(
             engine.ARMS[args.arm], models.write(Path(folder), "soak", args.tiny),
@@ -91,10 +95,15 @@ def soaked(args: argparse.Namespace) -> dict[str, Any]:
     say(started, f"started: {engine.memory(llm)}")
     vocabulary = models.config("soak", args.tiny)["vocab_size"]
     asked = requests(args.requests, args.seed, vocabulary, args.tiny)
-    alone = {each.name: said_alone(llm, each) for each in asked}
+    alone = {}
+    for each in asked:
+        patient(0.0 if args.tiny else STUCK)
+        alone[each.name] = said_alone(llm, each)
     say(started, f"alone: {sum(len(tokens) for tokens, _ in alone.values())} tokens")
     soak = Soak(llm, args.seed)
+    patient(0.0 if args.tiny else 4 * STUCK)
     soak.run(asked)
+    patient(0)
     say(started, f"together: {soak.steps} steps")
     return {
         "about": {
@@ -111,8 +120,8 @@ def said_alone(llm: Any, each: Asked) -> tuple[list[int], list[float]]:
     """A request's tokens, and at each how far the two best are apart."""
     llm.llm_engine.add_request(each.name, each.prompt, engine.greedy(each.tokens, logprobs=2))
     last: Any = None
-    for outputs in engine.stepped(llm):
-        last = outputs[-1]
+    while llm.llm_engine.has_unfinished_requests():
+        last = (llm.llm_engine.step() or [last])[-1]
     gaps = []
     for best in last.outputs[0].logprobs:
         values = sorted((x.logprob for x in best.values()), reverse=True)

@@ -6,8 +6,9 @@
 An arm is a process with one engine. All start side by side, with the same memory for states and
 keys; then they take turns, a round of all batches at a time. Requests of a batch are admitted
 together, with prompts of one length (--staggered: of many); the first steps are dropped.
-Time between tokens is the wall clock between the outputs of two steps, everything included; time
-on the GPU is the sum over its kernels, by torch's profiler, in steps of their own.
+Time between tokens is the wall clock between two steps' tokens at the engine's core, scheduling
+included; a server's front end is another process. Time on the GPU is the sum over its kernels, by
+torch's profiler, in steps of their own.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ def measured(args: argparse.Namespace, folder: Path) -> None:
         max_num_batched_tokens=max(2048, largest * prompt),
         **({} if args.tiny else {"kv_cache_memory_bytes": MEMORY, "gpu_memory_utilization": 0.05}),
     )  # fmt: skip
+    engine.settle()
     engine.say(f"started in {time.time() - started:.0f} s")
     vocabulary = models.config(args.model, args.tiny)["vocab_size"]
 
@@ -197,10 +199,8 @@ def profile(llm: Any, asked: Any, batch: int, dropped: int, steps: int) -> dict[
     from torch.profiler import ProfilerActivity
 
     gpu = torch.cuda.is_available()
-    for name, tokens, parameters in asked:
-        llm.llm_engine.add_request(name, tokens, parameters)
+    running = engine.steps(llm, len(engine.admit(llm, asked)))
     seen = 0
-    running = engine.stepped(llm)
     for outputs in running:
         seen += len(outputs) == batch
         if seen == dropped:
