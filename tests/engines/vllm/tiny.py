@@ -14,7 +14,7 @@ CONFIG: dict[str, Any] = {
     "layer_types": [LINEAR, LINEAR, FULL, LINEAR, LINEAR, FULL],
     "num_hidden_layers": 6,
     "hidden_size": 64,
-    "vocab_size": 128,
+    "vocab_size": 64,
     "head_dim": 64,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
@@ -48,7 +48,10 @@ def write(folder: Path) -> None:
         if "norm" in name:
             continue
         scale = 0.5
-        if parameter.dim() > 1 and "conv1d" not in name:
+        if "out_proj" in name or "down_proj" in name or "o_proj" in name:
+            # a token says most of what follows it: what was said comes again, and drafts are kept
+            scale = 0.5 * parameter.shape[-1] ** -0.5
+        elif parameter.dim() > 1 and "conv1d" not in name:
             scale = 1.0 if "lm_head" in name else 1.5 * parameter.shape[-1] ** -0.5
         parameter.data = scale * torch.randn(parameter.shape, generator=generator)
     model.to(torch.bfloat16).save_pretrained(folder)
