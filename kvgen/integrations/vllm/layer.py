@@ -72,8 +72,6 @@ class Buffered:
         on_cpu = config.device_config.device_type == "cpu"
         window = settings.window_of(config)
         more = {"storage.layout": layout or ("kv" if on_cpu else "vk")}
-        if wanted.format.narrow:
-            more["storage.records"] = "input"
         features = ("decode", "verify") if window else ("decode",)
         module = compiled(name, tuple(sizes.items()), wanted.state, features, tuple(more.items()))
         convolution, _ = (

@@ -36,8 +36,9 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def write(folder: Path) -> None:
-    """Weights that make each layer matter and the next token fairly sure."""
+def write(folder: Path, depth: float) -> None:
+    """Weights that make the next token fairly sure. depth: how much layers matter beside the token
+    itself; where they hardly do, what was said comes again and again."""
     import torch
     from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
@@ -49,8 +50,7 @@ def write(folder: Path) -> None:
             continue
         scale = 0.5
         if "out_proj" in name or "down_proj" in name or "o_proj" in name:
-            # a token says most of what follows it: what was said comes again, and drafts are kept
-            scale = 0.5 * parameter.shape[-1] ** -0.5
+            scale = depth * parameter.shape[-1] ** -0.5
         elif parameter.dim() > 1 and "conv1d" not in name:
             scale = 1.0 if "lm_head" in name else 1.5 * parameter.shape[-1] ** -0.5
         parameter.data = scale * torch.randn(parameter.shape, generator=generator)
