@@ -78,7 +78,9 @@ def config(drafts: int = 0, **cache: object) -> SimpleNamespace:
     return SimpleNamespace(
         cache_config=SimpleNamespace(**(usual | cache)),
         speculative_config=SimpleNamespace(num_speculative_tokens=drafts) if drafts else None,
-        model_config=SimpleNamespace(is_hybrid=True, architecture="Qwen3NextForCausalLM"),
+        model_config=SimpleNamespace(
+            is_hybrid=True, is_attention_free=False, architecture="Qwen3NextForCausalLM"
+        ),
         kv_transfer_config=None,
         parallel_config=SimpleNamespace(use_ubatching=False),
     )

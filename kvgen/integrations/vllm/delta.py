@@ -30,12 +30,6 @@ class DeltaLayer(Buffered):
 
     sizes: Mapping[str, int]
 
-    @staticmethod
-    def unserved(config: Any) -> str | None:
-        """Why a model's layers of this class stay vLLM's own; None where they do not. config: the
-        model's."""
-        return None
-
     def chunk(
         self, step: Any, mixed: torch.Tensor, gates: Gates, state: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:

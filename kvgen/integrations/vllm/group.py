@@ -53,7 +53,12 @@ class Group:
         if prompts is not None:
             assert continued is not None
             # what a row that starts finds in its block is another request's
-            self.module.flush(self.cache, torch.where(continued, prompts, PADDING))
+            resumed = torch.where(continued, prompts, PADDING)
+            if self.cache.window:
+                # a chunk of one token in front of this one may have gone as a window
+                one = torch.ones_like(resumed, dtype=torch.int32)
+                self.module.accept(self.cache, resumed, counts=one, late=True)
+            self.module.flush(self.cache, resumed)
             self.cache.seek(prompts, torch.zeros_like(prompts, dtype=torch.int32))
 
     def decode(

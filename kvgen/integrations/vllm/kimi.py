@@ -12,6 +12,7 @@ from vllm.model_executor.layers.mamba.gdn.kimi_gdn_linear_attn import KimiGatedD
 from vllm.models.kimi_k3.nvidia.ops.third_party.kda import chunk_kda_with_fused_gate
 
 from kvgen.integrations.vllm.delta import DeltaLayer, Gates
+from kvgen.integrations.vllm.settings import Settings
 
 # the bound of a gate's logarithm that there is a spec for
 BOUND = -5.0
@@ -21,8 +22,8 @@ class BufferedKimiDeltaAttention(DeltaLayer, KimiGatedDeltaNetAttention):
     """Decodes with `kimi_delta_attention`, or with the one whose gates are bounded."""
 
     @staticmethod
-    def unserved(config: Any) -> str | None:
-        """Why a model's layers of this class stay vLLM's own. config: the model's."""
+    def unserved(wanted: Settings, *args: Any, **options: Any) -> str | None:
+        config = options["config"] if "config" in options else args[0]
         bound = config.linear_attn_config.get("gate_lower_bound")
         if bound not in (None, BOUND):
             return f"its gate_lower_bound is {bound}, expected none or {BOUND}"

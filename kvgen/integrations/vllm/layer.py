@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from vllm.config import get_current_vllm_config
 from vllm.forward_context import get_forward_context
+from vllm.model_executor.models.utils import extract_layer_index
 
 from kvgen.integrations import modules
 from kvgen.integrations.vllm import page, settings, warming
@@ -55,16 +56,22 @@ class Buffered:
 
     sizes: Mapping[str, int]
 
-    def serve(self: Any, name: str) -> None:
+    @staticmethod
+    def unserved(wanted: settings.Settings, *args: Any, **options: Any) -> str | None:
+        """Why a layer that is made with these arguments stays vLLM's own, if it does."""
+        return None
+
+    def serve(self: Any, name: str, layout: str | None = None) -> None:
         """Compile the module of a spec for this layer, and lay out its page. The spec's sizes are
-        those of the whole model, so that ranks share one module."""
+        those of the whole model, so that ranks share one module.
+
+        layout: of its state, as vLLM's prompts have it; None: that of gated delta rules.
+        """
         config, sizes = get_current_vllm_config(), self.sizes
         wanted = asked()
         on_cpu = config.device_config.device_type == "cpu"
         window = settings.window_of(config)
-        more = {"storage.layout": "kv" if on_cpu else "vk"}
-        if wanted.format.narrow:
-            more["storage.records"] = "input"
+        more = {"storage.layout": layout or ("kv" if on_cpu else "vk")}
         features = ("decode", "verify") if window else ("decode",)
         module = compiled(name, tuple(sizes.items()), wanted.state, features, tuple(more.items()))
         convolution, _ = (
@@ -127,7 +134,9 @@ class Buffered:
         ):
             raise RuntimeError("kvgen: a graph is captured before the first step, expected after")
         known = get_forward_context().no_compile_layers
-        layers = sorted((known[name] for name in names), key=lambda layer: layer.layer_idx)
+        layers = sorted(
+            (known[name] for name in names), key=lambda layer: extract_layer_index(layer.prefix)
+        )
         group = Group(self.served.module, [layer.held for layer in layers], self.served.window)
         for place, layer in enumerate(layers):
             layer.group, layer.place = group, place

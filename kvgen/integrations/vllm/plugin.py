@@ -17,6 +17,7 @@ LAYERS = {
     "QwenGatedDeltaNetAttention": ("qwen", "BufferedQwenGatedDeltaNet"),
     "OlmoHybridGatedDeltaNetAttention": ("olmo", "BufferedOlmoHybridGatedDeltaNet"),
     "KimiGatedDeltaNetAttention": ("kimi", "BufferedKimiDeltaAttention"),
+    "MambaMixer2": ("mamba2", "BufferedMambaMixer2"),
 }
 
 
@@ -69,9 +70,10 @@ def made(own: Any) -> Any:
             from vllm.config import get_current_vllm_config
 
             config = get_current_vllm_config()
-            if settings.asked(config.additional_config) is not None:
+            wanted = settings.asked(config.additional_config)
+            if wanted is not None:
                 ours = buffered(cls.__name__)
-                reason = ours.unserved(options["config"] if "config" in options else args[0])
+                reason = ours.unserved(wanted, *args, **options)
                 if reason is None:
                     widen(config)
                     cls = ours

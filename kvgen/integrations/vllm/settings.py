@@ -88,10 +88,10 @@ def contradictions(settings: Settings, config: Any, platform: str) -> list[str]:
     cache, found = config.cache_config, []
     if platform not in ("cuda", "cpu"):
         found.append(f"platform: {platform}, expected CUDA, or a CPU in Triton's interpreter")
-    if not config.model_config.is_hybrid:
+    model = config.model_config
+    if not (model.is_hybrid or model.is_attention_free):
         found.append(
-            f"model: {config.model_config.architecture} keeps no state, expected one with linear "
-            "attention"
+            f"model: {model.architecture} keeps no state, expected one with linear attention"
         )
     if cache.mamba_ssm_cache_dtype not in ("auto", settings.page_dtype):
         found.append(

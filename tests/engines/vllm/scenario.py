@@ -19,19 +19,20 @@ ENVIRONMENT = {
 }
 # blocks of attention hold so many tokens
 BLOCK = 256
-# of those that there are, one is padding; a request takes one of each group of layers
-BLOCKS = 1 + 3 * 3
+# of those that there are one is padding; a request takes one of each group of layers, and another
+# one of attention's behind every 256 tokens: three requests fit, but not to their end
+BLOCKS = 1 + 11
 
 
 def prompt(seed: int, length: int) -> dict[str, list[int]]:
     return {
-        "prompt_token_ids": [1 + (seed * 37 + at * at * 13 + at * 7) % 126 for at in range(length)]
+        "prompt_token_ids": [1 + (seed * 37 + at * at * 13 + at * 7) % 62 for at in range(length)]
     }
 
 
 def repeating(seed: int, length: int) -> dict[str, list[int]]:
     """One that drafts are found for."""
-    return {"prompt_token_ids": [1 + (seed * 37 + at % 5 * 11) % 126 for at in range(length)]}
+    return {"prompt_token_ids": [1 + (seed * 37 + at % 5 * 11) % 62 for at in range(length)]}
 
 
 def started(folder: str, settings: dict[str, Any], drafts: int) -> Any:
@@ -94,7 +95,7 @@ def play(session: Session) -> None:
     session.engine.abort_request(["gone"])
     # into the blocks of others; one of a single token
     session.ask("single", prompt(3, 1), 6)
-    session.ask("after", repeating(5, 40), 6)
+    session.ask("after", repeating(5, 40), 14)
     session.steps()
     # each needs another block in the middle of decoding, and there is none: some begin again
     for number in range(3):
@@ -125,6 +126,14 @@ def main(folder: str, out: str, given: str, drafts: str = "0") -> None:
         shadow = Shadow(settings["state"])
         shadow.watch()
         found |= {"worst": shadow.worst, "counts": shadow.counts}
+    counted = core.scheduler._preempt_request
+    found["preempted"] = 0
+
+    def preempt(*arguments: Any, **options: Any) -> Any:
+        found["preempted"] += 1
+        return counted(*arguments, **options)
+
+    core.scheduler._preempt_request = preempt
     session = Session(engine)
     play(session)
     groups = {id(layer.group): layer.group for layer in layers if hasattr(layer, "served")}

@@ -14,7 +14,7 @@ CONFIG: dict[str, Any] = {
     "layer_types": [LINEAR, LINEAR, FULL, LINEAR, LINEAR, FULL],
     "num_hidden_layers": 6,
     "hidden_size": 64,
-    "vocab_size": 128,
+    "vocab_size": 64,
     "head_dim": 64,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
@@ -36,8 +36,9 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def write(folder: Path) -> None:
-    """Weights that make each layer matter and the next token fairly sure."""
+def write(folder: Path, depth: float) -> None:
+    """Weights that make the next token fairly sure. depth: how much layers matter beside the token
+    itself; where they hardly do, what was said comes again and again."""
     import torch
     from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
@@ -48,7 +49,9 @@ def write(folder: Path) -> None:
         if "norm" in name:
             continue
         scale = 0.5
-        if parameter.dim() > 1 and "conv1d" not in name:
+        if "out_proj" in name or "down_proj" in name or "o_proj" in name:
+            scale = depth * parameter.shape[-1] ** -0.5
+        elif parameter.dim() > 1 and "conv1d" not in name:
             scale = 1.0 if "lm_head" in name else 1.5 * parameter.shape[-1] ** -0.5
         parameter.data = scale * torch.randn(parameter.shape, generator=generator)
     model.to(torch.bfloat16).save_pretrained(folder)
