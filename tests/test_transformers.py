@@ -93,12 +93,25 @@ def test_samples_are_those_of_the_same_seed(model, kvgen):
     assert got == wanted
 
 
-def test_a_static_cache_is_served(model, kvgen, calls):
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_static_cache_is_served(model, kvgen, calls, graphs):
+    import torch
+    from transformers import CompileConfig
+
+    options = {"cache_implementation": "static"}
+    if graphs:
+        settings = CompileConfig(backend="aot_eager", mode=None, fullgraph=True)
+        settings._compile_all_devices = True
+        options["compile_config"] = settings
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     (got, _), (wanted, _) = compared(
-        model, kvgen, lambda model: generated(model, ids(PROMPT), 3, cache_implementation="static")
+        model, kvgen, lambda model: generated(model, ids(PROMPT), 4, **options)
     )
     assert got.tolist() == wanted.tolist()
-    assert calls["decode"] == 2
+    assert calls["decode"] == 3
+    # one of the model as it was, and one of it accelerated
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2 * graphs
 
 
 def test_two_conversations_take_turns_on_one_model(model, kvgen):
@@ -328,6 +341,30 @@ def test_layers_that_cannot_be_served_are_left_alone_and_named(model, kvgen):
     assert "left alone: 1 layer (model.layers.1.linear_attn): its forward has been replaced" in text
     assert "model.layers.2.linear_attn): its parameters are torch.float64" in text
     assert [type(each).__name__[:5] for each in layers] == ["Kvgen", "Qwen3", "Qwen3"]
+
+
+def test_layers_behind_hooks_are_served_and_given_back(model, kvgen, calls):
+    # as accelerate has them, where a model is on several devices
+    layer = model.model.layers[0].linear_attn
+    layer._old_forward = layer.forward
+    layer.forward = lambda *given, **more: layer._old_forward(*given, **more)
+    (got, _), (wanted, _) = compared(model, kvgen, lambda model: generated(model, ids(PROMPT), 3))
+    assert got.tolist() == wanted.tolist() and calls["decode"] == 2
+    kvgen.restore(model)
+    assert layer._old_forward == type(layer).forward.__get__(layer)
+    generated(model, ids(PROMPT), 3)
+    assert calls["decode"] == 2
+
+
+def test_a_window_longer_than_a_buffer_loses_what_it_cannot_keep(model, kvgen):
+    kvgen.accelerate(model, assisted=True, buffer=3)
+    cache, other = dynamic(model), dynamic(model)
+    cache.activate_past_recording()
+    for each in (cache, other):
+        said(model, [[1, 2, 3]], each)
+        said(model, [[4, 5, 6, 7, 8]], each)
+    with pytest.raises(ValueError, match="crop: 4 tokens, expected at most 3"):
+        cache.crop(-4)
 
 
 @pytest.mark.parametrize("version", ["5.16.1", "5.25.0"])

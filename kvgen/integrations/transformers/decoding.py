@@ -81,7 +81,8 @@ def states_of(cache: Any, served: Served, hidden: torch.Tensor) -> States:
 
 
 # what is allocated, and classes that change, are no part of a graph
-hold = torch.compiler.disable(holding.hold)
+untraced: Any = torch.compiler.disable
+hold = untraced(holding.hold)
 
 
 def prompt(
@@ -99,7 +100,7 @@ def prompt(
     return output
 
 
-@torch.compiler.disable
+@untraced
 def give(layer: Any, cache: Any) -> None:
     """Let a layer's own code have its state."""
     held = cache.layers[layer.layer_idx]
@@ -110,7 +111,7 @@ def give(layer: Any, cache: Any) -> None:
     held.open = True
 
 
-@torch.compiler.disable
+@untraced
 def take(layer: Any, cache: Any, hidden: torch.Tensor, begin: bool) -> None:
     """Move the state that a layer's own code has left to the module."""
     held = cache.layers[layer.layer_idx]

@@ -67,7 +67,7 @@ def held_class(kind: Any) -> type:
                 self.states.select(rows)
 
         def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-            twin = object.__new__(type(self))
+            twin: Any = object.__new__(type(self))
             memo[id(self)] = twin
             vars(twin).update(copy.deepcopy(vars(self), memo))
             twin.states.layers[twin.place] = ref(twin)
