@@ -14,13 +14,16 @@ NEWEST := .venv-newest
 # which torch `make newest` takes: the newest that fits the newest Triton. A build for the CPU asks
 # for no Triton of its own: where pip finds one, it fits, and a build for CUDA need not
 TORCH ?= torch
+# of what `make test-engines` tests an integration with: a folder of tests/engines
+ENGINE ?= sglang
 CODE := kvgen tests examples docs benchmarks cli.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test newest lint format clean
+.PHONY: help install demo test test-engines newest lint format clean
+.PRECIOUS: .venv-%/.installed
 
 help:  ## say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## make .venv with kvgen, editable, and all it is developed with
 
@@ -42,6 +45,19 @@ demo: $(RUNS)  ## decode with Gated DeltaNet, token by token, without a GPU: wha
 test: $(STAMP)  ## run every test that needs no GPU
 	$(BIN)/python -m pytest -n 2
 
+test-engines: .venv-$(ENGINE)/.installed  ## run the tests of an integration with its server, ENGINE=sglang
+	.venv-$(ENGINE)/bin/python -m pytest -m engine tests/engines/$(ENGINE)
+
+# a server asks for much that its tests do without: requirements.txt has all that they need
+.venv-%/.installed: tests/engines/%/requirements.txt pyproject.toml $(CONSTRAINTS)
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python $(PIP_INSTALL) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
+		hatchling editables pytest hypothesis
+	.venv-$*/bin/python $(PIP_INSTALL) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
+		--no-build-isolation --editable '.[run]'
+	.venv-$*/bin/python $(PIP_INSTALL) --no-deps --requirement $<
+	@touch $@
+
 newest:  ## some of the tests with the newest Triton, torch, NumPy and Transformers
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python $(PIP_INSTALL) --upgrade triton
@@ -61,5 +77,5 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff format $(CODE)
 
 clean:  ## remove caches, builds and .venv
-	rm -rf $(VENV) $(NEWEST) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .hypothesis
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
