@@ -18,9 +18,12 @@ SERVED: WeakValueDictionary[int, Windows] = WeakValueDictionary()
 def windows(module: Any, pool: Any, rings: Mapping[str, str]) -> Windows:
     """A pool's rings for drafts as windows. rings: what of the pool's each record is, by name.
 
-    Where a record is wider than what SGLang has in its place, that is made anew.
+    Where a record is wider than what SGLang has in its place, that is made anew. A pool has one set
+    of windows, whatever backends it has.
     """
     held = pool.mamba_cache
+    if (known := SERVED.get(held.temporal.data_ptr())) is not None:
+        return known
     layers, slots, heads, places, _ = held.replayssm_rawv.shape
     layout = module.Cache.layout(
         slots,

@@ -132,7 +132,7 @@ def mixed(run: Run, steps: int, bound: float) -> None:
 
 def test_requests_that_come_and_go_are_decoded_exactly(kimi: bool) -> None:
     server = Server(kimi)
-    mixed(Run(server, [OURS[kimi](server.runner)]), 30, TOLERANCE["float32"][0])
+    mixed(Run(server, [OURS[kimi](server.runner)]), 20, TOLERANCE["float32"][0])
 
 
 def test_a_pool_in_bfloat16_takes_records_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

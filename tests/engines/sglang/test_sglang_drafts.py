@@ -124,6 +124,8 @@ def test_a_slot_takes_what_is_reckoned_for_it(monkeypatch: pytest.MonkeyPatch) -
     assert before == own * held.temporal.shape[1] and held.intermediate_ssm is None
     BufferedGatedDeltaNet(server.runner)
     after = sum(getattr(server.held, f"replayssm_{name}").nbytes for name in rings)
+    first, second = (BufferedGatedDeltaNet(server.runner) for _ in range(2))
+    assert first.windows is second.windows
     assert after == drafts.charged(own, parameters, TOKENS) * held.temporal.shape[1]
 
 

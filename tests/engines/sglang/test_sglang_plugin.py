@@ -9,14 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sglang.kernels.ops.attention.fla.gdn_replayssm_spec_fold as folding
 import sglang.srt.layers.attention.linear.gdn_backend as gdn
 import sglang.srt.layers.attention.linear.kda_backend as kda
+import torch
 from sglang.srt import plugins
+from sglang.srt.configs.mamba_utils import BaseLinearStateParams, Mamba2StateDType
 from sglang.srt.plugins.hook_registry import HookRegistry
 from sglang.srt.server_args import ServerArgs
 from sglang_server import Server, arguments
 
-from kvgen.integrations.sglang import plugin
+from kvgen.integrations.sglang import drafts, plugin
 from kvgen.integrations.sglang.backends import BufferedGatedDeltaNet, BufferedKimiDeltaAttention
 from kvgen.integrations.sglang.settings import Refused
 
@@ -26,13 +29,16 @@ OWN = (gdn.GDNAttnBackend, kda.KDAAttnBackend)
 @pytest.fixture(autouse=True)
 def unhooked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """SGLang as it is, before and after."""
-    resolve = ServerArgs.__post_init__
+    resolve, reckon = ServerArgs.__post_init__, BaseLinearStateParams.replayssm_ring_bytes_per_req
+    fold = folding.commit_gdn_replayssm_fold_all_layers
     monkeypatch.setattr(plugins, "_plugins_loaded", False)
     monkeypatch.delenv("KVGEN_SGLANG", raising=False)
     HookRegistry.reset()
     yield
     HookRegistry.reset()
     ServerArgs.__post_init__ = resolve
+    BaseLinearStateParams.replayssm_ring_bytes_per_req = reckon
+    folding.commit_gdn_replayssm_fold_all_layers = fold
     gdn.GDNAttnBackend, kda.KDAAttnBackend = OWN
 
 
@@ -51,6 +57,12 @@ def test_it_replaces_both_backends_where_it_is_asked_for(monkeypatch: pytest.Mon
     plugins.load_plugins()
     assert gdn.GDNAttnBackend is BufferedGatedDeltaNet
     assert kda.KDAAttnBackend is BufferedKimiDeltaAttention
+    # what a slot is reckoned to take, and how a window of drafts ends
+    parameters = Server().parameters(Mamba2StateDType(conv=torch.bfloat16, temporal=torch.float32))
+    own = BaseLinearStateParams.replayssm_ring_bytes_per_req.__wrapped__(parameters, 4)
+    found = parameters.replayssm_ring_bytes_per_req(record_len=4)
+    assert found == drafts.charged(own, parameters, 4) > own
+    assert folding.commit_gdn_replayssm_fold_all_layers.__wrapped__
 
 
 def test_arguments_that_go_against_it_stop_the_server_before_they_are_resolved(
