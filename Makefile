@@ -15,12 +15,14 @@ NEWEST := .venv-newest
 # for no Triton of its own: where pip finds one, it fits, and a build for CUDA need not
 TORCH ?= torch
 # the environments of the servers whose integrations are tested, by engine. What each has stands in
-# tests/engines/<environment>.txt, what is then installed over that in <environment>-after.txt, and
-# what then goes in <environment>-without.txt; tests/engines/<engine> is run, and what is named here
+# tests/engines/<environment>.txt; in <environment>-bare.txt what is installed without all that it
+# asks for, in <environment>-after.txt what then goes over that, and in <environment>-without.txt
+# what goes away; tests/engines/<engine> is run, and what is named here
 ENVIRONMENTS_vllm := vllm
+ENVIRONMENTS_sglang := sglang
 ENVIRONMENTS_transformers := transformers-oldest transformers-newest
 TESTS_transformers := tests/test_transformers.py
-ENGINES := vllm transformers
+ENGINES := vllm transformers sglang
 ENGINE ?= $(ENGINES)
 CODE := kvgen tests examples docs benchmarks cli.py
 
@@ -72,6 +74,8 @@ engine-%: $$(foreach name,$$(ENVIRONMENTS_$$*),.venv-$$(name)/.installed)
 .venv-%/.installed: tests/engines/%.txt $$(wildcard tests/engines/$$*-*.txt) pyproject.toml
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python $(PIP_INSTALL) --requirement $< --editable '.[run]'
+	test ! -e tests/engines/$*-bare.txt || \
+		.venv-$*/bin/python $(PIP_INSTALL) --no-deps --requirement tests/engines/$*-bare.txt
 	test ! -e tests/engines/$*-after.txt || \
 		.venv-$*/bin/python $(PIP_INSTALL) --requirement tests/engines/$*-after.txt
 	test ! -e tests/engines/$*-without.txt || \

@@ -1,0 +1,81 @@
+"""Windows of drafts in SGLang's pool: where their records lie, what they take, and their end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+
+from kvgen.integrations.sglang.rings import Windows
+
+# by the address of a pool's states, by which SGLang knows them at the end of a step
+SERVED: WeakValueDictionary[int, Windows] = WeakValueDictionary()
+
+
+def windows(module: Any, pool: Any, rings: Mapping[str, str]) -> Windows:
+    """A pool's rings for drafts as windows. rings: what of the pool's each record is, by name.
+
+    Where a record is wider than what SGLang has in its place, that is made anew. A pool has one set
+    of windows, whatever backends it has.
+    """
+    held = pool.mamba_cache
+    if (known := SERVED.get(held.temporal.data_ptr())) is not None:
+        return known
+    layers, slots, heads, places, _ = held.replayssm_rawv.shape
+    layout = module.Cache.layout(
+        slots,
+        layers,
+        dtype=held.replayssm_rawk.dtype,
+        buffer=places,
+        window=places,
+        heads=heads,
+    )
+    records = {}
+    for name, ring in rings.items():
+        wanted = layout[name]
+        tensor = getattr(pool.mamba_cache, ring)
+        if tensor.dtype != wanted.dtype:
+            tensor = torch.zeros(tensor.shape, dtype=wanted.dtype, device=tensor.device)
+            pool.mamba_cache = dataclasses.replace(pool.mamba_cache, **{ring: tensor})
+        # what is the same for a key head's value heads lies with the first of them
+        records[name] = tensor[:, :, : wanted.shape[2]]
+    found = Windows(module, held.temporal, records)
+    SERVED[held.temporal.data_ptr()] = found
+    return found
+
+
+def charged(found: int, sizes: Any, record_len: int) -> int:
+    """What SGLang reckons for a slot's rings, with what they take more here: a corrected value is
+    as wide as the state, where SGLang has one as wide as activations."""
+    if sizes.is_kda:
+        return found
+    heads, values, _ = sizes.shape.temporal
+    wider = max(0, sizes.dtype.temporal.itemsize - sizes.dtype.conv.itemsize)
+    return found + len(sizes.layers) * heads * record_len * values * wider
+
+
+def fold(
+    own: Callable[..., None],
+    *,
+    checkpoint_state: torch.Tensor,
+    ssm_state_indices: torch.Tensor,
+    accept_lens: torch.Tensor,
+    **rest: Any,
+) -> None:
+    """In place of SGLang's own: the tokens that are kept go into the states of all layers.
+
+    accept_lens: [B], the last sampled token and the drafts that are right.
+    """
+    ours = SERVED.get(checkpoint_state.data_ptr())
+    if ours is None:
+        own(
+            checkpoint_state=checkpoint_state,
+            ssm_state_indices=ssm_state_indices,
+            accept_lens=accept_lens,
+            **rest,
+        )
+    else:
+        ours.keep(ssm_state_indices, accept_lens.int())

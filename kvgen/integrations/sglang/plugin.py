@@ -1,0 +1,44 @@
+"""Where kvgen goes into SGLang: its arguments are looked at, and its backends replaced."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from typing import Any
+
+from kvgen.integrations.sglang import settings
+
+LINEAR = "sglang.srt.layers.attention.linear"
+RECKONED = "sglang.srt.configs.mamba_utils.BaseLinearStateParams.replayssm_ring_bytes_per_req"
+FOLDED = (
+    "sglang.kernels.ops.attention.fla.gdn_replayssm_spec_fold.commit_gdn_replayssm_fold_all_layers"
+)
+
+
+def install() -> None:
+    """Register what SGLang then puts in place; nothing unless the environment asks for it. Raises
+    UnknownVersion; SGLang then logs that, and serves as it is."""
+    if not settings.mentioned(os.environ):
+        return
+    settings.KNOWN.require(metadata.version("sglang"))
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    from kvgen.integrations.sglang import backends, drafts
+
+    HookRegistry.register("sglang.srt.server_args.ServerArgs.__post_init__", look, HookType.BEFORE)
+    HookRegistry.register(RECKONED, drafts.charged, HookType.AFTER)
+    HookRegistry.register(FOLDED, drafts.fold, HookType.AROUND)
+    replaced = {
+        f"{LINEAR}.gdn_backend.GDNAttnBackend": backends.BufferedGatedDeltaNet,
+        f"{LINEAR}.kda_backend.KDAAttnBackend": backends.BufferedKimiDeltaAttention,
+    }
+    for target, backend in replaced.items():
+        HookRegistry.register(target, backend, HookType.REPLACE)
+
+
+def look(arguments: Any) -> None:
+    """Before SGLang resolves its arguments: refuse what goes against the settings, all of it at
+    once, so that it does not start, and set what follows from them."""
+    settings.complete(settings.agreed(os.environ, arguments), arguments)

@@ -1,0 +1,75 @@
+"""One request's layers in float64: the convolution, then the recurrence as written."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from sglang_server import Server
+
+import kvgen
+
+SPECS = {False: "gated_deltanet", True: "kimi_delta_attention"}
+
+
+@functools.cache
+def recurrence(kimi: bool, heads: int, wide: int, channels: int) -> Any:
+    sizes = {"sizes.H": heads, "sizes.HV": wide, "sizes.K": channels, "sizes.V": channels}
+    return kvgen.load(SPECS[kimi], features=["decode"], **sizes)
+
+
+class Exact:
+    """Starts from what a slot of the pool holds: states with empty rings, a convolution's past."""
+
+    def __init__(self, server: Server, slot: int) -> None:
+        self.server = server
+        self.module = recurrence(server.kimi, server.heads, server.wide, server.channels)
+        states = server.held.temporal[:, slot].double()
+        self.states = [each.transpose(-1, -2).clone() for each in states]
+        self.pasts = list(server.past(slot).double().clone())
+        self.after: list[list[Any]] = [[] for _ in self.states]
+
+    def decode(
+        self, place: int, layer: Any, tokens: tuple[torch.Tensor, ...], row: int
+    ) -> torch.Tensor:
+        """One token of one layer, [HV, V]. tokens: of all rows."""
+        server = self.server
+        mixed, a, b = (each.reshape(-1, each.shape[-1])[row].double() for each in tokens)
+        window = torch.cat([self.pasts[place], mixed[None]])
+        self.pasts[place] = window[1:]
+        along = torch.nn.functional.silu((window.T * layer.conv_weights.double()).sum(1))
+        keys = server.heads * server.channels
+        q, k, v = along.split([keys, keys, server.wide * server.channels])
+        rates = layer.A_log.double().reshape(-1)
+        bias, gate = layer.dt_bias.double(), {"a": a[None]}
+        if server.kimi:
+            bias = bias.view(server.wide, -1)
+            gate = {"f": a.view(1, server.wide, -1)}
+        o, states = self.module.reference(
+            {"S": self.states[place][None]},
+            q=q.view(1, server.heads, -1),
+            k=k.view(1, server.heads, -1),
+            v=v.view(1, server.wide, -1),
+            b=b[None],
+            **gate,
+            A_log=rates,
+            dt_bias=bias,
+        )
+        self.states[place] = states["S"][0]
+        return o[0]
+
+    def verify(
+        self, place: int, layer: Any, tokens: tuple[torch.Tensor, ...], rows: range
+    ) -> torch.Tensor:
+        """A window of tokens of one layer, [T, HV, V], of which `keep` keeps the first ones."""
+        found = []
+        for row in rows:
+            found.append(self.decode(place, layer, tokens, row))
+            self.after[place].append((self.states[place], self.pasts[place]))
+        return torch.stack(found)
+
+    def keep(self, count: int) -> None:
+        for place, after in enumerate(self.after):
+            self.states[place], self.pasts[place] = after[count - 1]
+            after.clear()

@@ -1,0 +1,158 @@
+"""Drafts in chains over SGLang's rings for them, against the recurrence in float64."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sglang.kernels.ops.attention.fla.gdn_replayssm_spec_fold as folding
+import sglang.kernels.ops.mamba.mamba_state_scatter_triton as scattering
+import torch
+from sglang.srt.configs.mamba_utils import BaseLinearStateParams, Mamba2StateDType
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+from sglang_exact import Exact
+from sglang_server import LAYER_IDS, Server
+
+from kvgen.integrations.sglang import drafts, plugin
+from kvgen.integrations.sglang.backends import BufferedGatedDeltaNet, BufferedKimiDeltaAttention
+from kvgen.integrations.sglang.settings import Refused
+
+TOKENS = 3
+TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}
+
+
+@pytest.fixture(autouse=True)
+def hooked(monkeypatch: pytest.MonkeyPatch) -> Any:
+    own = folding.commit_gdn_replayssm_fold_all_layers
+    HookRegistry.reset()
+    HookRegistry.register(plugin.FOLDED, drafts.fold, HookType.AROUND)
+    HookRegistry.apply_hooks()
+    # SGLang's own of convolutions wants a GPU
+    monkeypatch.setattr(scattering, "fused_conv_window_scatter_with_mask", scattered)
+    yield
+    HookRegistry.reset()
+    folding.commit_gdn_replayssm_fold_all_layers = own
+
+
+def scattered(
+    kept: torch.Tensor, windows: torch.Tensor, slots: torch.Tensor, steps: torch.Tensor
+) -> None:
+    for row, (slot, step) in enumerate(zip(slots.tolist(), steps.tolist(), strict=True)):
+        kept[:, slot] = windows[:, row, step]
+
+
+class Run:
+    """Requests whose windows of drafts are kept in part, step by step."""
+
+    def __init__(self, server: Server, backend: Any) -> None:
+        self.server, self.backend = server, backend
+        self.choose, self.draw = random.Random(2), torch.Generator().manual_seed(3)
+        self.requests: list[tuple[Any, Exact]] = []
+
+    def admit(self) -> None:
+        request = self.server.admit(self.draw)
+        self.requests.append((request, Exact(self.server, int(request.mamba_pool_idx))))
+
+    def step(self, padding: int = 0) -> None:
+        server, backend = self.server, self.backend
+        rows = len(self.requests) + padding
+        batch = server.batch([each for each, _ in self.requests], [9] * len(self.requests), padding)
+        backend.init_forward_metadata(batch)
+        bound = TOLERANCE[str(server.held.temporal.dtype).removeprefix("torch.")]
+        for place, layer in enumerate(server.layers):
+            tokens = server.tokens(rows * TOKENS, self.draw)
+            right = [
+                exact.verify(place, layer, tokens, range(row * TOKENS, (row + 1) * TOKENS))
+                for row, (_, exact) in enumerate(self.requests)
+            ]
+            found = backend.forward_extend(layer, batch, *(each.clone() for each in tokens))
+            for each, exact in zip(found[0].unflatten(0, (rows, TOKENS)), right, strict=False):
+                assert error(each, exact) < bound
+        self.commit(batch, bound)
+
+    def commit(self, batch: Any, bound: float) -> None:
+        """As SGLang ends such a step: its pool then has what is kept, and nothing else."""
+        counts = torch.tensor([self.choose.randint(1, TOKENS) for _ in self.requests])
+        slots = self.server.pool.get_mamba_indices(batch.req_pool_indices[: len(self.requests)])
+        folding.commit_gdn_replayssm_fold_after_verify(
+            spec_state=self.server.held,
+            state_batch_indices=slots,
+            accept_lens=counts,
+            last_correct_step_indices=counts - 1,
+        )
+        for count, (request, exact) in zip(counts.tolist(), self.requests, strict=True):
+            exact.keep(count)
+            states = self.server.held.temporal[:, int(request.mamba_pool_idx)]
+            for found, right in zip(states.transpose(-1, -2), exact.states, strict=True):
+                assert error(found, right) < bound
+        assert not drafts.SERVED[self.server.held.temporal.data_ptr()].cache.cursors.any()
+
+
+def error(found: torch.Tensor, right: torch.Tensor) -> float:
+    return float((found.double() - right).norm() / right.norm())
+
+
+@pytest.mark.parametrize("state", ["float32", "bfloat16"])
+def test_what_is_kept_of_windows_is_decoded_exactly(
+    state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVGEN_SGLANG", f"state={state}")
+    server = Server(state=state, drafts=TOKENS)
+    run = Run(server, BufferedGatedDeltaNet(server.runner))
+    run.admit()
+    run.admit()
+    run.step()
+    request, _ = run.requests.pop(0)
+    server.release(request)
+    run.admit()
+    run.step(padding=2)
+    run.admit()
+    run.step()
+
+
+def test_a_slot_takes_what_is_reckoned_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No state for each token of a window, and no more than the pool was made for."""
+    monkeypatch.setenv("KVGEN_SGLANG", "state=float32")
+    server = Server(drafts=TOKENS)
+    held = server.held
+    parameters = server.parameters(Mamba2StateDType(conv=torch.float32, temporal=torch.float32))
+    own = BaseLinearStateParams.replayssm_ring_bytes_per_req(parameters, TOKENS)
+    rings = ("rawv", "rawk", "g", "beta")
+    before = sum(getattr(held, f"replayssm_{name}").nbytes for name in rings)
+    assert before == own * held.temporal.shape[1] and held.intermediate_ssm is None
+    BufferedGatedDeltaNet(server.runner)
+    after = sum(getattr(server.held, f"replayssm_{name}").nbytes for name in rings)
+    first, second = (BufferedGatedDeltaNet(server.runner) for _ in range(2))
+    assert first.windows is second.windows
+    assert after == drafts.charged(own, parameters, TOKENS) * held.temporal.shape[1]
+
+
+def test_a_corrected_value_is_reckoned_as_wide_as_the_state() -> None:
+    for state, wider in ((torch.float32, 2), (torch.bfloat16, 0)):
+        server = Server()
+        parameters = server.parameters(Mamba2StateDType(conv=torch.bfloat16, temporal=state))
+        own = BaseLinearStateParams.replayssm_ring_bytes_per_req(parameters, TOKENS)
+        values = len(LAYER_IDS) * server.wide * server.channels * TOKENS
+        assert drafts.charged(own, parameters, TOKENS) == own + values * wider
+
+
+def test_a_pool_that_is_not_ours_is_left_to_its_own_fold() -> None:
+    seen: list[Any] = []
+    own = lambda **given: seen.append(given)  # noqa: E731
+    server = Server(drafts=TOKENS)
+    given = SimpleNamespace(
+        checkpoint_state=server.held.temporal, ssm_state_indices=1, accept_lens=2, max_cache_len=3
+    )
+    drafts.fold(own, **vars(given))
+    assert seen == [vars(given)]
+
+
+def test_drafts_of_a_recurrence_without_rings_for_them_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KVGEN_SGLANG", "state=float32")
+    server = Server(kimi=True, places=8, drafts=TOKENS)
+    with pytest.raises(Refused, match="as this model's drafts are not served"):
+        BufferedKimiDeltaAttention(server.runner)
