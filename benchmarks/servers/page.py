@@ -76,7 +76,9 @@ def speed(found: Figures) -> str:
     groups: dict[tuple[str, bool], list[Figures]] = {}
     for run in found["runs"]:
         groups.setdefault((run["about"]["model"], run["about"]["staggered"]), []).append(run)
-    parts = [f"Measured on {machine(found['runs'][0]['about'])}.\n"]
+    about = found["runs"][0]["about"]
+    place = about.get("timed_at", "vLLM's front end, which ran in the same process")
+    parts = [f"Measured on {machine(about)}; time between tokens at {place}.\n"]
     for (model, staggered), runs in groups.items():
         runs.sort(key=lambda run: list(ARMS).index(run["arm"]))
         lengths = "of many lengths" if staggered else f"of {runs[0]['about']['prompt']} tokens"

@@ -149,6 +149,7 @@ def measured(args: argparse.Namespace, folder: Path) -> None:
             "about": {
                 **engine.versions(), "model": args.model, "prompt": prompt, "tokens": tokens,
                 "dropped": dropped, "staggered": args.staggered, "buffer": args.buffer,
+                "timed_at": "the engine's core",
             },
             "memory": engine.memory(llm),
             "peak_bytes": engine.peak_bytes(),
