@@ -31,7 +31,7 @@ MEANINGS = {
     "PDL": "a launch begins before the kernel in front of it has ended",
     "programs": "persistent fold programs for each multiprocessor",
     "num_warps": "warps of a program",
-    "us": "microseconds that were measured",
+    "us": "microseconds, where they were measured",
 }
 
 
@@ -67,8 +67,10 @@ def configs_text(form: Form, configs: Measured, kernels: Collection[str]) -> lis
 
 
 def legend(configs: list[str]) -> list[str]:
-    """What the constants are that a module's configurations have."""
-    return [f"{name}: {text}" for name, text in MEANINGS.items() if f'"{name}"' in str(configs)]
+    """What the constants are that a module's configurations have, or would have once tuned."""
+    text = str(configs)
+    known = [name for name in MEANINGS if f'"{name}"' in text or name == "us"]
+    return [f"{name}: {MEANINGS[name]}" for name in known]
 
 
 def _text(form: Form, config: Mapping[str, float]) -> str:
