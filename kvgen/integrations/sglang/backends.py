@@ -91,18 +91,26 @@ class BufferedGatedDeltaNet(Buffered, GDNAttnBackend):
         b: torch.Tensor,
         cache_indices: torch.Tensor,
         query_start_loc: torch.Tensor,
+        retrieve_parent_token: torch.Tensor | None,
         **own: Any,
     ) -> torch.Tensor:
         """query, key, value: [1, B T, heads, channels]. a, b: [B T, HV] → as value."""
         if self.windows is None:
             return super()._replayssm_fold_target_verify(
                 layer=layer, query=query, key=key, value=value, a=a, b=b,
-                cache_indices=cache_indices, query_start_loc=query_start_loc, **own,
+                cache_indices=cache_indices, query_start_loc=query_start_loc,
+                retrieve_parent_token=retrieve_parent_token, **own,
             )  # fmt: skip
         out = value.new_empty(value.shape)
         rows = query_start_loc.shape[0] - 1
         given = windows_of(rows, layer, q=query, k=key, v=value, a=a, b=b)
-        self.windows.verify(self.place(layer), cache_indices, given, out.view(given["v"].shape))
+        self.windows.verify(
+            self.place(layer),
+            cache_indices,
+            retrieve_parent_token,
+            given,
+            out.view(given["v"].shape),
+        )
         return out
 
 
