@@ -53,8 +53,6 @@ def windows(module: Any, pool: Any, rings: Mapping[str, str]) -> Windows:
 def charged(found: int, sizes: Any, record_len: int) -> int:
     """What SGLang reckons for a slot's rings, with what they take more here: a corrected value is
     as wide as the state, where SGLang has one as wide as activations."""
-    if sizes.is_kda:
-        return found
     heads, values, _ = sizes.shape.temporal
     wider = max(0, sizes.dtype.temporal.itemsize - sizes.dtype.conv.itemsize)
     return found + len(sizes.layers) * heads * record_len * values * wider

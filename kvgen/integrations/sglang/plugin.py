@@ -14,8 +14,10 @@ RESOLVED = "sglang.srt.server_args.ServerArgs.__post_init__"
 LINEAR = "sglang.srt.layers.attention.linear"
 RECKONED = "sglang.srt.configs.mamba_utils.BaseLinearStateParams.replayssm_ring_bytes_per_req"
 COMMITTED = "sglang.srt.speculative.spec_utils.commit_mamba_states_after_verify"
+KERNELS = "sglang.kernels.ops.attention.fla"
 FOLDED = (
-    "sglang.kernels.ops.attention.fla.gdn_replayssm_spec_fold.commit_gdn_replayssm_fold_all_layers"
+    f"{KERNELS}.gdn_replayssm_spec_fold.commit_gdn_replayssm_fold_all_layers",
+    f"{KERNELS}.kda_replayssm_spec_decode.commit_kda_replayssm_spec_all_layers",
 )
 
 
@@ -33,7 +35,8 @@ def install() -> None:
     HookRegistry.register(RESOLVED, resolved, HookType.AFTER)
     HookRegistry.register(COMMITTED, drafts.committed, HookType.AROUND)
     HookRegistry.register(RECKONED, drafts.charged, HookType.AFTER)
-    HookRegistry.register(FOLDED, drafts.fold, HookType.AROUND)
+    for target in FOLDED:
+        HookRegistry.register(target, drafts.fold, HookType.AROUND)
     replaced = {
         f"{LINEAR}.gdn_backend.GDNAttnBackend": backends.BufferedGatedDeltaNet,
         f"{LINEAR}.kda_backend.KDAAttnBackend": backends.BufferedKimiDeltaAttention,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sglang.kernels.ops.attention.fla.gdn_replayssm_spec_fold as folding
+import sglang.kernels.ops.attention.fla.kda_replayssm_spec_decode as folding_kimi
 import sglang.kernels.ops.mamba.mamba_state_scatter_triton as scattering
 import sglang.srt.speculative.spec_utils as speculative
 import torch
@@ -27,9 +28,11 @@ TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}
 @pytest.fixture(autouse=True)
 def hooked(monkeypatch: pytest.MonkeyPatch) -> Any:
     own = folding.commit_gdn_replayssm_fold_all_layers
+    kimi = folding_kimi.commit_kda_replayssm_spec_all_layers
     commit = speculative.commit_mamba_states_after_verify
     HookRegistry.reset()
-    HookRegistry.register(plugin.FOLDED, drafts.fold, HookType.AROUND)
+    for target in plugin.FOLDED:
+        HookRegistry.register(target, drafts.fold, HookType.AROUND)
     HookRegistry.register(plugin.COMMITTED, drafts.committed, HookType.AROUND)
     HookRegistry.apply_hooks()
     # SGLang's own of convolutions wants a GPU
@@ -39,6 +42,7 @@ def hooked(monkeypatch: pytest.MonkeyPatch) -> Any:
     yield
     HookRegistry.reset()
     folding.commit_gdn_replayssm_fold_all_layers = own
+    folding_kimi.commit_kda_replayssm_spec_all_layers = kimi
     speculative.commit_mamba_states_after_verify = commit
 
 
@@ -176,10 +180,21 @@ def test_a_pool_that_is_not_ours_is_left_to_its_own_fold() -> None:
     assert seen == [vars(given)]
 
 
-def test_drafts_of_a_recurrence_without_rings_for_them_are_refused(
+def test_a_ring_that_is_longer_than_any_window_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVGEN_SGLANG", "state=float32")
+    server = Server(kimi=True, places=32, drafts=TOKENS)
+    with pytest.raises(Refused, match="rings of 32 places for drafts, expected at most 16"):
+        BufferedKimiDeltaAttention(server.runner)
+
+
+def test_drafts_of_kimi_delta_attention_are_decoded_exactly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KVGEN_SGLANG", "state=float32")
     server = Server(kimi=True, places=8, drafts=TOKENS)
-    with pytest.raises(Refused, match="as this model's drafts are not served"):
-        BufferedKimiDeltaAttention(server.runner)
+    run = Run(server, BufferedKimiDeltaAttention(server.runner))
+    run.admit()
+    run.step()
+    run.admit()
+    run.step(padding=1)
+    run.step()
