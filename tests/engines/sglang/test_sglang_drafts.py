@@ -160,12 +160,13 @@ def test_a_slot_takes_what_is_reckoned_for_it(monkeypatch: pytest.MonkeyPatch) -
     assert after == drafts.charged(own, parameters, TOKENS) * held.temporal.shape[1]
 
 
-def test_a_corrected_value_is_reckoned_as_wide_as_the_state() -> None:
+@pytest.mark.parametrize("kimi", [False, True])
+def test_a_corrected_value_is_reckoned_as_wide_as_the_state(kimi: bool) -> None:
+    server = Server(kimi)
+    values = len(LAYER_IDS) * server.wide * server.channels * TOKENS
     for state, wider in ((torch.float32, 2), (torch.bfloat16, 0)):
-        server = Server()
         parameters = server.parameters(Mamba2StateDType(conv=torch.bfloat16, temporal=state))
         own = BaseLinearStateParams.replayssm_ring_bytes_per_req(parameters, TOKENS)
-        values = len(LAYER_IDS) * server.wide * server.channels * TOKENS
         assert drafts.charged(own, parameters, TOKENS) == own + values * wider
 
 
