@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from importlib import metadata
@@ -17,13 +16,12 @@ from sglang.srt.layers.attention.linear.kda_backend import KDAAttnBackend
 from sglang.srt.layers.attention.linear.kernels.gdn_triton import TritonGDNKernel
 from sglang.srt.layers.attention.linear.kernels.kda_triton import TritonKDAKernel
 from sglang.srt.layers.radix_linear_attention import RadixLinearAttention
+from sglang.srt.utils.common import rank0_log
 
 from kvgen.integrations import modules, report
 from kvgen.integrations.sglang import drafts, settings
 from kvgen.integrations.sglang.inputs import GATED_DELTANET, KIMI_DELTA_ATTENTION, Recurrence
 from kvgen.integrations.sglang.rings import Rings, Windows
-
-log = logging.getLogger(__name__)
 
 
 class Buffered:
@@ -64,8 +62,7 @@ class Buffered:
             dispatcher.supports_packed_decode = True
             cache = rings.cache
         done = report.Accelerated(list(layers), module, wanted.state, cache.buffer, cache.window)
-        if runner.tp_rank == 0:
-            log.info(report.text(f"SGLang {metadata.version('sglang')}", [done], [], gpu(cache)))
+        rank0_log(report.text(f"SGLang {metadata.version('sglang')}", [done], [], gpu(cache)))
 
     def verifies(self) -> None:
         """Where SGLang's kernel of windows is replaced, and not a method of its backend."""

@@ -99,7 +99,6 @@ class Server:
             device="cpu",
             server_args=arguments(speculative_eagle_topk=branches),
             is_draft_worker=False,
-            tp_rank=0,
             req_to_token_pool=self.pool,
             token_to_kv_pool=None,
             model=torch.nn.ModuleDict({f"layer{each.layer_id}": each for each in self.layers}),
