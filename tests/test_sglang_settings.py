@@ -97,7 +97,6 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         "--enable-mixed-chunk: expected without",
         "--enable-two-batch-overlap: expected without",
         "--speculative-algorithm DFLASH: expected one of EAGLE",
-        "--speculative-eagle-topk 4: expected 1",
         "--speculative-num-draft-tokens 17: expected at most 16",
         "--enable-linear-replayssm: expected without",
         "--device npu: expected cuda",
@@ -111,6 +110,11 @@ def test_drafts_have_rings_of_their_own() -> None:
     wanted = settings.agreed(environment("state=float32"), given)
     settings.complete(wanted, given)
     assert given.enable_linear_replayssm_spec and not given.enable_linear_replayssm
+    # SGLang resolves its arguments before it is told of trees in these rings
+    given = arguments(speculative_algorithm="EAGLE", speculative_eagle_topk=4)
+    given.enable_linear_replayssm_spec = False
+    settings.complete(settings.agreed(environment("state=float32"), given), given)
+    assert settings.trees(given) and not given.enable_linear_replayssm_spec
     with pytest.raises(settings.Refused, match="buffer, expected without"):
         settings.agreed(environment("buffer=8"), arguments(speculative_algorithm="EAGLE"))
 

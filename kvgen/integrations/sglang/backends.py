@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from importlib import metadata
@@ -17,13 +16,12 @@ from sglang.srt.layers.attention.linear.kda_backend import KDAAttnBackend
 from sglang.srt.layers.attention.linear.kernels.gdn_triton import TritonGDNKernel
 from sglang.srt.layers.attention.linear.kernels.kda_triton import TritonKDAKernel
 from sglang.srt.layers.radix_linear_attention import RadixLinearAttention
+from sglang.srt.utils.common import rank0_log
 
 from kvgen.integrations import modules, report
 from kvgen.integrations.sglang import drafts, settings
 from kvgen.integrations.sglang.inputs import GATED_DELTANET, KIMI_DELTA_ATTENTION, Recurrence
 from kvgen.integrations.sglang.rings import Rings, Windows
-
-log = logging.getLogger(__name__)
 
 
 class Buffered:
@@ -49,12 +47,13 @@ class Buffered:
             if isinstance(each, RadixLinearAttention)
             and each.layer_id in self.req_to_token_pool.mamba_map
         }
-        wrong = contradictions(wanted, self.recurrence, pool, layers)
+        wrong = contradictions(wanted, pool, layers)
         if wrong:
             raise settings.Refused(wrong)
         module = compiled(self.recurrence, wanted, pool)
         if pool.enable_linear_replayssm_spec:
             self.windows = drafts.windows(module, pool, self.recurrence.drafts)
+            self.verifies()
             cache = self.windows.cache
         else:
             rings = Rings(module, pool.mamba_cache.temporal, self.recurrence.records(pool))
@@ -63,8 +62,10 @@ class Buffered:
             dispatcher.supports_packed_decode = True
             cache = rings.cache
         done = report.Accelerated(list(layers), module, wanted.state, cache.buffer, cache.window)
-        if runner.tp_rank == 0:
-            log.info(report.text(f"SGLang {metadata.version('sglang')}", [done], [], gpu(cache)))
+        rank0_log(report.text(f"SGLang {metadata.version('sglang')}", [done], [], gpu(cache)))
+
+    def verifies(self) -> None:
+        """Where SGLang's kernel of windows is replaced, and not a method of its backend."""
 
     def place(self: Any, layer: Any) -> int:
         """Where a layer stands in the pool."""
@@ -91,23 +92,41 @@ class BufferedGatedDeltaNet(Buffered, GDNAttnBackend):
         b: torch.Tensor,
         cache_indices: torch.Tensor,
         query_start_loc: torch.Tensor,
+        retrieve_parent_token: torch.Tensor | None,
         **own: Any,
     ) -> torch.Tensor:
         """query, key, value: [1, B T, heads, channels]. a, b: [B T, HV] → as value."""
         if self.windows is None:
             return super()._replayssm_fold_target_verify(
                 layer=layer, query=query, key=key, value=value, a=a, b=b,
-                cache_indices=cache_indices, query_start_loc=query_start_loc, **own,
+                cache_indices=cache_indices, query_start_loc=query_start_loc,
+                retrieve_parent_token=retrieve_parent_token, **own,
             )  # fmt: skip
         out = value.new_empty(value.shape)
         rows = query_start_loc.shape[0] - 1
         given = windows_of(rows, layer, q=query, k=key, v=value, a=a, b=b)
-        self.windows.verify(self.place(layer), cache_indices, given, out.view(given["v"].shape))
+        self.windows.verify(
+            self.place(layer),
+            cache_indices,
+            retrieve_parent_token,
+            given,
+            out.view(given["v"].shape),
+        )
         return out
 
 
 class BufferedKimiDeltaAttention(Buffered, KDAAttnBackend):
     recurrence = KIMI_DELTA_ATTENTION
+
+    def verifies(self) -> None:
+        assert self.windows is not None
+        self.kernel_dispatcher.verify_kernel = KimiDeltaAttentionVerifying(self.windows)
+
+    def _forward_target_verify(self, layer: Any, *args: Any) -> torch.Tensor:
+        kernel = self.kernel_dispatcher.verify_kernel
+        if isinstance(kernel, KimiDeltaAttentionVerifying):
+            kernel.layer, kernel.place = layer, self.place(layer)
+        return super()._forward_target_verify(layer, *args)
 
 
 class Decoding:
@@ -153,6 +172,44 @@ class KimiDeltaAttentionDecoding(Decoding, TritonKDAKernel):
     pass
 
 
+class KimiDeltaAttentionVerifying(TritonKDAKernel):
+    """In front of SGLang's kernel: windows of drafts."""
+
+    # the layer that is about to run, and its place in the pool
+    layer: Any = None
+    place = 0
+
+    def __init__(self, windows: Windows) -> None:
+        super().__init__()
+        self.windows = windows
+
+    def target_verify(
+        self,
+        *,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        cache_indices: torch.Tensor,
+        query_start_loc: torch.Tensor,
+        retrieve_parent_token: torch.Tensor | None,
+        **own: Any,
+    ) -> torch.Tensor:
+        """q, k, v: [1, B T, heads, channels]. a: HV K values a token, b: HV → as v."""
+        out = v.new_empty(v.shape)
+        rows = query_start_loc.shape[0] - 1
+        given = windows_of(rows, self.layer, q=q, k=k, v=v, b=b)
+        heads, keys = self.layer.num_v_heads, self.layer.head_k_dim
+        given["f"] = a.reshape(rows, -1, heads, keys)
+        given["A_log"] = given["A_log"].reshape(-1)
+        given["dt_bias"] = given["dt_bias"].reshape(heads, keys)
+        self.windows.verify(
+            self.place, cache_indices, retrieve_parent_token, given, out.view(given["v"].shape)
+        )
+        return out
+
+
 DECODING = {
     GATED_DELTANET.name: GatedDeltaNetDecoding,
     KIMI_DELTA_ATTENTION.name: KimiDeltaAttentionDecoding,
@@ -174,19 +231,17 @@ def compiled(recurrence: Recurrence, wanted: settings.Settings, pool: Any) -> Mo
 
 def contradictions(
     wanted: settings.Settings,
-    recurrence: Recurrence,
     pool: Any,
     layers: Mapping[str, Any],
 ) -> list[str]:
     """What of a pool and of a model's layers, by name, goes against the settings."""
     found = []
     if pool.enable_linear_replayssm_spec:
-        if not recurrence.drafts:
+        most = pool.mamba_cache.replayssm_rawv.shape[3]
+        if most > settings.MOST_TOKENS:
             found.append(
-                "--speculative-algorithm: expected none, as this model's drafts are not served"
+                f"rings of {most} places for drafts, expected at most {settings.MOST_TOKENS}"
             )
-        elif (most := pool.mamba_cache.replayssm_rawv.shape[3]) > settings.MOST_TOKENS:
-            found.append(f"windows of {most} tokens, expected at most {settings.MOST_TOKENS}")
     elif not pool.enable_linear_replayssm:
         found.append("the pool has no rings, expected --enable-linear-replayssm")
     dtype = str(pool.mamba_cache.temporal.dtype).removeprefix("torch.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -13,6 +14,8 @@ from kvgen.integrations.sglang.rings import Windows
 
 # by the address of a pool's states, by which SGLang knows them at the end of a step
 SERVED: WeakValueDictionary[int, Windows] = WeakValueDictionary()
+# the nodes of trees that a step keeps, while SGLang ends it
+KEPT: ContextVar[torch.Tensor | None] = ContextVar("KEPT", default=None)
 
 
 def windows(module: Any, pool: Any, rings: Mapping[str, str]) -> Windows:
@@ -50,11 +53,30 @@ def windows(module: Any, pool: Any, rings: Mapping[str, str]) -> Windows:
 def charged(found: int, sizes: Any, record_len: int) -> int:
     """What SGLang reckons for a slot's rings, with what they take more here: a corrected value is
     as wide as the state, where SGLang has one as wide as activations."""
-    if sizes.is_kda:
-        return found
     heads, values, _ = sizes.shape.temporal
     wider = max(0, sizes.dtype.temporal.itemsize - sizes.dtype.conv.itemsize)
     return found + len(sizes.layers) * heads * record_len * values * wider
+
+
+def committed(
+    own: Callable[..., None],
+    target_worker: Any,
+    batch: Any,
+    accept_lens: torch.Tensor,
+    accept_index: torch.Tensor,
+    draft_token_num: int,
+) -> None:
+    """Around SGLang's end of a step: its fold is told of counts, which say too little of a tree.
+
+    accept_index: [B, …], the tokens that are kept, numbered through all windows, then -1.
+    """
+    rows = torch.arange(accept_index.shape[0], device=accept_index.device)
+    first = rows[:, None] * draft_token_num if accept_index.dim() == 2 else 0
+    token = KEPT.set(torch.where(accept_index < 0, -1, accept_index - first).int())
+    try:
+        own(target_worker, batch, accept_lens, accept_index, draft_token_num)
+    finally:
+        KEPT.reset(token)
 
 
 def fold(
@@ -78,4 +100,4 @@ def fold(
             **rest,
         )
     else:
-        ours.keep(ssm_state_indices, accept_lens.int())
+        ours.keep(ssm_state_indices, accept_lens.int(), KEPT.get())

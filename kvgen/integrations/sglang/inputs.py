@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,12 +60,12 @@ def kimi_delta_attention(
 @dataclass(frozen=True)
 class Recurrence:
     """A shipped spec as SGLang serves it. given: its inputs. rings: its records in the pool, by
-    name. drafts: those of windows, none where they are not served."""
+    name. drafts: those of windows."""
 
     name: str
     given: Callable[..., Given]
     rings: Mapping[str, str]
-    drafts: Mapping[str, str] = field(default_factory=dict)
+    drafts: Mapping[str, str]
 
     def records(self, pool: Any) -> dict[str, torch.Tensor]:
         """The rings of tokens one by one, by the records' names."""
@@ -88,4 +88,10 @@ KIMI_DELTA_ATTENTION = Recurrence(
     "kimi_delta_attention",
     kimi_delta_attention,
     {"log_decay_K": "replayssm_g", "k": "replayssm_k", "d": "replayssm_d"},
+    {
+        "log_decay_K": "replayssm_g",
+        "inverse_norm": "replayssm_beta",
+        "raw_k": "replayssm_rawk",
+        "d": "replayssm_rawv",
+    },
 )

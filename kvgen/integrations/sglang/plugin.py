@@ -10,10 +10,14 @@ from typing import Any
 
 from kvgen.integrations.sglang import settings
 
+RESOLVED = "sglang.srt.server_args.ServerArgs.__post_init__"
 LINEAR = "sglang.srt.layers.attention.linear"
 RECKONED = "sglang.srt.configs.mamba_utils.BaseLinearStateParams.replayssm_ring_bytes_per_req"
+COMMITTED = "sglang.srt.speculative.spec_utils.commit_mamba_states_after_verify"
+KERNELS = "sglang.kernels.ops.attention.fla"
 FOLDED = (
-    "sglang.kernels.ops.attention.fla.gdn_replayssm_spec_fold.commit_gdn_replayssm_fold_all_layers"
+    f"{KERNELS}.gdn_replayssm_spec_fold.commit_gdn_replayssm_fold_all_layers",
+    f"{KERNELS}.kda_replayssm_spec_decode.commit_kda_replayssm_spec_all_layers",
 )
 
 
@@ -27,9 +31,12 @@ def install() -> None:
 
     from kvgen.integrations.sglang import backends, drafts
 
-    HookRegistry.register("sglang.srt.server_args.ServerArgs.__post_init__", look, HookType.BEFORE)
+    HookRegistry.register(RESOLVED, look, HookType.BEFORE)
+    HookRegistry.register(RESOLVED, resolved, HookType.AFTER)
+    HookRegistry.register(COMMITTED, drafts.committed, HookType.AROUND)
     HookRegistry.register(RECKONED, drafts.charged, HookType.AFTER)
-    HookRegistry.register(FOLDED, drafts.fold, HookType.AROUND)
+    for target in FOLDED:
+        HookRegistry.register(target, drafts.fold, HookType.AROUND)
     replaced = {
         f"{LINEAR}.gdn_backend.GDNAttnBackend": backends.BufferedGatedDeltaNet,
         f"{LINEAR}.kda_backend.KDAAttnBackend": backends.BufferedKimiDeltaAttention,
@@ -42,3 +49,9 @@ def look(arguments: Any) -> None:
     """Before SGLang resolves its arguments: refuse what goes against the settings, all of it at
     once, so that it does not start, and set what follows from them."""
     settings.complete(settings.agreed(os.environ, arguments), arguments)
+
+
+def resolved(result: None, arguments: Any) -> None:
+    """After that: trees have the rings of chains, which SGLang by itself has for chains alone."""
+    if settings.trees(arguments):
+        arguments.override("kvgen", enable_linear_replayssm_spec=True)

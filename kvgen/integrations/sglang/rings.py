@@ -59,8 +59,11 @@ class Rings:
 
 
 class Windows:
-    """Drafts in chains: what is right of a window goes into the state before the next one, so that
-    rings are empty between steps, as SGLang has them."""
+    """Drafts: what is right of a window goes into the state before the next one, so that rings are
+    empty between steps, as SGLang has them."""
+
+    # of a step: which node each one follows, where a window is a tree
+    parents: torch.Tensor | None = None
 
     def __init__(
         self, module: ModuleType, states: torch.Tensor, records: Mapping[str, torch.Tensor]
@@ -73,13 +76,38 @@ class Windows:
         self,
         layer: int,
         slots: torch.Tensor,
+        parents: torch.Tensor | None,
         given: Mapping[str, torch.Tensor],
         out: torch.Tensor,
     ) -> None:
-        """A window of each row in one layer. given: inputs [B, T, …] and parameters by name. out:
-        [B, T, HV, V]."""
-        self.module.verify(self.cache, layer, slots, **given, out=out)
+        """A window of each row in one layer.
 
-    def keep(self, slots: torch.Tensor, counts: torch.Tensor) -> None:
-        """After the last layer: the first tokens of each window, so many, and fold them."""
-        self.module.accept(self.cache, slots, counts=counts, force=torch.ones_like(counts).bool())
+        parents: [B, T], which node each one follows, but for the first; None for a chain. given:
+        inputs [B, T, …] and parameters by name. out: [B, T, HV, V].
+        """
+        if layer == 0:
+            self.parents = None if parents is None else rooted(parents)
+        self.module.verify(self.cache, layer, slots, **given, parents=self.parents, out=out)
+
+    def keep(
+        self, slots: torch.Tensor, counts: torch.Tensor, path: torch.Tensor | None = None
+    ) -> None:
+        """After the last layer: what stays of each window, and fold it.
+
+        counts: [B] int32, how many tokens. path: [B, …] int32, which nodes of a tree, in their
+        order, as many as that.
+        """
+        force = torch.ones_like(counts, dtype=torch.bool)
+        if self.parents is None or path is None:
+            self.module.accept(self.cache, slots, counts=counts, force=force)
+        else:
+            order = torch.arange(path.shape[1], device=path.device)
+            kept = torch.where(order < counts[:, None], path, -1)
+            self.module.accept(self.cache, slots, path=kept, force=force)
+
+
+def rooted(parents: torch.Tensor) -> torch.Tensor:
+    """What stands there for a first node, and for padding, is no node before it: such ones follow
+    what was before the window."""
+    nodes = torch.arange(parents.shape[1], device=parents.device)
+    return torch.where(parents < nodes, parents, -1).int()

@@ -19,7 +19,7 @@ MOST_PLACES = 64
 PLACES = 16
 # most tokens of a window
 MOST_TOKENS = 16
-# who drafts chains, which SGLang's own rings take
+# who drafts
 DRAFTERS = ("EAGLE", "EAGLE3", "NEXTN", "STANDALONE")
 
 
@@ -88,12 +88,19 @@ def complete(settings: Settings, arguments: Any) -> None:
     """Set what follows from the settings, of SGLang's arguments that nobody has set."""
     if arguments.speculative_algorithm is None:
         arguments.enable_linear_replayssm = True
-    else:
+    elif not trees(arguments):
         arguments.enable_linear_replayssm_spec = True
     if arguments.mamba_ssm_dtype is None:
         arguments.mamba_ssm_dtype = settings.state
     if settings.buffer is not None:
         arguments.linear_replayssm_cache_len = settings.buffer
+
+
+def trees(arguments: Any) -> bool:
+    """Whether drafts are trees."""
+    return (
+        arguments.speculative_algorithm is not None and (arguments.speculative_eagle_topk or 1) > 1
+    )
 
 
 def agreed(environment: Mapping[str, str], arguments: Any) -> Settings:
@@ -154,8 +161,6 @@ def unserved(settings: Settings | None, arguments: Any) -> Iterator[str]:
         return
     if drafter not in DRAFTERS:
         yield f"--speculative-algorithm {drafter}: expected one of {', '.join(DRAFTERS)}"
-    if arguments.speculative_eagle_topk not in (None, 1):
-        yield f"--speculative-eagle-topk {arguments.speculative_eagle_topk}: expected 1, a chain"
     if (arguments.speculative_num_draft_tokens or 0) > MOST_TOKENS:
         yield (
             f"--speculative-num-draft-tokens {arguments.speculative_num_draft_tokens}: "

@@ -60,16 +60,24 @@ class Exact:
         return o[0]
 
     def verify(
-        self, place: int, layer: Any, tokens: tuple[torch.Tensor, ...], rows: range
+        self,
+        place: int,
+        layer: Any,
+        tokens: tuple[torch.Tensor, ...],
+        first: int,
+        parents: list[int],
     ) -> torch.Tensor:
-        """A window of tokens of one layer, [T, HV, V], of which `keep` keeps the first ones."""
-        found = []
-        for row in rows:
-            found.append(self.decode(place, layer, tokens, row))
+        """A window of one layer, [T, HV, V], whose tokens follow their parents; `keep` keeps what
+        leads to one of them. first: the row of the window's first token."""
+        found, before = [], (self.states[place], self.pasts[place])
+        for at, parent in enumerate(parents):
+            start = before if parent < 0 else self.after[place][parent]
+            self.states[place], self.pasts[place] = start
+            found.append(self.decode(place, layer, tokens, first + at))
             self.after[place].append((self.states[place], self.pasts[place]))
         return torch.stack(found)
 
-    def keep(self, count: int) -> None:
+    def keep(self, node: int) -> None:
         for place, after in enumerate(self.after):
-            self.states[place], self.pasts[place] = after[count - 1]
+            self.states[place], self.pasts[place] = after[node]
             after.clear()

@@ -60,7 +60,7 @@ class Server:
     """A pool, layers with drawn parameters, and what a backend needs of a model's runner.
 
     kimi: whether layers are Kimi delta attention. places: of a ring. drafts: tokens of a window,
-    where there are drafts.
+    where there are drafts. branches: of a tree of drafts.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Server:
         places: int = 3,
         slots: int = 6,
         drafts: int | None = None,
+        branches: int = 1,
     ) -> None:
         self.kimi, self.places, self.drafts = kimi, places, drafts
         self.heads, self.wide, self.channels = (2, 2, 32) if kimi else (1, 2, 32)
@@ -88,6 +89,7 @@ class Server:
                 mamba_layer_ids=list(LAYER_IDS),
                 enable_mamba_extra_buffer=False,
                 speculative_num_draft_tokens=drafts,
+                speculative_eagle_topk=branches,
                 enable_linear_replayssm=drafts is None,
                 linear_replayssm_cache_len=places,
                 enable_linear_replayssm_spec=drafts is not None,
@@ -95,9 +97,8 @@ class Server:
         self.layers = [self.layer(number, draw) for number in LAYER_IDS]
         self.runner = SimpleNamespace(
             device="cpu",
-            server_args=arguments(),
+            server_args=arguments(speculative_eagle_topk=branches),
             is_draft_worker=False,
-            tp_rank=0,
             req_to_token_pool=self.pool,
             token_to_kv_pool=None,
             model=torch.nn.ModuleDict({f"layer{each.layer_id}": each for each in self.layers}),

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import sglang.kernels.ops.attention.fla.gdn_replayssm_spec_fold as folding
+import sglang.kernels.ops.attention.fla.kda_replayssm_spec_decode as folding_kimi
 import sglang.kernels.ops.mamba.mamba_state_scatter_triton as scattering
+import sglang.srt.speculative.spec_utils as speculative
 import torch
 from sglang.srt.configs.mamba_utils import BaseLinearStateParams, Mamba2StateDType
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
@@ -26,14 +28,22 @@ TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}
 @pytest.fixture(autouse=True)
 def hooked(monkeypatch: pytest.MonkeyPatch) -> Any:
     own = folding.commit_gdn_replayssm_fold_all_layers
+    kimi = folding_kimi.commit_kda_replayssm_spec_all_layers
+    commit = speculative.commit_mamba_states_after_verify
     HookRegistry.reset()
-    HookRegistry.register(plugin.FOLDED, drafts.fold, HookType.AROUND)
+    for target in plugin.FOLDED:
+        HookRegistry.register(target, drafts.fold, HookType.AROUND)
+    HookRegistry.register(plugin.COMMITTED, drafts.committed, HookType.AROUND)
     HookRegistry.apply_hooks()
     # SGLang's own of convolutions wants a GPU
     monkeypatch.setattr(scattering, "fused_conv_window_scatter_with_mask", scattered)
+    # there is no model around the pool
+    monkeypatch.setattr(speculative, "mambaish_config", lambda config: True)
     yield
     HookRegistry.reset()
     folding.commit_gdn_replayssm_fold_all_layers = own
+    folding_kimi.commit_kda_replayssm_spec_all_layers = kimi
+    speculative.commit_mamba_states_after_verify = commit
 
 
 def scattered(
@@ -43,11 +53,16 @@ def scattered(
         kept[:, slot] = windows[:, row, step]
 
 
+# three nodes: two after the last token that was sampled, or a chain
+TREE = {"parents": [-1, 0, 0], "next": [1, -1, -1], "sibling": [-1, 2, -1]}
+PATHS = {False: [[0], [0, 1], [0, 1, 2]], True: [[0], [0, 1], [0, 2]]}
+
+
 class Run:
     """Requests whose windows of drafts are kept in part, step by step."""
 
-    def __init__(self, server: Server, backend: Any) -> None:
-        self.server, self.backend = server, backend
+    def __init__(self, server: Server, backend: Any, tree: bool = False) -> None:
+        self.server, self.backend, self.tree = server, backend, tree
         self.choose, self.draw = random.Random(2), torch.Generator().manual_seed(3)
         self.requests: list[tuple[Any, Exact]] = []
 
@@ -59,12 +74,18 @@ class Run:
         server, backend = self.server, self.backend
         rows = len(self.requests) + padding
         batch = server.batch([each for each, _ in self.requests], [9] * len(self.requests), padding)
+        if self.tree:
+            for name in ("next", "sibling"):
+                nodes = torch.tensor([TREE[name]] * rows, dtype=torch.int32)
+                end = "token" if name == "next" else name
+                setattr(batch.spec_info, f"retrieve_next_{end}", nodes)
+        parents = TREE["parents"] if self.tree else [-1, 0, 1]
         backend.init_forward_metadata(batch)
         bound = TOLERANCE[str(server.held.temporal.dtype).removeprefix("torch.")]
         for place, layer in enumerate(server.layers):
             tokens = server.tokens(rows * TOKENS, self.draw)
             right = [
-                exact.verify(place, layer, tokens, range(row * TOKENS, (row + 1) * TOKENS))
+                exact.verify(place, layer, tokens, row * TOKENS, parents)
                 for row, (_, exact) in enumerate(self.requests)
             ]
             found = backend.forward_extend(layer, batch, *(each.clone() for each in tokens))
@@ -74,16 +95,24 @@ class Run:
 
     def commit(self, batch: Any, bound: float) -> None:
         """As SGLang ends such a step: its pool then has what is kept, and nothing else."""
-        counts = torch.tensor([self.choose.randint(1, TOKENS) for _ in self.requests])
-        slots = self.server.pool.get_mamba_indices(batch.req_pool_indices[: len(self.requests)])
-        folding.commit_gdn_replayssm_fold_after_verify(
-            spec_state=self.server.held,
-            state_batch_indices=slots,
-            accept_lens=counts,
-            last_correct_step_indices=counts - 1,
+        paths = [self.choose.choice(PATHS[self.tree]) for _ in self.requests]
+        wide = [path + [-1] * (TOKENS - len(path)) for path in paths]
+        numbered = torch.tensor(
+            [[at if at < 0 else at + row * TOKENS for at in path] for row, path in enumerate(wide)],
+            dtype=torch.int32,
         )
-        for count, (request, exact) in zip(counts.tolist(), self.requests, strict=True):
-            exact.keep(count)
+        ended = SimpleNamespace(
+            forward_mode=batch.forward_mode,
+            req_pool_indices=batch.req_pool_indices[: len(paths)],
+            mamba_track_indices=None,
+        )
+        worker = SimpleNamespace(
+            model_runner=SimpleNamespace(req_to_token_pool=self.server.pool, model_config=None)
+        )
+        counts = torch.tensor([len(path) for path in paths], dtype=torch.int32)
+        speculative.commit_mamba_states_after_verify(worker, ended, counts, numbered, TOKENS)
+        for path, (request, exact) in zip(paths, self.requests, strict=True):
+            exact.keep(path[-1])
             states = self.server.held.temporal[:, int(request.mamba_pool_idx)]
             for found, right in zip(states.transpose(-1, -2), exact.states, strict=True):
                 assert error(found, right) < bound
@@ -94,13 +123,15 @@ def error(found: torch.Tensor, right: torch.Tensor) -> float:
     return float((found.double() - right).norm() / right.norm())
 
 
-@pytest.mark.parametrize("state", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("state", "tree"), [("float32", False), ("bfloat16", False), ("float32", True)]
+)
 def test_what_is_kept_of_windows_is_decoded_exactly(
-    state: str, monkeypatch: pytest.MonkeyPatch
+    state: str, tree: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KVGEN_SGLANG", f"state={state}")
-    server = Server(state=state, drafts=TOKENS)
-    run = Run(server, BufferedGatedDeltaNet(server.runner))
+    server = Server(state=state, drafts=TOKENS, branches=2 if tree else 1)
+    run = Run(server, BufferedGatedDeltaNet(server.runner), tree)
     run.admit()
     run.admit()
     run.step()
@@ -129,12 +160,13 @@ def test_a_slot_takes_what_is_reckoned_for_it(monkeypatch: pytest.MonkeyPatch) -
     assert after == drafts.charged(own, parameters, TOKENS) * held.temporal.shape[1]
 
 
-def test_a_corrected_value_is_reckoned_as_wide_as_the_state() -> None:
+@pytest.mark.parametrize("kimi", [False, True])
+def test_a_corrected_value_is_reckoned_as_wide_as_the_state(kimi: bool) -> None:
+    server = Server(kimi)
+    values = len(LAYER_IDS) * server.wide * server.channels * TOKENS
     for state, wider in ((torch.float32, 2), (torch.bfloat16, 0)):
-        server = Server()
         parameters = server.parameters(Mamba2StateDType(conv=torch.bfloat16, temporal=state))
         own = BaseLinearStateParams.replayssm_ring_bytes_per_req(parameters, TOKENS)
-        values = len(LAYER_IDS) * server.wide * server.channels * TOKENS
         assert drafts.charged(own, parameters, TOKENS) == own + values * wider
 
 
@@ -149,10 +181,21 @@ def test_a_pool_that_is_not_ours_is_left_to_its_own_fold() -> None:
     assert seen == [vars(given)]
 
 
-def test_drafts_of_a_recurrence_without_rings_for_them_are_refused(
+def test_a_ring_that_is_longer_than_any_window_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVGEN_SGLANG", "state=float32")
+    server = Server(kimi=True, places=32, drafts=TOKENS)
+    with pytest.raises(Refused, match="rings of 32 places for drafts, expected at most 16"):
+        BufferedKimiDeltaAttention(server.runner)
+
+
+def test_drafts_of_kimi_delta_attention_are_decoded_exactly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KVGEN_SGLANG", "state=float32")
     server = Server(kimi=True, places=8, drafts=TOKENS)
-    with pytest.raises(Refused, match="as this model's drafts are not served"):
-        BufferedKimiDeltaAttention(server.runner)
+    run = Run(server, BufferedKimiDeltaAttention(server.runner))
+    run.admit()
+    run.step()
+    run.admit()
+    run.step(padding=1)
+    run.step()

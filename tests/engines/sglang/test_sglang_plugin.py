@@ -123,3 +123,15 @@ def test_a_model_of_drafts_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
     server.runner.is_draft_worker = True
     backend = BufferedGatedDeltaNet(server.runner)
     assert type(backend.kernel_dispatcher.decode_kernel).__name__ == "TritonGDNKernel"
+
+
+def test_trees_are_given_the_rings_of_chains_once_arguments_are_resolved() -> None:
+    drafting: Any = {"speculative_algorithm": "EAGLE", "disable_overlap_schedule": True}
+    for branches in (1, 4):
+        given = arguments(**drafting, speculative_eagle_topk=branches)
+        plugin.settings.complete(
+            plugin.settings.agreed({"KVGEN_SGLANG": "state=float32"}, given), given
+        )
+        assert given.enable_linear_replayssm_spec is (branches == 1)
+        plugin.resolved(None, given)
+        assert given.enable_linear_replayssm_spec and not given.enable_linear_replayssm
