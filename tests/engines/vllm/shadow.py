@@ -89,11 +89,12 @@ class Shadow:
                     self.states[row] = self.kept(group, row)
 
     def kept(self, group: Group, row: Row) -> torch.Tensor:
+        """What lies in a page, [HV, K, V]."""
         _, layer, block = row
-        planes = [
-            group.cache.tensors[name][block, layer] for name in group.module.Cache.table.planes
-        ]
-        return self.format.joined(planes).double().clone()
+        table = group.module.Cache.table
+        planes = [group.cache.tensors[name][block, layer] for name in table.planes]
+        state = self.format.joined(planes).double().clone()
+        return state.mT if table.held[0].axes[-1] == "K" else state
 
     def folded(self, group: Group, row: Row) -> None:
         found, state = self.kept(group, row), self.states[row]

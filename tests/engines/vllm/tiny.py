@@ -24,8 +24,9 @@ CONFIG: dict[str, Any] = {
     "linear_num_key_heads": 1,
     "linear_num_value_heads": 2,
     "decoder_sparse_step": 1,
+    # all of them, so that a rounding changes little
     "num_experts": 2,
-    "num_experts_per_tok": 1,
+    "num_experts_per_tok": 2,
     "intermediate_size": 64,
     "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 32,
