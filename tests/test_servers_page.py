@@ -125,6 +125,25 @@ def test_a_soak_tells_what_is_lost_and_what_has_grown(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+# Transformers ------------------------------------------------------------------------------------
+
+
+def test_an_arm_of_transformers_stands_beside_stock_of_as_many_rows(tmp_path: Path) -> None:
+    about = {"gpu": "some GPU", "transformers": "5.17.0", "torch": "2.11.0", "triton": "3.6.0"}
+    about |= {"prompt": 256, "new": 192, "drafts": 10, "dtype": "torch.bfloat16"}
+    about |= {"state": "float32", "stock_kernels": ["fla"]}
+    rows: list[dict[str, Any]] = [
+        {"arm": "stock", "rows": 1, "tokens_s": 50.0, "tokens_a_pass": 1.0, "as_stock": [192]},
+        {"arm": "stock", "rows": 8, "tokens_s": 400.0, "tokens_a_pass": 1.0, "as_stock": [192] * 8},
+        {"arm": "drafts", "rows": 1, "tokens_s": 175.0, "tokens_a_pass": 6.0, "as_stock": [100]},
+    ]
+    rows[0] |= {"linear": 0.25, "busy": 0.5}
+    found = written(tmp_path, "transformers-speed", {"about": about, "rows": rows})
+    assert "in bfloat16, states in float32, drafts of 10 tokens, on some GPU (trans" in found
+    assert line(found, "stock")[1:] == ["1", "50", "1.00", "1.00", "25%", "50%", "all"]
+    assert line(found, "drafts")[1:] == ["1", "175", "3.50", "6.00", "–", "–", "100"]
+
+
 # kernels -----------------------------------------------------------------------------------------
 
 
