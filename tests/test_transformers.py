@@ -355,6 +355,16 @@ def test_layers_behind_hooks_are_served_and_given_back(model, kvgen, calls):
     assert calls["decode"] == 2
 
 
+def test_drafts_are_refused_on_a_static_cache(model, kvgen):
+    from transformers import StaticCache
+
+    kvgen.accelerate(model, assisted=True)
+    cache = StaticCache(config=model.config, max_cache_len=8)
+    cache.activate_past_recording()
+    with pytest.raises(ValueError, match="a static one that records its past"):
+        said(model, [[1, 2, 3]], cache)
+
+
 def test_a_window_longer_than_a_buffer_loses_what_it_cannot_keep(model, kvgen):
     kvgen.accelerate(model, assisted=True, buffer=3)
     cache, other = dynamic(model), dynamic(model)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
+from transformers.cache_utils import LinearAttentionCacheLayerMixin, StaticLayer
 from transformers.integrations.accelerate import force_accelerate_hooks
 
 from kvgen.integrations.transformers import holding
@@ -59,6 +59,8 @@ def forward(
     held, served, tokens = cache.layers[layer.layer_idx], layer.kvgen, hidden.shape[1]
     recording = held.record_past and served.window > 0
     most = served.buffer if recording else max(1, served.window)
+    if recording and layer.place == 0:
+        check_dynamic(cache)
     if held.has_previous_state[0] and tokens <= most:
         return step(layer, hidden, cache, mask, recording)
     if not recording:
@@ -72,6 +74,14 @@ def forward(
         states_of(cache, served, hidden).begin(hidden.shape[0])
     outputs.append(step(layer, hidden[:, head:], cache, masks[1], recording))
     return torch.cat(outputs, dim=1)
+
+
+def check_dynamic(cache: Any) -> None:
+    """Transformers leaves the mask of a static cache out where one of its layers records."""
+    if any(isinstance(each, StaticLayer) for each in cache.layers):
+        raise ValueError(
+            "cache: a static one that records its past, expected a dynamic one for drafts"
+        )
 
 
 def states_of(cache: Any, served: Served, hidden: torch.Tensor) -> States:
