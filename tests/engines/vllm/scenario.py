@@ -144,6 +144,7 @@ def main(folder: str, out: str, given: str, drafts: str = "0") -> None:
         "layers": sorted(type(layer).__name__ for layer in layers),
         "groups": [group.size for group in groups.values()],
         "apart": [group.apart for group in groups.values()],
+        "shared": [layer.groups.shared for layer in layers if hasattr(layer, "served")],
     }
     Path(out).write_text(json.dumps(found), encoding="utf-8")
 

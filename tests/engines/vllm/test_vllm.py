@@ -16,7 +16,7 @@ pytestmark = pytest.mark.engine
 
 # vLLM's own kernels on a CPU keep less than float32 of a state from one token to the next, so that
 # their log-probabilities are off by so much
-APART = 0.25
+APART = 0.5
 REQUESTS = {
     "long": 5,
     "short": 8,
@@ -103,6 +103,7 @@ def test_an_engine_says_the_same_and_every_call_is_exact(played, settings, model
     ours, stock = played(settings, model, drafts), played({}, model)
     assert ours["layers"].count("BufferedQwenGatedDeltaNet") == 4
     assert ours["groups"] == [2, 2] and ours["apart"] == [False, False]
+    assert ours["shared"] == [True] * 4
     worst, counts = ours["worst"], ours["counts"]
     assert 0 < worst["output"] < bounds[0] and 0 <= worst["state"] < bounds[1]
     # in two groups: those that end, one that goes away, and those that begin again
