@@ -97,7 +97,7 @@ def play(session: Session, drafts: int) -> None:
     # for one that goes on from what is in its block
     if not drafts:
         session.ask("single", prompt(3, 1), 6)
-    session.ask("after", repeating(5, 40), 14)
+    session.ask("after", repeating(5, 40), 30)
     session.steps()
     # each needs another block in the middle of decoding, and there is none: some begin again
     for number in range(3):
