@@ -10,7 +10,7 @@ import torch
 from kvgen.formats import registry
 from kvgen.integrations import modules
 from kvgen.integrations.vllm import page, settings, windows
-from kvgen.integrations.vllm.group import Group
+from kvgen.integrations.vllm.group import Groups
 from kvgen.integrations.vllm.warming import batches
 
 SIZES = {"H": 1, "HV": 2, "K": 16, "V": 16}
@@ -208,8 +208,9 @@ def test_planes_in_torch_are_those_of_the_kernels(cache_folder):
 # rows ---------------------------------------------------------------------------------------------
 
 
-def paged(module, blocks: int, layers: int, window: int) -> tuple[Group, torch.Tensor]:
-    """A group over pages, each layer's behind those of the one before, as vLLM has them."""
+def paged(module, blocks: int, layers: int, window: int, count: int = 1) -> Groups:
+    """Groups over pages, each layer's behind those of the one before, as vLLM has them; groups lie
+    over each other."""
     plan = page.plan(
         module, 32, dtype=torch.bfloat16, heads=2, buffer=4, window=window, device="cpu"
     )
@@ -217,7 +218,8 @@ def paged(module, blocks: int, layers: int, window: int) -> tuple[Group, torch.T
     memory = torch.randint(-128, 127, (layers, blocks, size), dtype=torch.int8)
     # old records of other requests, but numbers all the same
     memory = memory & 63
-    return Group(module, [plan.tensors(pages) for pages in memory], window), memory
+    held = [plan.tensors(pages) for pages in memory]
+    return Groups(module, [held] * count, window)
 
 
 def drawn(module, generator: torch.Generator, *front: int) -> dict[str, torch.Tensor]:
@@ -237,7 +239,8 @@ def exact(module, state, given, params):
 @pytest.mark.parametrize("state", ["float32", "split"])
 def test_blocks_are_recycled_and_prompts_continue(cache_folder, state):
     module = served(state, **{"storage.records": "input"} if state == "split" else {})
-    group, _ = paged(module, blocks=4, layers=2, window=0)
+    groups = paged(module, blocks=4, layers=2, window=0)
+    group = groups.each[0]
     generator = torch.Generator().manual_seed(2)
     params = {"A_log": torch.zeros(2), "dt_bias": torch.zeros(2)}
     block = torch.tensor([2], dtype=torch.int32)
@@ -247,19 +250,19 @@ def test_blocks_are_recycled_and_prompts_continue(cache_folder, state):
 
     def prompt(states, continued):
         """A server's own kernel takes a row's states to where a prompt ends."""
-        group.begin(prompts=block, continued=torch.tensor([continued]))
+        groups.begin([{"prompts": block, "continued": torch.tensor([continued])}])
         before = [fmt.joined([plane[2:3, layer] for plane in planes]).clone() for layer in range(2)]
         for layer, given in enumerate(states):
             for plane, part in zip(planes, fmt.parted(given), strict=True):
                 plane[2:3, layer] = part
-        group.end()
+        groups.end()
         return before
 
     prompt(begun, False)
     known = [{"S": each.double()} for each in begun]
     for _ in range(6):
         # a row of padding beside it
-        group.begin(decoding=torch.tensor([2, 0], dtype=torch.int32))
+        groups.begin([{"decoding": torch.tensor([2, 0], dtype=torch.int32)}])
         for layer in range(2):
             given = drawn(module, generator, 2)
             out = torch.empty(2, 2, 16, dtype=torch.bfloat16)
@@ -267,17 +270,17 @@ def test_blocks_are_recycled_and_prompts_continue(cache_folder, state):
             row = {name: x[:1] for name, x in given.items()}
             o, known[layer] = exact(module, known[layer], row, params)
             assert (out[:1].double() - o).norm() < 1e-2 * o.norm() and not out[1].any()
-        group.end()
+        groups.end()
     assert group.cache.cursors.tolist()[2] == 2
     # a chunk that continues finds all six tokens in the state
     for found, expected in zip(prompt(begun, True), known, strict=True):
         assert (found.double() - expected["S"]).norm() < 1e-5 * expected["S"].norm()
     assert group.cache.cursors.tolist() == [0, 0, 0, 0]
-    group.begin(decoding=block)
+    groups.begin([{"decoding": block}])
     out = torch.empty(1, 2, 16, dtype=torch.bfloat16)
     for layer in range(2):
         group.decode(layer, drawn(module, generator, 1) | params, out)
-    group.end()
+    groups.end()
     # and one that starts nothing of the request before
     prompt(begun, False)
     assert group.cache.cursors.tolist() == [0, 0, 0, 0]
@@ -285,27 +288,88 @@ def test_blocks_are_recycled_and_prompts_continue(cache_folder, state):
 
 def test_what_is_kept_of_drafts_is_said_a_step_later(cache_folder):
     module = served()
-    group, _ = paged(module, blocks=4, layers=1, window=3)
+    groups = paged(module, blocks=4, layers=1, window=3)
+    group = groups.each[0]
     generator = torch.Generator().manual_seed(3)
     params = {"A_log": torch.zeros(2), "dt_bias": torch.zeros(2)}
     block = torch.tensor([3], dtype=torch.int32)
-    group.begin(prompts=block, continued=torch.tensor([False]))
+    groups.begin([{"prompts": block, "continued": torch.tensor([False])}])
     group.cache.tensors["S"][3] = 0
-    group.end()
+    groups.end()
     known, last, kept = None, None, 1
     for step in range(4):
         if last is not None:
             for token in range(kept):
                 row = {name: x[:, token] for name, x in last.items()}
                 _, known = exact(module, known, row, params)
-        group.begin(drafted=block, accepted=torch.tensor([kept], dtype=torch.int32))
+        accepted = torch.tensor([kept], dtype=torch.int32)
+        groups.begin([{"drafted": block, "accepted": accepted}])
         last, kept = drawn(module, generator, 1, 3), 1 + step % 3
         out, state = group.verify(0, last | params), known
-        group.end()
+        groups.end()
         for token in range(3):
             row = {name: x[:, token] for name, x in last.items()}
             o, state = exact(module, state, row, params)
             assert (out[:, token].double() - o).norm() < 1e-2 * o.norm()
+
+
+def test_groups_that_lie_over_each_other_share_their_cursors(cache_folder):
+    module = served()
+    groups = paged(module, blocks=5, layers=2, window=0, count=2)
+    assert groups.shared
+    generator = torch.Generator().manual_seed(4)
+    params = {"A_log": torch.zeros(2), "dt_bias": torch.zeros(2)}
+    slots = [torch.tensor(rows, dtype=torch.int32) for rows in ([1, 0], [4, 2])]
+    fresh = torch.tensor([False, False])
+    groups.begin([{"prompts": own, "continued": fresh} for own in slots])
+    groups.each[0].cache.tensors["S"][:] = 0
+    groups.end()
+    known = {}
+    for step in range(5):
+        groups.begin([{"decoding": own} for own in slots])
+        for layer in range(2):
+            for group, own in zip(groups.each, slots, strict=True):
+                given = drawn(module, generator, 2)
+                out = torch.empty(2, 2, 16, dtype=torch.bfloat16)
+                group.decode(layer, given | params, out)
+                for at, block in enumerate(own.tolist()):
+                    if block:
+                        row = {name: x[at : at + 1] for name, x in given.items()}
+                        o, known[block, layer] = exact(
+                            module, known.get((block, layer)), row, params
+                        )
+                        assert (out[at : at + 1].double() - o).norm() < 1e-2 * o.norm()
+        groups.end()
+        assert groups.each[1].cache.cursors.tolist() == [0] + [(step + 1) % 4] * 2 + [
+            0,
+            (step + 1) % 4,
+        ]
+
+
+def test_groups_that_do_not_have_cursors_of_their_own(cache_folder):
+    module = served()
+    one, other = (paged(module, blocks=3, layers=1, window=0) for _ in range(2))
+    held = [
+        [
+            {
+                name: tensor[:, 0]
+                for name, tensor in each.each[0].cache.tensors.items()
+                if tensor.dim() > 1
+            }
+        ]
+        for each in (one, other)
+    ]
+    groups = Groups(module, held, 0)
+    assert not groups.shared
+    slots = torch.tensor([1], dtype=torch.int32)
+    groups.begin([{"prompts": slots, "continued": torch.tensor([False])}] * 2)
+    groups.begin([{"decoding": slots}, {"decoding": slots + 1}])
+    given = drawn(module, torch.Generator().manual_seed(5), 1)
+    params = {"A_log": torch.zeros(2), "dt_bias": torch.zeros(2)}
+    for group in groups.each:
+        group.decode(0, given | params, torch.empty(1, 2, 16, dtype=torch.bfloat16))
+    groups.end()
+    assert [group.cache.cursors.tolist() for group in groups.each] == [[0, 1, 0], [0, 0, 1]]
 
 
 # windows ------------------------------------------------------------------------------------------

@@ -43,8 +43,7 @@ class DeltaLayer(Buffered):
             return
         mixed, out = mixed[:tokens], out[:tokens]
         gates = {name: gate[:tokens] for name, gate in gates.items()}
-        if self.place == 0:
-            self.group.begin(**rows_of(step))
+        self.begin()
         if step.spec_sequence_masks is None:
             self.run_rows(step, mixed, gates, out)
         elif step.num_prefills == 0:
@@ -55,8 +54,7 @@ class DeltaLayer(Buffered):
             rest = torch.empty_like(out[: others.shape[0]])
             self.run_rows(step, mixed[others], picked(gates, others), rest)
             out.index_copy_(0, others, rest)
-        if self.place == self.group.size - 1:
-            self.group.end()
+        self.end()
 
     def run_rows(
         self: Any, step: Any, mixed: torch.Tensor, gates: Gates, out: torch.Tensor
@@ -101,6 +99,21 @@ class DeltaLayer(Buffered):
         given = self.inputs(window.spread(mixed), spread)
         return window.gathered(self.group.verify(self.place, given))
 
+    def rows_of(self, step: Any) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        if step.spec_sequence_masks is not None:
+            count = step.num_spec_decodes
+            found["drafted"] = step.spec_state_indices_tensor[:count, 0]
+            found["accepted"] = step.num_accepted_tokens[:count]
+        else:
+            # in a graph there are rows of padding, too
+            rows = step.num_decodes if step.num_prefills else step.num_actual_tokens
+            found["decoding"] = step.non_spec_state_indices_tensor[:rows]
+        if step.num_prefills:
+            found["prompts"] = step.prefill_state_indices
+            found["continued"] = step.prefill_has_initial_state
+        return found
+
     # -- what the module takes
 
     def inputs(self: Any, mixed: torch.Tensor, gates: Gates) -> dict[str, torch.Tensor]:
@@ -136,20 +149,3 @@ class DeltaLayer(Buffered):
 
 def picked(gates: Gates, tokens: torch.Tensor) -> Gates:
     return {name: gate[tokens] for name, gate in gates.items()}
-
-
-def rows_of(step: Any) -> dict[str, torch.Tensor]:
-    """Which rows of a step are of which kind, by blocks' numbers, for `Group.begin`."""
-    found: dict[str, torch.Tensor] = {}
-    if step.spec_sequence_masks is not None:
-        count = step.num_spec_decodes
-        found["drafted"] = step.spec_state_indices_tensor[:count, 0]
-        found["accepted"] = step.num_accepted_tokens[:count]
-    else:
-        # in a graph there are rows of padding, too
-        rows = step.num_decodes if step.num_prefills else step.num_actual_tokens
-        found["decoding"] = step.non_spec_state_indices_tensor[:rows]
-    if step.num_prefills:
-        found["prompts"] = step.prefill_state_indices.clone()
-        found["continued"] = step.prefill_has_initial_state
-    return found

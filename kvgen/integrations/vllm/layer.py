@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from vllm.model_executor.models.utils import extract_layer_index
 from kvgen.integrations import modules
 from kvgen.integrations.vllm import page, settings, warming
 from kvgen.integrations.vllm.announce import announce
-from kvgen.integrations.vllm.group import Group
+from kvgen.integrations.vllm.group import Group, Groups, Rows
 
 # a module is compiled once a process, not once a layer
 compiled = functools.lru_cache(maxsize=None)(
@@ -50,9 +50,14 @@ class Buffered:
     """A mixin in front of a layer of vLLM's that keeps a convolution and a matrix state."""
 
     served: Served
+    groups: Groups | None = None
     group: Group | None = None
     # which of its group's layers it is, in the order in which they run
     place = 0
+    # of the model's first layer: one of each group, by whose description a step begins
+    begins: Sequence[str] = ()
+    # of the last one
+    ends = False
 
     sizes: Mapping[str, int]
 
@@ -113,33 +118,61 @@ class Buffered:
         # its own two states lie in front
         super().bind_kv_cache(kv_cache)  # pyright: ignore[reportAttributeAccessIssue]
         self.held = self.served.page.tensors(kv_cache.squeeze(dim=(1, 2)))
-        self.group = None
+        self.groups = self.group = None
+        self.begins, self.ends = (), False
 
     # -- and runs it
 
     def metadata(self: Any) -> Any:
         """The step as vLLM describes it to this layer's group; None in a run that only measures."""
-        all_of_them = get_forward_context().attn_metadata
-        if not isinstance(all_of_them, dict):
+        described = get_forward_context().attn_metadata
+        if not isinstance(described, dict):
             return None
-        mine = all_of_them.get(self.prefix)
+        mine = described.get(self.prefix)
         if mine is not None and self.group is None:
-            self.gather([name for name, each in all_of_them.items() if each is mine])
+            self.gather(described)
         return mine
 
-    def gather(self: Any, names: list[str]) -> None:
-        """Make one cache of the layers that are described alike: they have one block table."""
+    def gather(self: Any, described: Mapping[str, Any]) -> None:
+        """Make the caches of all layers: those that are described alike have one block table."""
         if self.held[self.served.page.state.name].is_cuda and (
             torch.cuda.is_current_stream_capturing()
         ):
             raise RuntimeError("kvgen: a graph is captured before the first step, expected after")
         known = get_forward_context().no_compile_layers
-        layers = sorted(
-            (known[name] for name in names), key=lambda layer: extract_layer_index(layer.prefix)
+        alike: dict[int, list[Any]] = {}
+        for name in sorted(described, key=extract_layer_index):
+            layer = known.get(name)
+            if isinstance(layer, Buffered) and layer.served.module is self.served.module:
+                alike.setdefault(id(described[name]), []).append(layer)
+        groups = Groups(
+            self.served.module,
+            [[layer.held for layer in layers] for layers in alike.values()],
+            self.served.window,
         )
-        group = Group(self.served.module, [layer.held for layer in layers], self.served.window)
-        for place, layer in enumerate(layers):
-            layer.group, layer.place = group, place
-        warming.warm(group, self.given, self.served.rows)
+        for group, layers in zip(groups.each, alike.values(), strict=True):
+            for place, layer in enumerate(layers):
+                layer.groups, layer.group, layer.place = groups, group, place
+        heads = [layers[0].prefix for layers in alike.values()]
+        order = sorted((layer for layers in alike.values() for layer in layers), key=index_of)
+        order[0].begins, order[-1].ends = heads, True
+        warming.warm(groups, self.given, self.served.rows)
+
+    def begin(self: Any) -> None:
+        """The first layer of a step begins it for all."""
+        if self.begins:
+            described = get_forward_context().attn_metadata
+            self.groups.begin([self.rows_of(described[prefix]) for prefix in self.begins])
+
+    def end(self: Any) -> None:
+        """The last one ends it."""
+        if self.ends:
+            self.groups.end()
 
     given: Callable[..., Any]
+    # which rows of a step are of which kind, for `Groups.begin`
+    rows_of: Callable[[Any], Rows]
+
+
+def index_of(layer: Any) -> int:
+    return extract_layer_index(layer.prefix)

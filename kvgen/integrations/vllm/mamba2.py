@@ -44,18 +44,14 @@ class BufferedMambaMixer2(Buffered, MambaMixer2):
         if step is None:
             return super().conv_ssm_forward(projected_states, output)
         single, total = step.num_decode_tokens, step.num_decode_tokens + step.num_prefill_tokens
-        group = self.group
-        assert group is not None
         if not total:
             return None
-        if self.place == 0:
-            group.begin(**self.rows_of(step))
+        self.begin()
         if single:
             self.run_rows(step, projected_states[:single], output[:single])
         if step.num_prefills:
             self.run_prompts(step, projected_states[single:total], output[single:total])
-        if self.place == group.size - 1:
-            group.end()
+        self.end()
         return None
 
     def run_prompts(self, step: Any, projected: torch.Tensor, output: torch.Tensor) -> None:
@@ -104,7 +100,6 @@ class BufferedMambaMixer2(Buffered, MambaMixer2):
         out.copy_(window.gathered(self.group.verify(self.place, given)))
 
     def rows_of(self, step: Any) -> dict[str, torch.Tensor]:
-        """Which rows of a step are of which kind, by blocks' numbers, for `Group.begin`."""
         found: dict[str, torch.Tensor] = {}
         if step.num_decodes:
             blocks = step.state_indices_tensor_d[:, 0]
@@ -112,7 +107,7 @@ class BufferedMambaMixer2(Buffered, MambaMixer2):
             if self.served.window:
                 found["accepted"] = step.num_accepted_tokens
         if step.num_prefills:
-            found["prompts"] = step.state_indices_tensor_p.clone()
+            found["prompts"] = step.state_indices_tensor_p
             found["continued"] = step.has_initial_states_p
         return found
 

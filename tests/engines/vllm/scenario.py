@@ -97,7 +97,7 @@ def play(session: Session, drafts: int) -> None:
     # for one that goes on from what is in its block
     if not drafts:
         session.ask("single", prompt(3, 1), 6)
-    session.ask("after", repeating(5, 40), 14)
+    session.ask("after", repeating(5, 40), 30)
     session.steps()
     # each needs another block in the middle of decoding, and there is none: some begin again
     for number in range(3):
@@ -144,6 +144,7 @@ def main(folder: str, out: str, given: str, drafts: str = "0") -> None:
         "layers": sorted(type(layer).__name__ for layer in layers),
         "groups": [group.size for group in groups.values()],
         "apart": [group.apart for group in groups.values()],
+        "shared": [layer.groups.shared for layer in layers if hasattr(layer, "served")],
     }
     Path(out).write_text(json.dumps(found), encoding="utf-8")
 

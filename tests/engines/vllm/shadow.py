@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from kvgen.formats import registry
-from kvgen.integrations.vllm.group import Group
+from kvgen.integrations.vllm.group import Group, Groups
 
 # a layer's row: the group, which of its layers, the block
 Row = tuple[int, int, int]
@@ -27,11 +27,12 @@ class Shadow:
 
     def watch(self) -> None:
         """From now on all groups are looked at."""
-        begin, decode, verify = Group.begin, Group.decode, Group.verify
+        begin, decode, verify = Groups.begin, Group.decode, Group.verify
 
-        def watched_begin(group: Group, **rows: Any) -> None:
-            begin(group, **rows)
-            self.begun(group, **rows)
+        def watched_begin(groups: Groups, rows: Any) -> None:
+            begin(groups, rows)
+            for group, own in zip(groups.each, rows, strict=True):
+                self.begun(group, **own)
 
         def watched_decode(group: Group, layer: int, given: Any, out: torch.Tensor) -> None:
             self.look_up(group, layer, group.decoding)
@@ -52,7 +53,7 @@ class Shadow:
                     self.counts["verified"] += 1
             return out
 
-        Group.begin, Group.decode, Group.verify = watched_begin, watched_decode, watched_verify
+        Groups.begin, Group.decode, Group.verify = watched_begin, watched_decode, watched_verify
 
     def begun(self, group: Group, **rows: Any) -> None:
         drafted, accepted = rows.get("drafted"), rows.get("accepted")
