@@ -31,12 +31,19 @@ def test_a_state_that_servers_cannot_ask_for_is_named(cache_folder):
         modules.serving("gated_deltanet", SIZES, "int8", ["decode"])
 
 
+def test_a_cache_folder_that_cannot_be_written_is_named_with_what_to_set(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KVGEN_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"file/modules/.*, expected a folder.*KVGEN_CACHE_DIR"):
+        modules.serving("gated_deltanet", SIZES, "float32", ["decode"])
+
+
 @pytest.mark.parametrize("version", ["0.32.0", "0.33.0+cpu", "0.33.1"])
 def test_a_known_version_passes(version):
     KNOWN.require(version)
 
 
-@pytest.mark.parametrize("version", ["0.31.9", "0.34.0", "1.0"])
+@pytest.mark.parametrize("version", ["0.31.9", "0.34.0", "1.0", "dev"])
 def test_an_unknown_version_is_refused_with_those_that_are_known(version):
     with pytest.raises(versions.UnknownVersion) as refused:
         KNOWN.require(version)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kvgen.integrations.refused import Refused
 from kvgen.integrations.sglang import settings
 from kvgen.integrations.versions import UnknownVersion
 
@@ -80,7 +81,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         enable_linear_replayssm=True,
         device="npu",
     )
-    with pytest.raises(settings.Refused) as refused:
+    with pytest.raises(Refused) as refused:
         settings.agreed(environment("state=split,buffer=no,color=red,buffer"), given)
     text = str(refused.value)
     assert text.startswith("kvgen cannot serve what is asked for; nothing was changed:\n")
@@ -115,7 +116,7 @@ def test_drafts_have_rings_of_their_own() -> None:
     given.enable_linear_replayssm_spec = False
     settings.complete(settings.agreed(environment("state=float32"), given), given)
     assert settings.trees(given) and not given.enable_linear_replayssm_spec
-    with pytest.raises(settings.Refused, match="buffer, expected without"):
+    with pytest.raises(Refused, match="buffer, expected without"):
         settings.agreed(environment("buffer=8"), arguments(speculative_algorithm="EAGLE"))
 
 
@@ -124,13 +125,14 @@ def test_drafts_have_rings_of_their_own() -> None:
     [
         ("state=float32", {"mamba_ssm_dtype": "bfloat16"}, "--mamba-ssm-dtype bfloat16: expected"),
         ("buffer=8", {"linear_replayssm_cache_len": 12}, "--linear-replayssm-cache-len 12"),
-        ("buffer=65", {}, "--linear-replayssm-cache-len 65: expected 1 to 64"),
+        ("buffer=65", {}, "KVGEN_SGLANG: buffer=65, expected 1 to 64"),
+        ("buffer=0", {}, "KVGEN_SGLANG: buffer=0, expected 1 to 64"),
         ("state=float32", {"linear_replayssm_cache_len": 0}, "expected 1 to 64"),
         ("state=float32", {"enable_unified_memory": True}, "--enable-unified-memory"),
     ],
 )
 def test_a_flag_that_says_otherwise_is_refused(text: str, flags: Any, said: str) -> None:
-    with pytest.raises(settings.Refused, match=said):
+    with pytest.raises(Refused, match=said):
         settings.agreed(environment(text), arguments(**flags))
 
 

@@ -23,7 +23,8 @@ def serving(
     sizes: by axis. state: how states are stored, as `storage.state` has it. features: what it can
     do, as `kvgen.compile` has them. overrides: values by dotted path. The file is there whole or
     not at all, and is left alone where it holds the same text. Raises SpecError, of an unknown
-    state too, and OSError where the cache folder cannot be written.
+    state too; NotTuned where KVGEN_REQUIRE_TUNED is 1 and nothing is; OSError, with what to set,
+    where the cache folder cannot be written.
     """
     values = {
         **{f"sizes.{axis}": str(size) for axis, size in sizes.items()},
@@ -35,5 +36,12 @@ def serving(
     digest = hashlib.sha256(analysis.spec.text.encode()).hexdigest()[:12]
     what = "-".join((name, digest, *chosen))
     folder = places.cache_folder() / "modules" / kvgen.__version__
-    folder.mkdir(parents=True, exist_ok=True)
-    return compiler.imported(compiler.write(analysis, folder / f"{what}.py", None, chosen))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = compiler.write(analysis, folder / f"{what}.py", None, chosen)
+    except OSError as error:
+        raise OSError(
+            f"{folder}: {error.strerror or error}, expected a folder that modules can be written "
+            f"to; {places.CACHE} names another"
+        ) from error
+    return compiler.imported(path)

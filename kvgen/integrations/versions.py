@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 import kvgen
 
@@ -22,8 +22,12 @@ class Known:
     beyond: str
 
     def has(self, version: str) -> bool:
-        # a build's own suffix, as of a CPU's, changes nothing
-        found = Version(Version(version).base_version)
+        try:
+            # a build's own suffix, as of a CPU's, changes nothing
+            found = Version(Version(version).base_version)
+        except InvalidVersion:
+            # as of sources that were never built, "dev"
+            return False
         return Version(self.oldest) <= found < Version(self.beyond)
 
     def require(self, version: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 # folders in front of the user's own, os.pathsep between them; the first is written to
 WISDOM = "KVGEN_WISDOM"
-# where trials and scratch files go
+# where trials, scratch files and servers' modules go
 CACHE = "KVGEN_CACHE_DIR"
 # set to 1, what runs on estimates is refused
 REQUIRE = "KVGEN_REQUIRE_TUNED"
@@ -31,7 +31,7 @@ def user_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Trials, scratch and locks; need not exist. Raises PlaceError."""
+    """Trials, scratch, locks and servers' modules; need not exist. Raises PlaceError."""
     if named := os.environ.get(CACHE, "").strip():
         return _place(named, CACHE)
     from platformdirs import user_cache_path

@@ -19,9 +19,11 @@ from sglang.srt.layers.radix_linear_attention import RadixLinearAttention
 from sglang.srt.utils.common import rank0_log
 
 from kvgen.integrations import modules, report
+from kvgen.integrations.refused import Refused
 from kvgen.integrations.sglang import drafts, settings
 from kvgen.integrations.sglang.inputs import GATED_DELTANET, KIMI_DELTA_ATTENTION, Recurrence
 from kvgen.integrations.sglang.rings import Rings, Windows
+from kvgen.language.spec import MAX_WINDOW
 
 
 class Buffered:
@@ -49,7 +51,7 @@ class Buffered:
         }
         wrong = contradictions(wanted, pool, layers)
         if wrong:
-            raise settings.Refused(wrong)
+            raise Refused(wrong)
         module = compiled(self.recurrence, wanted, pool)
         if pool.enable_linear_replayssm_spec:
             self.windows = drafts.windows(module, pool, self.recurrence.drafts)
@@ -238,10 +240,8 @@ def contradictions(
     found = []
     if pool.enable_linear_replayssm_spec:
         most = pool.mamba_cache.replayssm_rawv.shape[3]
-        if most > settings.MOST_TOKENS:
-            found.append(
-                f"rings of {most} places for drafts, expected at most {settings.MOST_TOKENS}"
-            )
+        if most > MAX_WINDOW:
+            found.append(f"rings of {most} places for drafts, expected at most {MAX_WINDOW}")
     elif not pool.enable_linear_replayssm:
         found.append("the pool has no rings, expected --enable-linear-replayssm")
     dtype = str(pool.mamba_cache.temporal.dtype).removeprefix("torch.")

@@ -7,29 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvgen.formats import registry
+from kvgen.integrations.refused import Refused
 from kvgen.integrations.versions import Known
+from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
 KEY = "KVGEN_SGLANG"
 KNOWN = Known("SGLang", "0.5.17", "0.5.18")
 # the vectors in SGLang's rings are of the dtype of its states, so formats of both are named alike
 POOLS = [name for name in registry.STATES if name in registry.RECORDS]
-# what modules can hold of a row
-MOST_PLACES = 64
 # SGLang's own length of a ring
 PLACES = 16
-# most tokens of a window
-MOST_TOKENS = 16
 # who drafts
 DRAFTERS = ("EAGLE", "EAGLE3", "NEXTN", "STANDALONE")
-
-
-class Refused(RuntimeError):
-    """A server was asked for what kvgen does not serve; nothing was changed."""
-
-    def __init__(self, reasons: list[str]) -> None:
-        self.reasons = reasons
-        said = "\n".join(f"  {each}" for each in reasons)
-        super().__init__(f"kvgen cannot serve what is asked for; nothing was changed:\n{said}")
 
 
 @dataclass(frozen=True)
@@ -77,8 +66,9 @@ def asked(environment: Mapping[str, str]) -> Settings:
             "as SGLang's pool has one tensor of states, and its rings the same dtype"
         )
     buffer = given.get("buffer")
-    if buffer is not None and not (buffer.isascii() and buffer.isdigit()):
-        wrong.append(f"{KEY}: buffer={buffer}, expected 1 to {MOST_PLACES}")
+    whole = buffer is not None and buffer.isascii() and buffer.isdigit()
+    if buffer is not None and not (whole and 1 <= int(buffer) <= MAX_BUFFER):
+        wrong.append(f"{KEY}: buffer={buffer}, expected 1 to {MAX_BUFFER}")
     if wrong:
         raise Refused(wrong)
     return Settings(state, None if buffer is None else int(buffer))
@@ -125,9 +115,8 @@ def storage(settings: Settings, arguments: Any) -> Iterator[str]:
         yield f"--mamba-ssm-dtype {dtype}: expected {settings.state}, as {KEY} has that state"
     if settings.buffer is not None and places not in (PLACES, settings.buffer):
         yield f"--linear-replayssm-cache-len {places}: expected {settings.buffer}, as {KEY} has it"
-    wanted = places if settings.buffer is None else settings.buffer
-    if not 1 <= wanted <= MOST_PLACES:
-        yield f"--linear-replayssm-cache-len {wanted}: expected 1 to {MOST_PLACES}"
+    if settings.buffer is None and not 1 <= places <= MAX_BUFFER:
+        yield f"--linear-replayssm-cache-len {places}: expected 1 to {MAX_BUFFER}"
     if arguments.enable_unified_memory:
         yield "--enable-unified-memory: expected without, as its pool has no rings"
 
@@ -161,10 +150,10 @@ def unserved(settings: Settings | None, arguments: Any) -> Iterator[str]:
         return
     if drafter not in DRAFTERS:
         yield f"--speculative-algorithm {drafter}: expected one of {', '.join(DRAFTERS)}"
-    if (arguments.speculative_num_draft_tokens or 0) > MOST_TOKENS:
+    if (arguments.speculative_num_draft_tokens or 0) > MAX_WINDOW:
         yield (
             f"--speculative-num-draft-tokens {arguments.speculative_num_draft_tokens}: "
-            f"expected at most {MOST_TOKENS}"
+            f"expected at most {MAX_WINDOW}"
         )
     if arguments.enable_linear_replayssm:
         yield "--enable-linear-replayssm: expected without, as drafts have rings of their own"

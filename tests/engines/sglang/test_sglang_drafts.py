@@ -17,9 +17,9 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang_exact import Exact
 from sglang_server import LAYER_IDS, Server
 
+from kvgen.integrations.refused import Refused
 from kvgen.integrations.sglang import drafts, plugin
 from kvgen.integrations.sglang.backends import BufferedGatedDeltaNet, BufferedKimiDeltaAttention
-from kvgen.integrations.sglang.settings import Refused
 
 TOKENS = 3
 TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}

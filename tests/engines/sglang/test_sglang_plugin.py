@@ -19,9 +19,9 @@ from sglang.srt.plugins.hook_registry import HookRegistry
 from sglang.srt.server_args import ServerArgs
 from sglang_server import Server, arguments
 
+from kvgen.integrations.refused import Refused
 from kvgen.integrations.sglang import drafts, plugin
 from kvgen.integrations.sglang.backends import BufferedGatedDeltaNet, BufferedKimiDeltaAttention
-from kvgen.integrations.sglang.settings import Refused
 
 OWN = (gdn.GDNAttnBackend, kda.KDAAttnBackend)
 
