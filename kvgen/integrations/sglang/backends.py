@@ -253,6 +253,18 @@ def contradictions(
     return found
 
 
+def refuse_others(backend: Any, *args: Any) -> None:
+    """Before a backend of states is made. SGLang's arguments have been set for rings, which others
+    than ours have no use for."""
+    if not isinstance(backend, Buffered):
+        raise Refused(
+            [
+                f"{type(backend).__name__}: kvgen has nothing for it, expected layers of Gated "
+                f"DeltaNet or Kimi delta attention, or no {settings.KEY}"
+            ]
+        )
+
+
 def windows_of(rows: int, layer: Any, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     """Inputs of tokens one behind the other as windows, [B, T, …], and a layer's parameters."""
     inner = {

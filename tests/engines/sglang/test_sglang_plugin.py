@@ -15,6 +15,10 @@ import sglang.srt.layers.attention.linear.kda_backend as kda
 import torch
 from sglang.srt import plugins
 from sglang.srt.configs.mamba_utils import BaseLinearStateParams, Mamba2StateDType
+from sglang.srt.layers.attention.hybrid_linear_attn_backend import (
+    Mamba2AttnBackend,
+    MambaAttnBackendBase,
+)
 from sglang.srt.plugins.hook_registry import HookRegistry
 from sglang.srt.server_args import ServerArgs
 from sglang_server import Server, arguments
@@ -30,7 +34,7 @@ OWN = (gdn.GDNAttnBackend, kda.KDAAttnBackend)
 def unhooked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """SGLang as it is, before and after."""
     resolve, reckon = ServerArgs.__post_init__, BaseLinearStateParams.replayssm_ring_bytes_per_req
-    fold = folding.commit_gdn_replayssm_fold_all_layers
+    fold, begin = folding.commit_gdn_replayssm_fold_all_layers, MambaAttnBackendBase.__init__
     monkeypatch.setattr(plugins, "_plugins_loaded", False)
     monkeypatch.delenv("KVGEN_SGLANG", raising=False)
     HookRegistry.reset()
@@ -39,6 +43,7 @@ def unhooked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ServerArgs.__post_init__ = resolve
     BaseLinearStateParams.replayssm_ring_bytes_per_req = reckon
     folding.commit_gdn_replayssm_fold_all_layers = fold
+    MambaAttnBackendBase.__init__ = begin
     gdn.GDNAttnBackend, kda.KDAAttnBackend = OWN
 
 
@@ -115,6 +120,15 @@ def test_a_pool_or_a_gate_that_it_cannot_serve_is_refused(monkeypatch: pytest.Mo
         "the pool's states are float32",
         "layer2: its gate has a lower bound",
     ]
+
+
+def test_a_backend_that_has_no_use_for_rings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVGEN_SGLANG", "state=float32")
+    plugins.load_plugins()
+    BufferedGatedDeltaNet(Server().runner)
+    runner: Any = Server().runner
+    with pytest.raises(Refused, match="Mamba2AttnBackend: kvgen has nothing for it, expected"):
+        Mamba2AttnBackend(runner)
 
 
 def test_a_model_of_drafts_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
