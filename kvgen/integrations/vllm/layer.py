@@ -17,7 +17,6 @@ from vllm.model_executor.models.utils import extract_layer_index
 
 from kvgen.integrations import modules
 from kvgen.integrations.vllm import page, settings, warming
-from kvgen.integrations.vllm.announce import announce
 from kvgen.integrations.vllm.group import Group, Groups, Rows
 
 # a module is compiled once a process, not once a layer
@@ -105,7 +104,6 @@ class Buffered:
         return convolution, getattr(torch, wanted.page_dtype)
 
     def get_kv_cache_spec(self: Any, vllm_config: Any) -> Any:
-        announce(vllm_config)
         spec = super().get_kv_cache_spec(vllm_config)  # pyright: ignore[reportAttributeAccessIssue]
         return replace(
             spec,

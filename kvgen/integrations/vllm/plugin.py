@@ -23,14 +23,20 @@ LAYERS = {
 
 def install() -> None:
     """Stand by: what is asked for is looked at when a configuration is there, and a layer that is
-    made for one that asks is ours. The second time nothing happens."""
-    from vllm.config import VllmConfig
-    from vllm.model_executor.custom_op import PluggableLayer
-
+    made for one that asks is ours. The second time nothing happens, and in a vLLM that is not known
+    nothing but that who asks is refused."""
+    try:
+        from vllm import __version__  # pyright: ignore[reportAttributeAccessIssue]
+        from vllm.config import VllmConfig
+    except ImportError:
+        return
     if hasattr(VllmConfig.__post_init__, MARK):
         return
     VllmConfig.__post_init__ = configured(VllmConfig.__post_init__)
-    PluggableLayer.__new__ = staticmethod(made(PluggableLayer.__new__))
+    if settings.KNOWN.has(__version__):
+        from vllm.model_executor.custom_op import PluggableLayer
+
+        PluggableLayer.__new__ = staticmethod(made(PluggableLayer.__new__))
 
 
 def configured(own: Any) -> Any:
@@ -66,25 +72,43 @@ def made(own: Any) -> Any:
 
     @functools.wraps(own)
     def make(cls: type, *args: Any, **options: Any) -> Any:
-        if cls.__name__ in LAYERS:
-            from vllm.config import get_current_vllm_config
+        from vllm.config import get_current_vllm_config_or_none
 
-            config = get_current_vllm_config()
-            wanted = settings.asked(config.additional_config)
-            if wanted is not None:
+        config = get_current_vllm_config_or_none()
+        wanted = settings.asked(config.additional_config) if config else None
+        if wanted is not None:
+            tell()
+            if cls.__name__ in LAYERS:
                 ours = buffered(cls.__name__)
                 reason = ours.unserved(wanted, *args, **options)
-                if reason is None:
-                    widen(config)
-                    cls = ours
-                else:
-                    from vllm.logger import init_logger
-
-                    said = "kvgen leaves %s as it is: %s"
-                    init_logger("vllm.kvgen").warning_once(said, cls.__name__, reason)
+                if reason is not None:
+                    # one type of states in pages goes for all layers
+                    raise settings.Refused([f"{cls.__name__}: {reason}"])
+                widen(config)
+                cls = ours
         return own(cls, *args, **options)
 
     return make
+
+
+def tell() -> None:
+    """From now on a model's layers, when they are asked for their pages, say who decodes them."""
+    from vllm.model_executor.layers.mamba.abstract import MambaBase
+
+    own = MambaBase.get_kv_cache_spec
+    if hasattr(own, MARK):
+        return
+
+    @functools.wraps(own)
+    def spec(layer: Any, config: Any) -> Any:
+        if settings.asked(config.additional_config) is not None:
+            from kvgen.integrations.vllm.announce import announce
+
+            announce(config)
+        return own(layer, config)
+
+    setattr(spec, MARK, True)
+    MambaBase.get_kv_cache_spec = spec
 
 
 def buffered(name: str) -> Any:

@@ -40,5 +40,5 @@ def of(starts: torch.Tensor, uniform: int | None, most: int, total: int) -> Wind
     each = torch.arange(total, device=starts.device, dtype=starts.dtype)
     row = torch.searchsorted(starts[1:].contiguous(), each, right=True)
     row = row.clamp(max=rows - 1)
-    back = row * most + each - starts[row]
+    back = (row * most + each - starts[row]).clamp(max=rows * most - 1)
     return Window(most, there.flatten().long(), back.long())

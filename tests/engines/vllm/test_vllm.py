@@ -119,7 +119,7 @@ def test_an_engine_says_the_same_and_every_call_is_exact(played, settings, model
         last = 4 * len(ours["said"])
         assert counts["verified"] - last < counts["kept"] < counts["verified"] * (1 + drafts)
     assert sorted(ours["said"]) == sorted(set(REQUESTS) - ({"single"} if drafts else set()))
-    assert agree(ours["said"], stock["said"]) > sum(REQUESTS.values()) * 0.6
+    assert agree(ours["said"], stock["said"]) > sum(REQUESTS.values()) * 0.4
 
 
 def test_what_is_accelerated_is_said_at_start(played):
@@ -151,6 +151,14 @@ def refusals(models: dict[str, Path]) -> Any:
 )
 def test_what_cannot_be_is_refused_at_start(refusals, case, named):
     assert named in refusals[case] and "nothing was changed" in refusals[case]
+
+
+def test_layers_that_cannot_be_served_as_asked_are_refused(models, tmp_path):
+    arguments = [str(models["mamba2"]), str(tmp_path / "said.json"), '{"state": "split"}']
+    run = ran([str(HERE / "scenario.py"), *arguments])
+    assert run.returncode != 0 and not (tmp_path / "said.json").exists()
+    assert "nothing was changed" in run.stdout
+    assert "MambaMixer2: vLLM's prompts write its state" in run.stdout
 
 
 def test_what_can_be_is_not_refused(refusals):
