@@ -403,3 +403,25 @@ def test_a_decode_step_is_one_graph(model, kvgen):
         for _ in range(4):
             hidden = torch.randn(1, 1, 32)
             alike(step(hidden, cache), layer(hidden, other))
+
+
+def test_more_of_a_prompt_is_the_layers_own_where_nothing_may_be_taken_back(model, kvgen, calls):
+    kvgen.accelerate(model, assisted=True)
+    cache = dynamic(model)
+    for tokens in ([1, 2, 3], [4, 5]):
+        said(model, [tokens], cache)
+    assert calls["prompt"] % 5 == 0 and calls["prompt"] and not calls["verify"]
+
+
+def test_steps_of_a_recorded_prompt_are_held_within_the_layers_limits(kvgen, monkeypatch):
+    modeling("nemotron_h", monkeypatch)
+    model = tiny("nemotron_h")
+    for mixer in (each for each in model.modules() if hasattr(each, "dt_bias")):
+        # most steps are then shorter than a prompt's may be
+        mixer.dt_bias.data.fill_(-7.5)
+        mixer.in_proj.weight.data[-mixer.num_heads :] *= 0.1
+    wanted = said(model, [[1, 2, 3, 4, 5, 6, 7]], dynamic(model))
+    kvgen.accelerate(model, assisted=True, buffer=8)
+    cache = dynamic(model)
+    cache.activate_past_recording()
+    alike(said(model, [[1, 2, 3, 4, 5, 6, 7]], cache), wanted)

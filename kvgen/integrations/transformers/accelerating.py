@@ -19,10 +19,9 @@ from kvgen.integrations.transformers import holding
 from kvgen.integrations.transformers.adapters import ADAPTERS
 from kvgen.integrations.transformers.decoding import decoding_class
 from kvgen.integrations.transformers.served import Served
+from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
 KNOWN = versions.Known("Transformers", "5.17", "5.25")
-# most tokens of one `verify`, and places for records
-WINDOW, MOST_PLACES = 16, 64
 # where a model keeps what was done to it
 RECORD = "_kvgen"
 
@@ -58,6 +57,7 @@ def accelerate(
         raise ValueError(refusal(whole, left))
     restore(whole)
     parts = dict(whole.named_modules())
+    text = said(done, left, parts)
     for served in done:
         for place, name in enumerate(served.names):
             enter(parts[name], served, place)
@@ -66,7 +66,7 @@ def accelerate(
         drafting = [name for name, each in parts.items() if getattr(each, "_is_stateful", False)]
     for name in drafting:
         vars(parts[name])["_is_stateful"] = False
-    vars(whole)[RECORD] = Record(drafting, said(done, left, parts))
+    vars(whole)[RECORD] = Record(drafting, text)
     log.info(report(whole))
     return model
 
@@ -188,8 +188,8 @@ def room(module: Any, device: torch.device, buffer: int | None, assisted: bool) 
     places = cache.buffer
     if buffer is None:
         # as many tokens between two folds as are tuned, and a window
-        places = min(MOST_PLACES, places + WINDOW)
-    return places, min(WINDOW, places)
+        places = min(MAX_BUFFER, places + MAX_WINDOW)
+    return places, min(MAX_WINDOW, places)
 
 
 # -- what is done

@@ -6,6 +6,7 @@ the recurrence between them is the module's, with the gates and norms that its s
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -55,6 +56,10 @@ class Adapter:
             "a": rest["a"],
             "b": rest["b"],
         }
+
+    def of_prompt(self, layer: Any, inputs: Named) -> Named:
+        """The inputs of a prompt, where the layer takes them otherwise than of single tokens."""
+        return inputs
 
     def output(self, layer: Any, core: torch.Tensor, rest: Named) -> torch.Tensor:
         """The layer's output from the module's, `core` [B, T, HV, V]."""
@@ -170,9 +175,21 @@ class Mamba2(Adapter):
             "dt": rest["dt"],
         }
 
+    def of_prompt(self, layer: Any, inputs: Named) -> Named:
+        # the layer holds softplus(dt + dt_bias) within limits, of prompts alone
+        least, most = (unsoftened(limit) - layer.dt_bias.float() for limit in layer.time_step_limit)
+        return {**inputs, "dt": torch.minimum(torch.maximum(inputs["dt"].float(), least), most)}
+
     def output(self, layer: Any, core: torch.Tensor, rest: Named) -> torch.Tensor:
         gate = rest["gate"]
         return layer.out_proj(layer.norm(core.flatten(2), gate).to(gate.dtype))
+
+
+def unsoftened(y: float) -> float:
+    """What softplus makes y of."""
+    if y <= 0:
+        return -math.inf
+    return y + math.log(-math.expm1(-y)) if y < math.inf else y
 
 
 def qkv_of(layer: Any, hidden: torch.Tensor) -> torch.Tensor:

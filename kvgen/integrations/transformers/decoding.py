@@ -58,7 +58,8 @@ def forward(
     """Tokens of a cache's rows, [B, T, width]."""
     held, served, tokens = cache.layers[layer.layer_idx], layer.kvgen, hidden.shape[1]
     recording = held.record_past and served.window > 0
-    most = served.buffer if recording else max(1, served.window)
+    # where nothing may be taken back, several tokens are more of a prompt
+    most = served.buffer if recording else 1
     if recording and layer.place == 0:
         check_dynamic(cache)
     if held.has_previous_state[0] and tokens <= most:
@@ -72,7 +73,7 @@ def forward(
         outputs.append(prompt(layer, own, hidden[:, :head], cache, masks[0]))
     elif layer.place == 0:
         states_of(cache, served, hidden).begin(hidden.shape[0])
-    outputs.append(step(layer, hidden[:, head:], cache, masks[1], recording))
+    outputs.append(step(layer, hidden[:, head:], cache, masks[1], recording, of_prompt=True))
     return torch.cat(outputs, dim=1)
 
 
@@ -134,9 +135,14 @@ def take(layer: Any, cache: Any, hidden: torch.Tensor, begin: bool) -> None:
 
 @force_accelerate_hooks("conv1d")
 def step(
-    layer: Any, hidden: torch.Tensor, cache: Any, mask: torch.Tensor | None, recording: bool
+    layer: Any,
+    hidden: torch.Tensor,
+    cache: Any,
+    mask: torch.Tensor | None,
+    recording: bool,
+    of_prompt: bool = False,
 ) -> torch.Tensor:
-    """Tokens by the module."""
+    """Tokens by the module. of_prompt: they are a prompt's, not single ones or drafts."""
     served: Served = layer.kvgen
     held, tokens = cache.layers[layer.layer_idx], hidden.shape[1]
     if held.recurrent_states[0] is not None:
@@ -154,6 +160,8 @@ def step(
     if served.adapter.masks_twice:
         mixed = masked(mixed, mask)
     inputs = served.adapter.inputs(layer, mixed, rest)
+    if of_prompt:
+        inputs = served.adapter.of_prompt(layer, inputs)
     core = states.step(layer.place, inputs, served.adapter.params(layer))
     if layer.place == served.last:
         states.end(tokens)

@@ -8,22 +8,12 @@ from typing import Any
 
 from kvgen.formats import registry
 from kvgen.formats.state import StateFormat
+from kvgen.integrations.refused import Refused
 from kvgen.integrations.versions import Known
+from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
 KEY = "kvgen"
 KNOWN = Known("vLLM", "0.32", "0.34")
-# what modules can hold of a row, and take of it at once
-MOST_PLACES = 64
-MOST_TOKENS = 16
-
-
-class Refused(RuntimeError):
-    """A server was asked for what kvgen does not serve; nothing was changed."""
-
-    def __init__(self, reasons: list[str]) -> None:
-        self.reasons = reasons
-        said = "\n".join(f"  {each}" for each in reasons)
-        super().__init__(f"kvgen cannot serve what is asked for; nothing was changed:\n{said}")
 
 
 @dataclass(frozen=True)
@@ -65,8 +55,8 @@ def asked(additional: object) -> Settings | None:
         wrong.append(f"{KEY}.state: {state!r}, expected one of {expected}")
     buffer = given.get("buffer")
     whole = isinstance(buffer, int) and not isinstance(buffer, bool)
-    if buffer is not None and not (whole and 1 <= buffer <= MOST_PLACES):
-        wrong.append(f"{KEY}.buffer: {buffer!r}, expected 1 to {MOST_PLACES}, or none for as tuned")
+    if buffer is not None and not (whole and 1 <= buffer <= MAX_BUFFER):
+        wrong.append(f"{KEY}.buffer: {buffer!r}, expected 1 to {MAX_BUFFER}, or none for as tuned")
     if wrong:
         raise Refused(wrong)
     return Settings(state, buffer)
@@ -112,7 +102,7 @@ def contradictions(settings: Settings, config: Any, platform: str) -> list[str]:
     if getattr(config.parallel_config, "use_ubatching", False):
         found.append("micro-batches (enable_dbo): on, expected off")
     window = window_of(config)
-    most = min(MOST_TOKENS, settings.buffer or MOST_TOKENS)
+    most = min(MAX_WINDOW, settings.buffer or MAX_WINDOW)
     if window > most:
         found.append(
             f"num_speculative_tokens: {window - 1}, expected at most {most - 1}, "
