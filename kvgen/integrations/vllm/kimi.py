@@ -23,8 +23,6 @@ class BufferedKimiDeltaAttention(DeltaLayer, KimiGatedDeltaNetAttention):
 
     @staticmethod
     def unserved(wanted: Settings, *args: Any, **options: Any) -> str | None:
-        if getattr(torch, wanted.page_dtype) not in (torch.float32, torch.bfloat16):
-            return f"vLLM has no such states of it as {wanted.state}"
         config = options["config"] if "config" in options else args[0]
         bound = config.linear_attn_config.get("gate_lower_bound")
         if bound not in (None, BOUND):
