@@ -12,6 +12,8 @@ from oracles import modeling, ready
 from tiny_models import tiny
 
 PROMPT = [[7, 8, 9, 10] * 3]
+# of these `make test` runs some, `make test-engines` all in every version
+only_in_its_versions = pytest.mark.engine
 
 
 @pytest.fixture
@@ -72,6 +74,7 @@ def test_padded_rows_get_the_tokens_that_they_got(model, kvgen, calls):
     assert calls == {"prompt": 6, "decode": 4}
 
 
+@only_in_its_versions
 def test_beams_take_their_states_along(model, kvgen):
     def searched(model):
         options = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.0}
@@ -82,6 +85,7 @@ def test_beams_take_their_states_along(model, kvgen):
     assert got == wanted
 
 
+@only_in_its_versions
 def test_samples_are_those_of_the_same_seed(model, kvgen):
     import torch
 
@@ -93,6 +97,7 @@ def test_samples_are_those_of_the_same_seed(model, kvgen):
     assert got == wanted
 
 
+@only_in_its_versions
 @pytest.mark.parametrize("graphs", [False, True])
 def test_a_static_cache_is_served(model, kvgen, calls, graphs):
     import torch
@@ -142,6 +147,7 @@ def test_what_is_done_to_a_cache_is_done_to_its_states(model, kvgen):
     alike(said(model, [[9], [10]], again), wanted)
 
 
+@only_in_its_versions
 def test_a_cache_that_is_reset_begins_again(model, kvgen):
     from transformers import StaticCache
 
@@ -154,6 +160,7 @@ def test_a_cache_that_is_reset_begins_again(model, kvgen):
         alike(said(model, tokens, cache), said(model, tokens, fresh))
 
 
+@only_in_its_versions
 def test_a_copied_cache_goes_its_own_way(model, kvgen):
     kvgen.accelerate(model, buffer=4)
     cache = dynamic(model)
@@ -179,6 +186,7 @@ def test_prompt_lookup_says_what_plain_decoding_says(model, kvgen, calls):
     assert calls["verify"] >= 3 and calls["verify"] + calls["decode"] < 12
 
 
+@only_in_its_versions
 def test_an_assistant_of_the_same_kind_is_set_back(model, kvgen, calls):
     plain, _ = generated(model, ids(PROMPT), 6)
     assistant = tiny("qwen3_next")
@@ -209,6 +217,7 @@ def test_tokens_that_are_taken_back_have_never_been(model, kvgen):
         cache.crop(-1)
 
 
+@only_in_its_versions
 def test_a_long_window_goes_through_in_parts(model, kvgen):
     kvgen.accelerate(model, assisted=True, buffer=20)
     cache, other = dynamic(model), dynamic(model)
@@ -222,6 +231,7 @@ def test_a_long_window_goes_through_in_parts(model, kvgen):
     alike(said(model, [[9]], cache), said(model, [[4, 9]], other)[:, 1:])
 
 
+@only_in_its_versions
 def test_a_crop_is_refused_where_nothing_was_kept(model, kvgen):
     kvgen.accelerate(model)
     cache = dynamic(model)
@@ -258,6 +268,7 @@ def remembered(model):
     }
 
 
+@only_in_its_versions
 def test_a_cache_of_an_accelerated_model_is_no_other_models(model, kvgen):
     other = copy.deepcopy(model)
     kvgen.accelerate(model)
@@ -267,6 +278,7 @@ def test_a_cache_of_an_accelerated_model_is_no_other_models(model, kvgen):
         said(other, [[4]], cache)
 
 
+@only_in_its_versions
 def test_a_model_is_accelerated_in_whole_or_in_part_and_compiled_or_not(model, kvgen):
     import torch
 
@@ -285,6 +297,7 @@ def test_a_model_is_accelerated_in_whole_or_in_part_and_compiled_or_not(model, k
     )
 
 
+@only_in_its_versions
 def test_training_makes_no_states_and_has_its_gradients(model, kvgen):
     def learned(model):
         model.zero_grad()
@@ -302,6 +315,7 @@ def test_training_makes_no_states_and_has_its_gradients(model, kvgen):
     alike(said(model, [[5]], cache), said(kvgen.restore(model), [[5]], own))
 
 
+@only_in_its_versions
 def test_accelerating_anew_takes_the_new_settings(model, kvgen):
     kvgen.accelerate(model, buffer=3)
     kvgen.accelerate(model, buffer=5, assisted=True)
@@ -342,6 +356,7 @@ def test_layers_that_cannot_be_served_are_left_alone_and_named(model, kvgen):
     assert [type(each).__name__[:5] for each in layers] == ["Kvgen", "Qwen3", "Qwen3"]
 
 
+@only_in_its_versions
 def test_layers_behind_hooks_are_served_and_given_back(model, kvgen, calls):
     # as accelerate has them, where a model is on several devices
     layer = model.model.layers[0].linear_attn
@@ -355,6 +370,7 @@ def test_layers_behind_hooks_are_served_and_given_back(model, kvgen, calls):
     assert calls["decode"] == 2
 
 
+@only_in_its_versions
 def test_drafts_are_refused_on_a_static_cache(model, kvgen):
     from transformers import StaticCache
 
@@ -365,6 +381,7 @@ def test_drafts_are_refused_on_a_static_cache(model, kvgen):
         said(model, [[1, 2, 3]], cache)
 
 
+@only_in_its_versions
 def test_a_window_longer_than_a_buffer_loses_what_it_cannot_keep(model, kvgen):
     kvgen.accelerate(model, assisted=True, buffer=3)
     cache, other = dynamic(model), dynamic(model)
@@ -389,6 +406,7 @@ def test_an_unknown_version_is_refused_and_nothing_has_changed(model, kvgen, mon
     assert remembered(model) == before
 
 
+@only_in_its_versions
 def test_a_decode_step_is_one_graph(model, kvgen):
     import torch
 

@@ -171,7 +171,8 @@ def test_what_is_searched_compiles() -> None:
                 resolve("gated_deltanet"), {**SMALL, "storage.state": state}
             )
             path = compiler.temporary_module("gated_deltanet", compiler.emit(analysis, {}))
-            for kernel in space.kernels(analysis):
+            kernels = space.kernels(analysis) if state == "float32" else ("decode",)
+            for kernel in kernels:
                 config = space.program_of(space.legal(analysis, kernel, "sm_90")[0])
                 tokens = space.tokens_of(analysis, kernel)
                 found = compilers.wait(path, Case(kernel, config, 16, 16, 36, 16, tokens))
