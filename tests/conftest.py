@@ -17,6 +17,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from made_up import BANDWIDTH
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -173,10 +174,6 @@ def rounded() -> Iterator[None]:
 
     with rounding():
         yield
-
-
-# bytes a second that a copy moves where no_gpu makes the clock up
-BANDWIDTH = 1e12
 
 
 @pytest.fixture

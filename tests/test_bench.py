@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import BANDWIDTH
+from made_up import BANDWIDTH
 from twins import analysed, ids, made
 
 import cli
