@@ -8,9 +8,9 @@ A ratio is the time with it over the time without.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks.turns import BATCHES, LAYERS, kinds, loaded, row, say, steps, summary, timed
+from benchmarks.turns import BATCHES, LAYERS, kinds, loaded, report, row, say, steps, timed
 from benchmarks.turns import compiled as compiled_call
 from benchmarks.warming import warm
 from kvgen import compiler
@@ -42,19 +42,7 @@ def main() -> None:
         jobs = [(str(file), kind, batch) for file in files for batch in sizes for kind in kinds()]
         jobs += [(str(file), "extend", 1) for file in files]
         warm(args.warm, compiled_call, jobs, say)
-    rows = []
-    for file in files:
-        for each in costs(file):
-            rows.append(each)
-            say("{spec:32} {call:16} B {batch:<4} {old:8.2f} {new:8.2f} {ratio:.3f}".format(**each))
-    summary(rows)
-    if args.json:
-        about = {
-            "gpu": torch.cuda.get_device_name(),
-            "torch": torch.__version__,
-            "command": " ".join(["python", *sys.argv]),
-        }
-        args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    report(chain.from_iterable(map(costs, files)), args.json)
 
 
 def costs(file: Path) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,8 @@ import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,19 +54,24 @@ def main() -> None:
         jobs = [(file, kind, batch) for file in files for batch in batches for kind in kinds()]
         jobs += [(file, "extend", 1) for file in files]
         warm(args.warm, compiled, jobs, say)
-    rows = []
-    for name in names:
-        for row in turns(name, args.old / name, args.new / name, batches):
-            rows.append(row)
-            say("{spec:32} {call:16} B {batch:<4} {old:8.2f} {new:8.2f} {ratio:.3f}".format(**row))
-    summary(rows)
-    if args.json:
+    found = (turns(name, args.old / name, args.new / name, batches) for name in names)
+    report(chain.from_iterable(found), args.json)
+
+
+def report(rows: Iterable[dict[str, Any]], path: Path | None) -> None:
+    """Say every row as it comes, then the summary; write them where a path is given."""
+    kept = []
+    for row in rows:
+        kept.append(row)
+        say("{spec:32} {call:16} B {batch:<4} {old:8.2f} {new:8.2f} {ratio:.3f}".format(**row))
+    summary(kept)
+    if path:
         about = {
             "gpu": torch.cuda.get_device_name(),
             "torch": torch.__version__,
             "command": " ".join(["python", *sys.argv]),
         }
-        args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+        path.write_text(json.dumps({"about": about, "rows": kept}, indent=1) + "\n")
 
 
 def say(text: str) -> None:
