@@ -53,11 +53,14 @@ def emit(
     from kvgen.codegen.features import completed
     from kvgen.codegen.render import render
     from kvgen.explaining.explain import form_text
+    from kvgen.schedules.written import written
 
     table = baking.known(analysis) if known is None else known
     tuned = baking.baked(analysis, table)
     chosen = completed(features)
-    return render(analysis.form, analysis.records, form_text(analysis), tuned, chosen)
+    form, records = analysis.form, analysis.records
+    scheduled = written(form, records)
+    return render(form, records, form_text(analysis), tuned, chosen, scheduled)
 
 
 def write(

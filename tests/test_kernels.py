@@ -9,6 +9,7 @@ from twins import analysed, made
 from kvgen.codegen.cost import buffer_length, cost
 from kvgen.explaining.formulas import formulas
 from kvgen.kernels.chain import CHAIN
+from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.decode import DECODE
 from kvgen.kernels.extend import EXTEND, Extend
 from kvgen.kernels.fold import FOLD
@@ -31,9 +32,13 @@ def test_all_are_found_by_name() -> None:
 
 
 def test_those_of_a_recurrence() -> None:
-    assert kernels_of(analysed("gated_deltanet").form) == KERNELS
-    # long keys leave a chain no registers
-    assert set(KERNELS) - {*kernels_of(analysed("gated_deltanet", K=1024).form)} == {CHAIN}
+    assert kernels_of(analysed("gated_deltanet", K=128, V=128).form) == KERNELS
+    # long keys leave what has all tokens' columns at once no registers
+    long = kernels_of(analysed("gated_deltanet", K=1024, V=128).form)
+    assert set(KERNELS) - {*long} == {CHAIN, CHUNK}
+    # tensor cores have nothing to contract
+    short = kernels_of(analysed("gated_deltanet", K=8, V=8).form)
+    assert set(KERNELS) - {*short} == {CHUNK}
 
 
 @pytest.mark.parametrize("name", ["gated_deltanet", "kimi_delta_attention_bounded"])

@@ -18,15 +18,15 @@ from kvgen.shipped import resolve
 STORAGE = {"storage.state": "split", "storage.records": "input", "storage.layout": "vk"}
 # lines, by what a module is compiled with: of the shortest and the longest of the 26 recurrences,
 # between which all others lie, and of what servers run most; docs/architecture.md says what bounds
-# them
+# them. Those that take a window as a chunk have a kernel more for it.
 MOST = {
-    "linear_attention": {(DECODE,): 2530, USUAL: 3230},
-    "gated_deltanet": {(DECODE,): 2710, USUAL: 3710},
-    "kimi_delta_attention": {(DECODE,): 2710, USUAL: 3730},
-    "gated_deltaproduct": {(DECODE,): 2860, USUAL: 4250},
+    "linear_attention": {(DECODE,): 2540, USUAL: 3260},
+    "gated_deltanet": {(DECODE,): 2720, USUAL: 4020},
+    "kimi_delta_attention": {(DECODE,): 2730, USUAL: 3760},
+    "gated_deltaproduct": {(DECODE,): 2870, USUAL: 4280},
 }
 # and of the host's side alone, which no recurrence changes
-MOST_OF_HOST = {(DECODE,): 1920, USUAL: 2090, ALL: 2660}
+MOST_OF_HOST = {(DECODE,): 1930, USUAL: 2120, ALL: 2690}
 
 
 def lines_of(text: str) -> int:
@@ -89,4 +89,6 @@ def test_a_cache_offers_the_same_whatever_a_module_is_compiled_with() -> None:
         found.append({x for name in offered for x in classes[name].get_identifiers()})
     calls = "empty layout wrap reset load read copy seek save restore cursors bytes_per_slot flat"
     assert set(calls.split()) <= found[0]
-    assert found[1] - found[0] == {"run_verify", "run_extend", "window_warps"}
+    assert found[1] - found[0] == {
+        "run_verify", "run_extend", "window_kernel", "window_warps",
+    }  # fmt: skip

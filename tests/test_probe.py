@@ -33,7 +33,7 @@ def module(name: str, state: str = "float32") -> str:
     return compiler.emit(compiler.analyse(resolve(name), {"storage.state": state}), {})
 
 
-WINDOWS = ("verify", "chain", "extend", "short_verify", "short_extend")
+WINDOWS = ("verify", "chain", "chunk", "extend", "short_verify", "short_extend")
 # bytes of a thread that a window of a few tokens may spill
 FEW = 512
 

@@ -6,10 +6,10 @@ import hashlib
 import re
 import struct
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 
@@ -81,6 +81,18 @@ class CacheTensor:
         return f"{self.local}_slot", f"{self.local}_layer"
 
 
+class Scheduled(Protocol):
+    """A kernel's own lines, as a schedule gives them: and the functions that they call, of the
+    module and of the language."""
+
+    @property
+    def lines(self) -> list[str]: ...
+    @property
+    def helpers(self) -> Collection[str]: ...
+    @property
+    def functions(self) -> Collection[str]: ...
+
+
 @dataclass(frozen=True)
 class CarriedMove:
     """A carried state as the fold moves it to the first place, where it is called `value`."""
@@ -120,11 +132,18 @@ def _filled(names: Iterable[str]) -> str:
 
 
 def render(
-    form: Form, records: Records, form_text: str, tuned: Tuned, features: tuple[str, ...] = ALL
+    form: Form,
+    records: Records,
+    form_text: str,
+    tuned: Tuned,
+    features: tuple[str, ...] = ALL,
+    scheduled: Mapping[str, Scheduled] | None = None,
 ) -> str:
-    """The module's text: what is the same gives the same bytes. features: what it can do."""
+    """The module's text: what is the same gives the same bytes. features: what it can do.
+    scheduled: the kernels whose lines a schedule gives, by name."""
     context = _context(form, records, tuned)
     context |= _window(form, records, context) | _features(form, features)
+    context |= _scheduled(context, scheduled or {})
     signatures = _signatures(context)
     context["table"] = table_text(form, records, signatures, _more(form, context), context["fresh"])
     kernels = {*signatures, *(context["features"])}
@@ -139,6 +158,13 @@ def render(
     # not broken, whatever stands in it
     lines[lines.index('FORM = ""')] = f'FORM = """\\\n{escaped(form_text)}"""'
     return "".join(f"{line}\n" for line in lines)
+
+
+def _scheduled(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) -> dict[str, Any]:
+    """Kernels that schedules lay out, as far as the module has them."""
+    chunk = scheduled.get("chunk") if context["has_verify"] else None
+    more = set(chunk.functions) if chunk else set()
+    return {"chunk": chunk, "helpers": context["helpers"] | more}
 
 
 def _spaced(text: str) -> str:
@@ -269,6 +295,8 @@ def _signatures(context: dict[str, Any]) -> dict[str, Signature]:
         if context[name] and "verify" in context["features"]:
             grouped = not context[name].per_head
             found[name] = Signature(context["window_arguments"], tokens, grouped)
+    if context["chunk"]:
+        found["chunk"] = Signature(context["window_arguments"], tokens)
     if "extend" in context["features"]:
         found["extend"] = Signature(context["extend_arguments"], step)
     return found
@@ -309,6 +337,9 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
     }
     if context.get("chain"):
         found["chain"] = len(context["chain"].tokens)
+    if context.get("chunk"):
+        # what tensor cores contract is 16 of a float32, or 8 in two halves
+        found["chunk"] = 8 if form.spec.storage.state.narrow else 16
     if context["without_short"]:
         found["without_short"] = quoted(context["without_short"])
     return found

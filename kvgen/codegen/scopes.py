@@ -8,7 +8,7 @@ program, so they need only the last distinction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kvgen.algebra.form import Decay, Form
@@ -190,7 +190,7 @@ def sides_at_places(
     """
     narrow = {stored.node for stored in records.stored if stored.dtype.narrow}
     values = [write.d for write in form.writes]
-    strays = [_strays(write, held) for write in zip(form.keys, values, strict=True)]
+    strays = [strays_from(write, held.load) for write in zip(form.keys, values, strict=True)]
     for node, stray in zip(form.keys, strays, strict=True):
         raw, scale = (given or {}).get(node, (None, None))
         if raw in narrow and "K" not in buffer.kept:
@@ -243,13 +243,13 @@ def _at_places(node: Node, dims: str, stray: bool, held: Emission, name: str) ->
     return aligned(text, dims).text
 
 
-def _strays(write: tuple[Node, Node], held: Emission) -> bool:
+def strays_from(write: tuple[Node, Node], loaded: Callable[[Node], object]) -> bool:
     """Whether the outer product of what is derived from zeros, as they are loaded where no record
-    is held, is not zero."""
+    is held, is not zero. loaded: whether a node is loaded, by its truth."""
     graph = Graph()
     found: dict[Node, Node] = {}
-    for node in reachable(write, below=lambda node: () if held.load(node) else node.args):
-        if held.load(node):
+    for node in reachable(write, below=lambda node: () if loaded(node) else node.args):
+        if loaded(node):
             found[node] = graph.const(0.0)
         elif node.is_const:
             found[node] = node

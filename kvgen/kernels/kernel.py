@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from kvgen.algebra.form import Form
 from kvgen.codegen.columns import offered
@@ -16,6 +16,8 @@ from kvgen.kernels.rules import Rule
 from kvgen.kernels.size import Need, Size
 from kvgen.language.spec import MAX_BUFFER
 from kvgen.runtime.numbers import power_of_two
+
+T = TypeVar("T")
 
 
 class Rows(Protocol):
@@ -107,6 +109,8 @@ class Kernel(Subject):
     one_tile: ClassVar[bool] = False
     # whether a rule of thumb takes the same for all batches
     alike: ClassVar[bool] = False
+    # kernels that run in its place wherever they have configurations of their own
+    behind: ClassVar[tuple[str, ...]] = ()
     # registers for each element of a tile, about
     streamed: ClassVar[float] = 1.25
     # bytes of a thread from which on a program that spills is not timed if another does not
@@ -150,6 +154,10 @@ class Kernel(Subject):
     def places(self, form: Form, buffer: int) -> int:
         """Of the buffer that it is launched with where one of `buffer` is tuned."""
         return max(buffer, self.window(self.tokens(form)))
+
+    def alone(self, table: Mapping[str, T]) -> dict[str, T]:
+        """Of configurations by kernel, those beside which it runs where it can."""
+        return {name: known for name, known in table.items() if name not in self.behind}
 
     def launch(
         self, module: ModuleType, cache: Any, layer: int, slots: Any, given: Mapping[str, Any]

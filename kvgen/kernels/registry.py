@@ -5,6 +5,7 @@ from __future__ import annotations
 from kvgen.algebra.form import Form
 from kvgen.kernels.buffer import BUFFER
 from kvgen.kernels.chain import CHAIN
+from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.decode import DECODE
 from kvgen.kernels.extend import EXTEND
 from kvgen.kernels.fold import FOLD
@@ -14,7 +15,7 @@ from kvgen.kernels.short import SHORT
 from kvgen.kernels.verify import VERIFY
 
 # in the order in which records stand
-KERNELS: tuple[Kernel, ...] = (DECODE, RECURRENT, FOLD, VERIFY, CHAIN, EXTEND, SHORT)
+KERNELS: tuple[Kernel, ...] = (DECODE, RECURRENT, FOLD, VERIFY, CHAIN, CHUNK, EXTEND, SHORT)
 SUBJECTS: tuple[Subject, ...] = (*KERNELS, BUFFER)
 # what whole steps of single tokens are made of, in the order in which it is searched
 STEPS: tuple[Kernel, ...] = (RECURRENT, DECODE, FOLD)

@@ -49,6 +49,11 @@ def divides(config: Config, sizes: Sizes) -> bool:
     return sizes.tiles(config["TILE"]) % config["TILES"] == 0
 
 
+def within_head(config: Config, sizes: Sizes) -> bool:
+    """The same where a program has one value head, whatever the group."""
+    return -(-sizes.v // config["TILE"]) % config["TILES"] == 0
+
+
 def beside(config: Config, sizes: Sizes) -> bool:
     """Of pages it is heads that have their tiles side by side."""
     return sizes.heads % config["TILES"] == 0

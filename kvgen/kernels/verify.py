@@ -48,6 +48,7 @@ WIDE_TILES = Choice(
 
 class Verify(Drafts):
     name = "verify"
+    behind = ("chunk",)
     knobs = ("TILE", "TILES", "STAGES", "num_warps")
     rules = (wide, fills_threads, divides, loops, shallow)
 

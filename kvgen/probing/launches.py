@@ -100,12 +100,12 @@ def launches_of(module: Any, case: Case, target: GPUTarget) -> list[Launch]:
     spec, wrong = specs.read(module.SPEC["text"])
     assert spec is not None and not wrong
     configs = module.CONFIGS
-    tables = configs["default"] | {case.kernel: {case.rows: case.config}}
+    kernel = named(case.kernel)
+    tables = kernel.alone(configs["default"]) | {case.kernel: {case.rows: case.config}}
     module.CONFIGS = configs | {"default": tables}
     _place(module, target)
     try:
         with _recorded(target) as recorder:
-            kernel = named(case.kernel)
             cache = module.Cache.empty(
                 case.slots, case.layers, device=DEVICE, buffer=case.buffer,
                 window=kernel.window(case.tokens),
@@ -134,7 +134,7 @@ def _place(module: Any, target: GPUTarget) -> None:
     module.overlapping = lambda table, device: overlaps
     # tensors without memory do, for nothing is executed
     module.check_memory = lambda cache: None
-    module.step_of = lambda cache, layer, slots: ("step", 1 << layer, slots)
+    module.step_of = lambda cache, layer, slots: ("step", 1 << layer, slots) if overlaps else None
 
 
 def _empty(

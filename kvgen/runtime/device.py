@@ -94,10 +94,19 @@ def configuration(
 
 def best_kernel(table: Table, gpu: str, batch: int) -> str:
     """Which is faster for this batch, "decode" or "recurrent", by the times of whole steps."""
-    tables = [table.names["CONFIGS"].get(gpu, {}).get(name, {}) for name in ("decode", "recurrent")]
-    buffered, plain = ({n: c["us"] for n, c in each.items() if "us" in c} for each in tables)
-    both = [n for n in buffered if n in plain]
+    return best_of(table, gpu, "decode", "recurrent", batch)
+
+
+def best_of(table: Table, gpu: str, first: str, second: str, batch: int) -> str:
+    """Which of two kernels that compute the same is faster for this batch, by their times; the
+    first where they have none."""
+    tuned = table.names["CONFIGS"].get(gpu, {})
+    times = [
+        {n: c["us"] for n, c in tuned.get(name, {}).items() if "us" in c}
+        for name in (first, second)
+    ]
+    both = [n for n in times[0] if n in times[1]]
     if not both:
-        return "decode"
+        return first
     near = nearest(both, batch)
-    return "recurrent" if plain[near] < buffered[near] else "decode"
+    return second if times[1][near] < times[0][near] else first

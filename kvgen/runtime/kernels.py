@@ -10,8 +10,10 @@ from torch import Tensor
 
 from kvgen.runtime.arguments import is_row, strict, wrong
 from kvgen.runtime.calls import IN_PLACE
+from kvgen.runtime.device import best_of
 from kvgen.runtime.launches import (
     Given,
+    batch_of,
     configured,
     launch,
     launch_tokens,
@@ -81,7 +83,7 @@ class Kernels(Storage):
     ) -> None:
         """A window of tokens a row; a kernel of its own takes a few that follow each other."""
         table, rows, tokens = self.table, out.shape[0], out.shape[1]
-        name = "chain" if parents is None and tokens <= table.chain else "verify"
+        name = "chain" if parents is None and tokens <= table.chain else self.window_kernel(rows)
         config = configured(self, name, rows, given)
         grid, tiles = parts_grid(self, table.kernels[name], rows, config)
         pending, span = self.tensors["pending"], max(table.least_span, power_of_two(self.buffer))
@@ -98,11 +100,26 @@ class Kernels(Storage):
             )  # fmt: skip
             return
         tree, strides = tree_of(slots, parents)
+        shared |= {"TOKENS": power_of_two(tokens), "TREE": parents is not None}
+        if name == "chunk":
+            shared["TOKENS"] = max(table.chunk, shared["TOKENS"])
+            launch_tokens(
+                self, name, grid, layer, slots, given, out, books=[pending, tree], behind=strides,
+                step=step_of(self, layer, slots) if config["PDL"] else None, **shared,
+                PDL=config["PDL"] and self.overlaps, num_warps=config["num_warps"],
+            )  # fmt: skip
+            return
         launch_tokens(
             self, name, grid, layer, slots, given, out, books=[pending, tree], behind=strides,
-            **shared, TOKENS=power_of_two(tokens), TREE=parents is not None,
-            num_warps=self.window_warps(config, tokens),
+            **shared, num_warps=self.window_warps(config, tokens),
         )  # fmt: skip
+
+    def window_kernel(self, rows: int) -> str:
+        """The kernel of a window that is no short chain: of two the one that is tuned."""
+        tuned = self.table.names["CONFIGS"].get(self.gpu, {})
+        if not self.table.chunk or ("verify" in tuned and "chunk" not in tuned):
+            return "verify"
+        return best_of(self.table, self.gpu, "chunk", "verify", batch_of(self, rows))
 
     def window_warps(self, config: Mapping[str, int], tokens: int) -> int:
         """More tokens hold more values in each thread."""

@@ -134,9 +134,12 @@ def configured(
 ) -> dict[str, Any]:
     """A kernel's configuration for so many rows of these inputs."""
     vectors = [given[name] for name in cache.table.vectors] if given else []
-    # what sums are split into follows from the configuration
-    rows = INVARIANT_ROWS if cache.invariant else rows
-    return configuration(cache.table, cache.gpu, kernel, rows, vectors)
+    return configuration(cache.table, cache.gpu, kernel, batch_of(cache, rows), vectors)
+
+
+def batch_of(cache: Launching, rows: int) -> int:
+    """The batch whose configuration rows have: what sums are split into follows from that."""
+    return INVARIANT_ROWS if cache.invariant else rows
 
 
 def parts_grid(

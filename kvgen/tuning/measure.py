@@ -70,7 +70,8 @@ class Bench:
     def configure(self, batch: int, **configs: Config) -> None:
         """Let kernels run with these configurations, and all others with the untuned ones."""
         table = {kernel: dict(known) for kernel, known in self.default.items()}
-        table |= {kernel: {batch: config} for kernel, config in configs.items()}
+        for kernel, config in configs.items():
+            table = named(kernel).alone(table) | {kernel: {batch: config}}
         self.module.CONFIGS[self.gpu] = table
 
     # correctness

@@ -1,0 +1,1 @@
+"""Kernels between the graph of a recurrence and their text."""

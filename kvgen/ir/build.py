@@ -1,0 +1,198 @@
+"""Kernels built line by line: a value that is there already is not made again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from kvgen.functions.function import Function
+from kvgen.ir.values import (
+    AXES,
+    COMPARISONS,
+    TOKENS,
+    Block,
+    Detail,
+    Do,
+    Helper,
+    Kernel,
+    Let,
+    Loop,
+    Op,
+    Statement,
+    Store,
+    Sum,
+    Type,
+    Value,
+    When,
+)
+
+
+def together(values: Sequence[Value]) -> str:
+    """The axes of what is made of values element by element."""
+    return "".join(axis for axis in AXES if any(axis in value.axes for value in values))
+
+
+class Builder:
+    """Appends to a kernel."""
+
+    def __init__(self) -> None:
+        self.leaves: dict[str, Value] = {}
+        # blocks that are open, each with the values that stand in it
+        self.open: list[tuple[list[Statement], dict[object, Value]]] = [([], {})]
+
+    def kernel(self) -> Kernel:
+        ((statements, _),) = self.open
+        return Kernel(self.leaves, Block(tuple(statements)))
+
+    # -- leaves
+
+    def given(self, name: str, axes: str = "", type: Type = "int") -> Value:
+        """What stands before the kernel's own lines."""
+        if name not in self.leaves:
+            self.leaves[name] = Value("given", (), axes, type, name)
+        return self.leaves[name]
+
+    def number(self, value: float) -> Value:
+        return self.let("number", (), "", "int" if isinstance(value, int) else "float", value)
+
+    # -- values
+
+    def let(
+        self,
+        op: Op,
+        args: tuple[Value, ...],
+        axes: str,
+        type: Type,
+        detail: Detail = None,
+        name: str | None = None,
+        note: str | None = None,
+    ) -> Value:
+        key = (op, args, axes, type, detail)
+        for _, known in self.open:
+            if key in known:
+                return known[key]
+        value = Value(op, args, axes, type, detail, name, note)
+        statements, known = self.open[-1]
+        known[key] = value
+        if not value.is_leaf:
+            statements.append(Let(value))
+        return value
+
+    def binary(self, op: Op, x: Value, y: Value, name: str | None = None) -> Value:
+        types = (x.type, y.type)
+        type: Type = next(t for t in ("pointer", "float", "long", "int", "bool") if t in types)
+        if op in COMPARISONS:
+            type = "bool"
+        return self.let(op, (x, y), together((x, y)), type, None, name)
+
+    def add(self, x: Value, y: Value, name: str | None = None) -> Value:
+        return self.binary("add", x, y, name)
+
+    def mul(self, x: Value, y: Value, name: str | None = None) -> Value:
+        return self.binary("mul", x, y, name)
+
+    def times(self, *factors: Value | None, name: str | None = None) -> Value:
+        """The product of those that are there."""
+        (found, *more) = [factor for factor in factors if factor is not None]
+        for place, factor in enumerate(more, 1):
+            found = self.mul(found, factor, name if place == len(more) else None)
+        return found
+
+    def where(self, chosen: Value, x: Value, y: Value | float, name: str | None = None) -> Value:
+        other = y if isinstance(y, Value) else self.number(y)
+        args = (chosen, x, other)
+        return self.let("where", args, together(args), x.type, None, name)
+
+    def every(self, *conditions: Value) -> Value:
+        """Those of a whole program come first."""
+        args = tuple(sorted(conditions, key=lambda each: bool(each.axes)))
+        return self.let("every", args, together(args), "bool")
+
+    def cast(self, x: Value, type: Type, name: str | None = None) -> Value:
+        return x if x.type == type else self.let("cast", (x,), x.axes, type, None, name)
+
+    def function(self, function: Function, *args: Value, name: str | None = None) -> Value:
+        return self.let("function", args, together(args), "float", function, name)
+
+    def load(
+        self,
+        pointer: Value,
+        offset: Value,
+        mask: Value | None,
+        name: str | None = None,
+        note: str | None = None,
+        type: Type = "stored",
+    ) -> Value:
+        args = (pointer, offset) if mask is None else (pointer, offset, mask)
+        return self.let("load", args, offset.axes, type, None, name, note)
+
+    def sum(self, x: Value, axis: str, name: str | None = None) -> Value:
+        left = "".join(each for each in x.axes if each != axis)
+        return self.let("total", (x,), left, x.type, Sum(axis), name)
+
+    def scan(self, x: Value, axis: str, name: str | None, note: str | None) -> Value:
+        return self.let("scan", (x,), x.axes, x.type, Sum(axis), name, note)
+
+    def dot(
+        self,
+        x: Value,
+        y: Value,
+        helper: Helper,
+        onto: Value | None = None,
+        name: str | None = None,
+        note: str | None = None,
+    ) -> Value:
+        args = (x, y) if onto is None else (x, y, onto)
+        return self.let("dot", args, x.axes[0] + y.axes[1], "float", helper, name, note)
+
+    def turned(self, x: Value, name: str | None = None) -> Value:
+        """Tokens that write, by keys, as keys by tokens that read."""
+        axes = "".join(other(axis) for axis in reversed(x.axes))
+        return self.let("turned", (x,), axes, x.type, None, name)
+
+    def along(self, x: Value, tokens: str) -> Value:
+        """With its tokens as those that read, T, or that write, S."""
+        axes = "".join(tokens if axis in TOKENS else axis for axis in x.axes)
+        return x if axes == x.axes else self.let("along", (x,), axes, x.type)
+
+    def helper(
+        self,
+        helper: Helper,
+        *args: Value,
+        axes: str | None = None,
+        type: Type = "float",
+        name: str | None = None,
+        note: str | None = None,
+    ) -> Value:
+        whole = together(args) if axes is None else axes
+        return self.let("helper", args, whole, type, helper, name, note)
+
+    # -- statements
+
+    def store(
+        self, pointer: Value, offset: Value, value: Value, guard: Value, note: str | None = None
+    ) -> None:
+        self.open[-1][0].append(Store(pointer, offset, value, guard, note))
+
+    def do(self, called: str) -> None:
+        self.open[-1][0].append(Do(called))
+
+    @contextmanager
+    def when(self, constant: str) -> Iterator[None]:
+        self.open.append(([], {}))
+        yield
+        statements, _ = self.open.pop()
+        self.open[-1][0].append(When(constant, Block(tuple(statements))))
+
+    @contextmanager
+    def loop(self, index: str, count: str, stages: str) -> Iterator[Value]:
+        turn = Value("given", (), "", "int", index)
+        self.open.append(([], {}))
+        yield turn
+        statements, _ = self.open.pop()
+        self.open[-1][0].append(Loop(turn, count, stages, Block(tuple(statements))))
+
+
+def other(axis: str) -> str:
+    """Tokens that write for those that read, and vice versa."""
+    return {"S": "T", "T": "S"}.get(axis, axis)

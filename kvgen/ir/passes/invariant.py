@@ -1,0 +1,42 @@
+"""What is the same in every turn of a loop is computed once, in front of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kvgen.ir.values import Block, Kernel, Let, Loop, Statement, Value, When
+
+
+def hoisted(kernel: Kernel) -> Kernel:
+    """The kernel with what does not change in its loops in front of them."""
+    return replace(kernel, body=_block(kernel.body))
+
+
+def _block(block: Block) -> Block:
+    found: list[Statement] = []
+    for statement in block:
+        match statement:
+            case Loop(index):
+                same, turn = _parted(_block(statement.body), index)
+                found += [*same, replace(statement, body=turn)]
+            case When():
+                found.append(replace(statement, body=_block(statement.body)))
+            case _:
+                found.append(statement)
+    return Block(tuple(found))
+
+
+def _parted(body: Block, index: Value) -> tuple[list[Statement], Block]:
+    """What does not follow from the number of the turn, and the rest. Of memory that is read there
+    nothing is stored to: a token's records lie behind those that are held."""
+    moving = {index}
+    same: list[Statement] = []
+    turn: list[Statement] = []
+    for statement in body:
+        if isinstance(statement, Let):
+            if moving.isdisjoint(statement.value.args):
+                same.append(statement)
+                continue
+            moving.add(statement.value)
+        turn.append(statement)
+    return same, Block(tuple(turn))

@@ -1,0 +1,119 @@
+"""What holds of every kernel, before and after each pass."""
+
+from __future__ import annotations
+
+from kvgen.ir.values import (
+    ARITHMETIC,
+    AXES,
+    COMPARISONS,
+    TOKENS,
+    Block,
+    Helper,
+    Kernel,
+    Let,
+    Loop,
+    Store,
+    Sum,
+    Value,
+    inner,
+    used,
+)
+
+ELEMENTWISE = (*ARITHMETIC, *COMPARISONS, "neg", "every", "where", "cast", "function")
+
+
+class Malformed(Exception):
+    """A kernel that means nothing; what is wrong with it."""
+
+
+def verified(kernel: Kernel) -> Kernel:
+    """The kernel itself. Raises Malformed."""
+    for name, value in kernel.given.items():
+        _expect(value.op == "given" and value.detail == name, value, f"not the given {name}")
+    _block(kernel.body, set(kernel.given.values()))
+    return kernel
+
+
+def _block(block: Block, known: set[Value]) -> None:
+    """known: what stands before the block; what it defines is unknown behind it."""
+    known = set(known)
+    for statement in block:
+        for value in used(statement):
+            _expect(value in known or value.op == "number", value, "used before it stands there")
+        body = inner(statement)
+        match statement:
+            case Let(value):
+                _expect(value not in known, value, "defined twice")
+                _value(value)
+                known.add(value)
+            case Store(_, offset, value, guard):
+                axes = set(offset.axes)
+                _expect(set(value.axes) <= axes, value, "stored to fewer places than it has")
+                _expect(set(guard.axes) <= axes, guard, "guards more places than are stored to")
+                _expect(guard.type == "bool", guard, "no condition")
+            case Loop(index):
+                _block(statement.body, {*known, index})
+            case _ if body is not None:
+                _block(body, known)
+            case _:
+                pass
+
+
+def _value(value: Value) -> None:
+    args = value.args
+    _expect(all(axis in AXES for axis in value.axes), value, "an unknown axis")
+    _expect(len(set(value.axes)) == len(value.axes) <= 2, value, "no axes of a tile")
+    _expect(_axes(value), value, f"not the axes of what is made of {[x.axes for x in args]}")
+    match value.op:
+        case "lt" | "eq" | "every":
+            _expect(value.type == "bool", value, "a comparison that is no condition")
+        case "load":
+            _expect(args[0].type == "pointer", value, "loaded from what is no pointer")
+            _expect(args[1].type in ("int", "long"), value, "an offset that is no integer")
+            _expect(len(args) < 3 or args[2].type == "bool", value, "a mask that is no condition")
+        case "where":
+            _expect(args[0].type == "bool", value, "chosen by what is no condition")
+        case "add" | "sub" | "mul" | "div":
+            types = {arg.type for arg in args}
+            _expect(not types & {"stored", "bool"}, value, "computed of what must be cast first")
+        case _:
+            pass
+
+
+def _axes(value: Value) -> bool:
+    """Whether the value has the axes that follow from its arguments'."""
+    axes, args = value.axes, value.args
+    whole = "".join(axis for axis in AXES if any(axis in arg.axes for arg in args))
+    match value.op:
+        case op if op in ELEMENTWISE:
+            return axes == whole
+        case "load":
+            return axes == args[1].axes and set(whole) == set(axes)
+        case "total":
+            assert isinstance(value.detail, Sum)
+            axis = value.detail.axis
+            return axis in args[0].axes and axes == args[0].axes.replace(axis, "")
+        case "scan":
+            assert isinstance(value.detail, Sum)
+            return axes == args[0].axes and value.detail.axis in axes
+        case "dot":
+            left, right = args[0].axes, args[1].axes
+            if not len(left) == len(right) == 2:
+                return False
+            same = left[1] == right[0] or {left[1], right[0]} == set(TOKENS)
+            summand = all(arg.axes == axes for arg in args[2:])
+            return same and axes == left[0] + right[1] and summand
+        case "turned" | "along":
+            before = args[0].axes if value.op == "along" else args[0].axes[::-1]
+            pairs = zip(before, axes, strict=True)
+            return all(a == b or {a, b} == set(TOKENS) for a, b in pairs)
+        case "helper":
+            assert isinstance(value.detail, Helper)
+            return axes == whole or not value.detail.elementwise
+        case _:
+            return True
+
+
+def _expect(holds: bool, value: Value, wrong: str) -> None:
+    if not holds:
+        raise Malformed(f"{value.name or value.op} [{value.axes}] {value.type}: {wrong}")

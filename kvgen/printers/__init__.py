@@ -1,0 +1,1 @@
+"""Kernels as text, a module for each language."""

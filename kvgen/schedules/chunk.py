@@ -1,0 +1,390 @@
+"""A window's tokens as the columns of one product.
+
+What the state, the buffer's keys and the window's own keys are multiplied with are the tokens'
+columns, side by side. Scores, and what is solved of them, are T × T numbers for a head, so a
+program, which has one head, computes them once, before it goes over its tiles of the state. In a
+tile there are left: the state times the columns, the buffer's values times their scores, and what
+each token writes of itself, times what follows from the triangle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.graph import Node, reachable
+from kvgen.algebra.naming import value_names
+from kvgen.algebra.records import Records, Stored
+from kvgen.algebra.solving import solve
+from kvgen.codegen.kernels import Shapes, local
+from kvgen.codegen.operands import component, times_input
+from kvgen.codegen.scopes import strays_from
+from kvgen.functions.exp import EXP
+from kvgen.functions.registry import reduces
+from kvgen.ir.build import Builder
+from kvgen.ir.values import Helper, Kernel, Value
+from kvgen.schedules.loads import Lanes, RecordLoads, TokenLoads
+from kvgen.schedules.lowering import Lowering
+
+# products with 16 bits of a float32 are as good where the state is read in 16 bits
+EXACT, ROUGH = Helper("_product"), Helper("_product", ("rough=True",))
+WRITTEN = Helper("_product_of_tokens")
+SQUARE = Helper("_product_of_squares")
+ABOVE = Helper("_above", ("TREE",))
+BETWEEN = Helper("_logs_between")
+INVERSE = Helper("_inverse_by_halves")
+DIAGONAL = Helper("_diagonal")
+
+
+@dataclass
+class Vector:
+    """A vector over K of every token. called: its name. rows: by tokens that write. columns: by
+    tokens that read. number: what it is still to be times, where the rows are an input as it
+    came."""
+
+    called: str
+    rows: Value
+    columns: Value
+    number: Value | None = None
+
+
+def chunk(form: Form, records: Records, shapes: Shapes) -> Kernel:
+    """A verify of a form that `chunks`."""
+    return _Chunk(form, records, shapes).kernel()
+
+
+class _Chunk:
+    def __init__(self, form: Form, records: Records, shapes: Shapes) -> None:
+        self.form, self.records, self.shapes = form, records, shapes
+        self.build = build = Builder()
+        self.lanes = lanes = Lanes(build, shapes, form.spec.ratio)
+        self.names = {**value_names(form, records), **form.graph.names}
+        self.inputs = TokenLoads(build, lanes, self.names)
+        self.token = Lowering(build, form.graph, self.inputs, self.names, lanes.masks)
+        self.product = ROUGH if form.spec.storage.state.narrow else EXACT
+        # of the writes, the one that follows from reads, and the factors of the reads in it
+        solved = solve(form)
+        self.factors = solved.factors or {}
+        sides = [write.d for write in form.writes]
+        self.unknown = sides.index(solved.unknown[0]) if self.factors else None
+        # what keys and values make of zeros, where no record is held, may not be 0
+        pairs = zip(form.keys, sides, strict=True)
+        self.strays = [strays_from(pair, self._recorded) for pair in pairs]
+
+    def kernel(self) -> Kernel:
+        build = self.build
+        self._buffer()
+        with build.when("PDL"):
+            # what is read in front of this only the cache itself writes
+            build.do("tl.extra.cuda.gdc_wait")
+            build.do("tl.extra.cuda.gdc_launch_dependents")
+        self._pending()
+        self._vectors()
+        self._window()
+        self._solve()
+        self._store(stored for stored in self.records.stored if stored.channel != "V")
+        with build.loop("step", "TILES", "STAGES") as step:
+            self._tile(step)
+        return build.kernel()
+
+    # -- the buffer
+
+    def _buffer(self) -> None:
+        """The keys that are recorded, and what has decayed since."""
+        build, form, lanes = self.build, self.form, self.lanes
+        self.buffered = self._at(lanes.place, lanes.held, "s")
+        self.kept = self.weight = None
+        for decay in form.decays:
+            newer = self._at(build.given("after", "P"), build.given("newer", "P", "bool"), "_newer")
+            first = self._at(None, build.given("oldest", type="bool"), "_first")
+            log, own = self._held(newer, decay.log), self._held(first, decay.log)
+            since = build.scan(log, "P", "since", "what has decayed since each place")
+            oldest = build.binary("eq", lanes.place, build.number(0))
+            total = build.sum(build.where(oldest, since, 0.0), "P", "total")
+            self.kept = build.function(EXP, build.add(total, own), name="kept")
+            self.weight = build.function(EXP, since, name="weight")
+        self.keys = [
+            self._key(key, stray) for key, stray in zip(form.keys, self.strays, strict=True)
+        ]
+
+    def _at(self, place: Value | None, held: Value, suffix: str) -> Lowering:
+        return self.token.beside(self._records(place, held), suffix)
+
+    def _records(self, place: Value | None, held: Value) -> RecordLoads:
+        return RecordLoads(self.build, self.lanes, self.records, place, held)
+
+    def _recorded(self, node: Node) -> bool:
+        return any(stored.node is node for stored in self.records.stored)
+
+    def _held(self, places: Lowering, log: Node) -> Value:
+        """A log decay, 0 where no record is held: a load has put 0 there already."""
+        value, loads = places.value(log), places.loads
+        assert isinstance(loads, RecordLoads)
+        return value if loads.has(log) else self.build.where(loads.held, value, 0.0)
+
+    def _key(self, node: Node, stray: bool) -> tuple[Value, Value | None]:
+        """A write's key at all places, and what its scores are still to be times."""
+        build, lanes = self.build, self.lanes
+        loads = self._records(lanes.place, lanes.held)
+        stored, found = loads.by_node, times_input(self.form, node)
+        if node not in stored and found and found[0] in stored:
+            raw, scale = found
+            number = None if scale.is_number(1.0) else self.buffered.value(scale)
+            if stray:
+                number = build.where(lanes.held, number or build.number(1.0), 0.0)
+            return loads.stored(stored[raw], f"{self._name(raw, component(raw))}s"), number
+        if node in stored and not stray:
+            return loads.stored(stored[node], f"{self._name(node, 'key')}s"), None
+        value = self.buffered.clean(node)
+        spread = stray or value.axes != "PK"
+        return (build.where(lanes.held, value, 0.0) if spread else value), None
+
+    def _values(self, node: Node, stray: bool) -> Value:
+        """A write's values at all places, for a tile."""
+        lanes = self.lanes
+        loads = self._records(lanes.place, lanes.held)
+        if node in loads.by_node and not stray:
+            return loads.stored(loads.by_node[node], f"{self._name(node, 'write')}s")
+        value = self.buffered.value(node)
+        spread = stray or value.axes != "VP"
+        return self.build.where(lanes.held, value, 0.0) if spread else value
+
+    # -- what is the same for all tiles
+
+    def _pending(self) -> None:
+        build, lanes = self.build, self.lanes
+        first = [build.binary("eq", each, build.number(0)) for each in (lanes.part, lanes.head)]
+        left = build.let("neg", (build.given("WINDOW"),), "", "int")
+        pointer, slot = build.given("pending_ptr", type="pointer"), build.given("slot", "", "long")
+        note = "what `accept` may keep of this row"
+        build.store(pointer, slot, left, build.every(*first), note)
+
+    def _vectors(self) -> None:
+        """The tokens' vectors over K: inputs as they came, as far as they are one times a number,
+        for 16 bits multiply without rounding."""
+        build, form, token = self.build, self.form, self.token
+        nodes = list(dict.fromkeys((*form.columns, *form.keys)))
+        given = {node: found for node in nodes if (found := times_input(form, node))}
+        self.raw: dict[Node, Vector] = {}
+        for raw, scale in given.values():
+            called = self._name(raw, component(raw))
+            if token.name(scale) is None:
+                self.names[scale] = f"{called}_scale"
+            rows = self.inputs.stored(raw, f"{called}_rows")
+            self.raw[raw] = Vector(called, rows, build.turned(rows, f"{called}_columns"))
+            token.known[raw] = build.cast(rows, "float", called)
+        self._own_products([*form.roots, *nodes, *(scale for _, scale in given.values())])
+        self.vectors: dict[Node, Vector] = {}
+        for node in nodes:
+            if node in given:
+                raw, scale = given[node]
+                number = None if scale.is_number(1.0) else self._each(token.value(scale))
+                near = self.raw[raw]
+                called = self._name(node, near.called)
+                self.vectors[node] = Vector(called, near.rows, near.columns, number)
+            else:
+                rows = self._each(token.clean(node), "SK")
+                called = self._name(node, "vector")
+                far = build.turned(rows, f"{called}_columns")
+                self.vectors[node] = Vector(called, rows, far)
+
+    def _own_products(self, roots: list[Node]) -> None:
+        """What a token's own vectors give with each other, of the products of all tokens' vectors:
+        a key is then as long as its products with keys like it say, however those are rounded, and
+        what stays of a write that it erases does not add up."""
+        build, token = self.build, self.token
+        for node in reachable(roots):
+            if not reduces(node) or node.args[0].op != "mul":
+                continue
+            sides = [times_input(self.form, side) for side in node.args[0].args]
+            (first, scale), (second, other) = (side or (node, node) for side in sides)
+            if first not in self.raw or second not in self.raw:
+                continue
+            if any(key is second for key, _ in self._given_keys()):
+                first, second = second, first
+            scores = self._product(self.raw[first], self.raw[second])
+            numbers = [token.value(each) for each in (scale, other) if not each.is_number(1.0)]
+            name = token.name(node)
+            own = build.helper(DIAGONAL, scores, axes="T", name=None if numbers else name)
+            token.known[node] = build.times(own, *numbers, name=name)
+
+    def _given_keys(self) -> Iterator[tuple[Node, Node]]:
+        """The inputs that keys are, each with its number."""
+        for key in self.form.keys:
+            found = times_input(self.form, key)
+            if found is not None:
+                yield found
+
+    def _product(self, near: Vector, far: Vector) -> Value:
+        """Every token's row with every token's column."""
+        name = f"{near.called}_by_{far.called}"
+        return self.build.dot(near.rows, far.columns, EXACT, name=name)
+
+    def _window(self) -> None:
+        """Decays along a token's path, and its scores with what comes before it."""
+        build, form, lanes, token = self.build, self.form, self.lanes, self.token
+        strides = [build.given(f"parents_{each}", "", "long") for each in ("row", "token")]
+        row, token_at = (
+            build.mul(index, stride)
+            for index, stride in zip((lanes.row, lanes.long_token), strides, strict=True)
+        )
+        parents = build.add(build.given("parents_ptr", type="pointer"), build.add(row, token_at))
+        self.ancestors = build.helper(
+            ABOVE, parents, lanes.token, lanes.real_token, axes="ST", type="bool",
+            name="ancestors", note="whether a row's token comes before a column's",
+        )  # fmt: skip
+        path = weights = None
+        for decay in form.decays:
+            log = build.along(self._each(token.value(decay.log)), "S")
+            above = build.sum(build.where(self.ancestors, log, 0.0), "S")
+            path = build.function(EXP, above, name="path")
+            between = build.helper(BETWEEN, self.ancestors, log, axes="ST")
+            weights = build.function(EXP, between, name="weights")
+        self.scores: dict[tuple[Node, int], Value] = {}
+        self.buffer_scores: dict[tuple[Node, int], Value] = {}
+        self.lead: dict[Node, Value | None] = {}
+        for column in form.columns:
+            vector = self.vectors[column]
+            called = vector.called
+            lead = self._times(vector.number, path, name=f"{called}_lead")
+            self.lead[column] = self._times(lead, self.kept, name=f"{called}_kept")
+            for index, key in enumerate(form.keys):
+                near = self.vectors[key]
+                number = near.number and build.along(near.number, "S")
+                score = build.times(self._product(near, vector), number, vector.number, weights)
+                name = f"{called}_scores"
+                self.scores[column, index] = build.where(self.ancestors, score, 0.0, name)
+                keys, scale = self.keys[index]
+                score = build.dot(keys, vector.columns, self.product, name=f"{called}_by_held")
+                held = self._times(self.weight, scale)
+                score = build.times(score, held, lead, name=f"{called}_held_scores")
+                self.buffer_scores[column, index] = score
+
+    def _solve(self) -> None:
+        """What follows for each token from what all that it reads write of themselves."""
+        build = self.build
+        self.inverse, self.mixed = None, {}
+        if self.unknown is None:
+            return
+        terms = [
+            build.times(self.token.value(factor), self.scores[read.args[0], self.unknown])
+            for read, factor in self.factors.items()
+        ]
+        total = terms[0]
+        for term in terms[1:]:
+            total = build.add(total, term)
+        lower = build.where(self.ancestors, total, 0.0, "corrected")
+        note = "what a row's token writes of itself, in what a column's writes"
+        self.inverse = build.helper(INVERSE, lower, self.lanes.token, name="inverse", note=note)
+        for column in self.form.columns:
+            name = f"{self.vectors[column].called}_mixed"
+            scores = self.scores[column, self.unknown]
+            self.mixed[column] = build.dot(self.inverse, scores, SQUARE, name=name)
+
+    # -- a tile
+
+    def _tile(self, step: Value) -> None:
+        build, form, lanes = self.build, self.form, self.lanes
+        tile = build.add(build.mul(lanes.part, build.given("TILES")), step)
+        lanes.tile(build.mul(tile, build.given("TILE")))
+        state = self._state()
+        pairs = zip(form.writes, self.strays, strict=True)
+        values = [self._values(write.d, stray) for write, stray in pairs]
+        base: dict[Node, Value] = {}
+        for read in form.reads:
+            column = read.args[0]
+            vector = self.vectors[column]
+            called = f"{vector.called}_base"
+            found = build.dot(state, vector.columns, self.product, name=f"{vector.called}_found")
+            found = build.times(found, self.lead[column])
+            for index, each in enumerate(values):
+                score = self.buffer_scores[column, index]
+                found = build.dot(each, score, self.product, found, name=called)
+            base[read] = found
+        known = self._known_writes()
+        reads = {read: self._after(read, found, known) for read, found in base.items()}
+        if self.unknown is not None:
+            node = form.writes[self.unknown].d
+            alone = self.token.again("_alone", reads).value(node)
+            alone = build.along(build.where(lanes.real_token, alone, 0.0, "alone"), "S")
+            assert self.inverse is not None
+            name = self._name(node, "write")
+            self.token.known[node] = build.dot(alone, self.inverse, WRITTEN, name=name)
+            for read, found in reads.items():
+                mixed = self.mixed[read.args[0]]
+                name = self._name(read, f"{self.vectors[read.args[0]].called}_read")
+                reads[read] = build.dot(alone, mixed, WRITTEN, found, name=name)
+        self.token.known |= reads
+        self._store(stored for stored in self.records.stored if stored.channel == "V")
+        self._output(self.token.value(form.output))
+
+    def _state(self) -> Value:
+        """What is read of a tile of the state."""
+        build, lanes, spec = self.build, self.lanes, self.form.spec
+        if spec.storage.layout == "vk":
+            offset = lanes.within(lanes.channel("V"), "K")
+        else:
+            offset = lanes.within(lanes.key, "V")
+        pointer = build.given(f"{local(self.form.planes[0])}_at", type="pointer")
+        masks = [mask for channel in "VK" if (mask := lanes.masks.get(channel))]
+        mask = build.every(*masks) if masks else None
+        kind = "stored" if spec.storage.state.narrow else "float"
+        return build.load(pointer, offset, mask, "state", type=kind)
+
+    def _known_writes(self) -> dict[int, Value]:
+        """What tokens write that needs no read."""
+        build, found = self.build, {}
+        for index, write in enumerate(self.form.writes):
+            if index != self.unknown:
+                value = build.where(self.lanes.real_token, self.token.value(write.d), 0.0)
+                found[index] = build.along(value, "S")
+        return found
+
+    def _after(self, read: Node, found: Value, known: dict[int, Value]) -> Value:
+        """A read with what its ancestors write that needs no read."""
+        for index, value in known.items():
+            found = self.build.dot(value, self.scores[read.args[0], index], WRITTEN, found)
+        return found
+
+    # -- what is left
+
+    def _store(self, records: Iterator[Stored]) -> None:
+        build, lanes = self.build, self.lanes
+        for stored in records:
+            node, channel = stored.node, stored.channel
+            tokens = "S" if channel == "K" else "T"
+            value = self.raw[node].rows if node in self.raw else self.token.value(node)
+            offset = lanes.within(build.along(lanes.spot, tokens), channel)
+            guards = [*lanes.once(node.axes), build.along(lanes.fits, tokens)]
+            guards += [lanes.masks[channel]] if channel in lanes.masks else []
+            pointer = build.given(f"{local(stored.name)}_at", type="pointer")
+            build.store(pointer, offset, value, build.every(*guards))
+
+    def _output(self, value: Value) -> None:
+        build, lanes = self.build, self.lanes
+        row, token, head = (
+            build.mul(index, build.given(f"out_{axis}", "", "long"))
+            for index, axis in (
+                (lanes.row, "row"),
+                (lanes.long_token, "token"),
+                (build.cast(lanes.head, "long"), "head"),
+            )
+        )
+        offset = build.add(build.add(build.add(row, token), head), lanes.channel("V"))
+        masks = [lanes.masks["V"]] if "V" in lanes.masks else []
+        guard = build.every(lanes.real_token, *masks)
+        build.store(build.given("out_ptr", type="pointer"), offset, value, guard)
+
+    def _name(self, node: Node, otherwise: str) -> str:
+        return self.names.get(node, otherwise)
+
+    def _each(self, value: Value, axes: str = "T") -> Value:
+        """For every token, also of what is the same for all."""
+        if value.axes == axes:
+            return value
+        return self.build.where(self.build.along(self.lanes.real_token, axes[0]), value, 0.0)
+
+    def _times(self, *factors: Value | None, name: str | None = None) -> Value | None:
+        there = [factor for factor in factors if factor is not None]
+        return self.build.times(*there, name=name) if there else None

@@ -1,0 +1,134 @@
+"""Nodes of a recurrence's graph as values of a kernel: of a window's tokens, or of the buffer's
+places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kvgen.algebra.graph import Graph, Node, reachable
+from kvgen.algebra.naming import described
+from kvgen.functions.abs import ABS
+from kvgen.functions.exp import EXP
+from kvgen.functions.log import LOG
+from kvgen.functions.registry import FUNCTIONS, function_of, reduces
+from kvgen.functions.sqrt import SQRT
+from kvgen.ir.build import Builder
+from kvgen.ir.values import Helper, Value
+
+POWER = Helper("_power", elementwise=True)
+# factors of a power that are multiplied one by one
+FACTORS = 8
+
+
+class Loads(Protocol):
+    """What is there without being computed. tokens: the axis of vectors over K, and of others."""
+
+    @property
+    def tokens(self) -> tuple[str, str]: ...
+    def has(self, node: Node) -> bool: ...
+
+    def __call__(self, node: Node) -> Value: ...
+
+
+@dataclass
+class Lowering:
+    """known: nodes that have a value. names: those of nodes. suffix: what theirs have behind them
+    here. masks: which of a channel's lanes are real, where some are not."""
+
+    build: Builder
+    graph: Graph
+    loads: Loads
+    names: Mapping[Node, str]
+    masks: Mapping[str, Value]
+    suffix: str = ""
+    known: dict[Node, Value] = field(default_factory=dict)
+
+    def beside(self, loads: Loads, suffix: str) -> Lowering:
+        """The same values of other tokens."""
+        return Lowering(self.build, self.graph, loads, self.names, self.masks, suffix)
+
+    def again(self, suffix: str, known: Mapping[Node, Value]) -> Lowering:
+        """The same values of the same tokens, where some nodes are something else."""
+        copy = self.beside(self.loads, suffix)
+        copy.known = {**self.known, **known}
+        return copy
+
+    def value(self, root: Node) -> Value:
+        """The node's value, with what it needs before it."""
+        has = self.loads.has
+        for node in reachable([root], self.known, lambda x: () if has(x) else x.args):
+            if node not in self.known:
+                self.known[node] = self._made(node)
+        return self.known[root]
+
+    def name(self, node: Node) -> str | None:
+        found = self.names.get(node) or described(node, self.names)
+        return found and found + self.suffix
+
+    def clean(self, node: Node) -> Value:
+        """With zeros where a channel has no lanes, for sums and products."""
+        value, mask = self.value(node), self.masks.get(node.axes.channels)
+        if mask is None or self.loads.has(node):
+            return value
+        return self.build.where(mask, value, 0.0)
+
+    def _made(self, node: Node) -> Value:
+        build = self.build
+        if node.is_const:
+            return build.number(node.const)
+        if self.loads.has(node):
+            return self.loads(node)
+        name = self.name(node)
+        if reduces(node):
+            return self._of(node, build.sum(self.clean(node.args[0]), str(node.value), name))
+        args = tuple(self._of(node, self.known[arg]) for arg in node.args)
+        function = function_of(node)
+        if function is not None:
+            return build.function(FUNCTIONS[node.op], *args, name=name)
+        match node.op:
+            case "neg":
+                return build.let("neg", args, args[0].axes, args[0].type, None, name)
+            case "pow":
+                return self._power(node, args, name)
+            case "add" | "sub" | "mul" | "div":
+                return build.binary(node.op, *args, name=name)
+            case _:
+                raise AssertionError(f"no value of {node.op}")
+
+    def _of(self, node: Node, value: Value) -> Value:
+        """The value with the tokens of the node's own axes."""
+        of_keys, of_others = self.loads.tokens
+        tokens = of_keys if node.axes.channels == "K" else of_others
+        return self.build.along(value, tokens) if of_keys != of_others else value
+
+    def _power(self, node: Node, args: tuple[Value, ...], name: str | None) -> Value:
+        build, (base, exponent) = self.build, args
+        raised, power = node.args
+        if raised.is_const:
+            log = build.number(math.log(raised.const))
+            return build.function(EXP, build.mul(exponent, log), name=name)
+        if not power.is_const:
+            return build.helper(POWER, base, exponent, name=name)
+        number = power.const
+        if abs(number) == 0.5:
+            root = build.function(SQRT, base)
+            return root if number > 0 else build.binary("div", build.number(1.0), root, name)
+        if number != int(number):
+            inner = build.mul(build.function(LOG, base), build.number(number))
+            return build.function(EXP, inner, name=name)
+        count = abs(int(number))
+        if count == 0:
+            return build.number(1.0)
+        found = base
+        if count <= FACTORS:
+            for _ in range(count - 1):
+                found = build.mul(found, base)
+        else:
+            even = build.number(float(count - count % 2))
+            size = build.function(LOG, build.function(ABS, base))
+            found = build.function(EXP, build.mul(size, even))
+            found = build.mul(found, base) if count % 2 else found
+        return found if number > 0 else build.binary("div", build.number(1.0), found, name)

@@ -1,0 +1,246 @@
+"""Windows whose tokens are the columns of one product, against the recurrence in float64, in the
+interpreter; which recurrences have such a kernel, and when it runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
+
+import alike
+import pytest
+import torch
+from twins import analysed, ids, made, within_rounding
+
+from kvgen import compiler
+from kvgen.algebra.chunk import chunks
+from kvgen.checking.checker import EXACT
+from kvgen.checking.samples import packed, padded, plain
+from kvgen.checking.twin import Twin, bits, worst
+from kvgen.checking.windows import Server, Verify, accepted, tree
+from kvgen.kernels.chunk import CHUNK
+from kvgen.kernels.registry import kernels_of
+from kvgen.kernels.verify import VERIFY
+from kvgen.shipped import resolve, shipped
+
+pytestmark = pytest.mark.usefixtures("rounded")
+
+# decays that hang on tokens, on the head alone, or none; two reads or one; another key reads than
+# writes; one of two writes that needs no read
+CHUNKED = [
+    "comba", "deltanet", "efla", "gated_deltanet", "iplr", "lightning_attention", "mamba2",
+    "mamba2_falcon", "olmo_hybrid", "retnet", "simple_gla",
+]  # fmt: skip
+STORED = (
+    "state=float32",
+    "state=split records=input",
+    "state=bfloat16 records=input",
+    "state=float32 records=input layout=vk",
+    "state=split records=bfloat16 layout=vk",
+    "state=float16",
+    "state=bfloat16",
+)
+DEALT = list(zip(CHUNKED, cycle(STORED), strict=False))
+DEALT_AGAIN = [(name, storage) for name in CHUNKED for storage in STORED]
+# as tiles are, and not
+SIZES = ({"K": 16, "V": 16}, {"K": 24, "V": 20})
+MODULE = "gated_deltanet"
+
+
+def wide(name: str, *storage: str, sizes: dict[str, int] = SIZES[0], **options: Any) -> Twin:
+    """A twin of a module with the kernel."""
+    options = {"slots": 6, "layers": 2, "buffer": 20, "window": 16, **options}
+    return Twin(made(name, *storage, **sizes), "cpu", **options)
+
+
+def test_which_recurrences_have_it() -> None:
+    forms = {each.name: compiler.analyse(resolve(each.name)).form for each in shipped()}
+    assert sorted(name for name, form in forms.items() if chunks(form)) == CHUNKED
+    for name, form in forms.items():
+        assert (CHUNK in kernels_of(form)) == (name in CHUNKED)
+        features = ("decode", "verify"), ("decode",)
+        texts = [compiler.emit(compiler.analyse(resolve(name)), {}, each) for each in features]
+        assert ["_chunk_kernel" in text for text in texts] == [name in CHUNKED, False]
+
+
+def serve(pair: Twin, server: Server, steps: int) -> None:
+    """Rows come one after the other, are flushed, copied in mid-buffer and recycled."""
+    pair.admit([1, 4])
+    for step in range(steps):
+        if step == 2:
+            pair.reset([2])
+        pair.layout = (plain, packed, padded)[step % 3]
+        server.step([1, 4] if step < 2 else [1, 4, 2])
+        if step % 9 == 4:
+            pair.copy([4, 1], [3, 0])
+            pair.flush([1, -1, 2])
+        if step % 3 == 2:
+            pair.compare()
+    pair.compare()
+    within_rounding(pair)
+
+
+@pytest.mark.parametrize(("name", "storage"), DEALT)
+def test_random_steps(name: str, storage: str) -> None:
+    pair = wide(name, *storage.split(), sizes=SIZES[len(name) % 2], seed=1)
+    serve(pair, Server(pair, random.Random(name), windows=range(5, 17)), steps=9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(("name", "storage"), DEALT_AGAIN)
+def test_more_random_steps(name: str, storage: str, sizes: dict[str, int]) -> None:
+    pair = wide(name, *storage.split(), sizes=sizes, seed=2)
+    serve(pair, Server(pair, random.Random(name), windows=range(1, 17), longest=37), steps=60)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "storage", ["state=bfloat16 records=input", "state=split", "state=float16"]
+)
+def test_inputs_of_sixteen_bits(storage: str, dtype: torch.dtype) -> None:
+    pair = wide(MODULE, *storage.split(), dtype=dtype, seed=4)
+    serve(pair, Server(pair, random.Random(4), windows=(5, 8, 11, 16)), steps=8)
+
+
+@pytest.mark.parametrize("tokens", [5, 8, 9, 16])
+def test_several_tiles_of_a_head(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = wide(MODULE, sizes={"K": 16, "V": 64}, seed=6)
+    default = pair.module.CONFIGS["default"]
+    for tile, tiles in ((16, 1), (16, 2), (16, 4), (64, 1)):
+        config = {"TILE": tile, "TILES": tiles, "STAGES": 1, "PDL": 0, "num_warps": 1}
+        monkeypatch.setitem(default, "chunk", {1: config})
+        pair.admit([1, 4])
+        draw = random.Random(tokens)
+        trees = [tree(draw, tokens) for _ in range(3)]
+        paths = [accepted(draw, each) for each in trees]
+        pair.together(Verify(pair, [1, -1, 4], tokens, parents=trees, paths=paths))
+        pair.together(Verify(pair, [1, 4], tokens, counts=[tokens, tokens - 1]))
+        pair.compare()
+    within_rounding(pair)
+
+
+@pytest.mark.parametrize(("name", "storage"), DEALT)
+def test_it_leaves_what_the_other_kernel_leaves(name: str, storage: str) -> None:
+    """Outputs and records, and nothing beyond them."""
+    pairs = [wide(name, *storage.split(), layers=1, seed=8) for _ in range(2)]
+    found = []
+    for pair, kernel in zip(pairs, ("chunk", "verify"), strict=True):
+        pair.admit([1, 4])
+        pair.step([1, 4])
+        before = {name: bits(x).clone() for name, x in pair.cache.tensors.items()}
+        with running(pair, kernel):
+            inputs = pair.inputs([4, -1, 1], 7)
+            found.append(pair.run("verify", 0, ids(4, -1, 1), inputs))
+        # of rows that are no part of the call nothing changes
+        for each, x in pair.cache.tensors.items():
+            others = [slot for slot in range(6) if slot not in (1, 4)]
+            if x.shape[0] == 6:
+                assert torch.equal(bits(x)[others], before[each][others]), each
+    new, old = found
+    assert not new[1].any() and worst(new, old) < 1e-5
+    for each, x in pairs[0].cache.tensors.items():
+        if x.is_floating_point():
+            got, wanted = x[[1, 4]], pairs[1].cache.tensors[each][[1, 4]]
+            # what has never been written to is no number
+            assert torch.equal(got.isnan(), wanted.isnan()), each
+            most = 1e-5 if x.element_size() > 2 else 1e-2
+            assert worst(got.nan_to_num(), wanted.nan_to_num()) < most, each
+
+
+class running:
+    """With one of the two kernels that verify windows."""
+
+    def __init__(self, pair: Twin, kernel: str) -> None:
+        self.pair, self.kernel = pair, kernel
+
+    def __enter__(self) -> None:
+        self.configs = self.pair.module.CONFIGS
+        left_out = "verify" if self.kernel == "chunk" else "chunk"
+        kept = {n: each for n, each in self.configs["default"].items() if n != left_out}
+        self.pair.module.CONFIGS = {"default": kept}
+
+    def __exit__(self, *_: object) -> None:
+        self.pair.module.CONFIGS = self.configs
+
+
+@pytest.mark.parametrize("name", ["gated_deltanet", "olmo_hybrid", "comba", "efla"])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_keys_that_are_alike(name: str, noise: float) -> None:
+    model = made(name, K=32, V=16)
+    alone = alike.run(model, 48, noise, 1.0, 1)["S"]
+    for window in (8, 16):
+        error = alike.run(model, 48, noise, 1.0, window)["S"]
+        most = 10 * max(alone, 1e-6)
+        assert error <= (min(most, EXACT) if alone <= EXACT else most), (window, error, alone)
+
+
+# which of the two runs ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Twin], list[str]]:
+    """The names of a twin's kernels as they are launched."""
+
+    def listen(pair: Twin) -> list[str]:
+        names: list[str] = []
+        launch = pair.module.launch
+
+        def heard(cache: Any, kernel: str, *args: Any, **options: Any) -> None:
+            names.append(kernel)
+            launch(cache, kernel, *args, **options)
+
+        monkeypatch.setattr(pair.module, "launch", heard)
+        return names
+
+    return listen
+
+
+def test_windows_that_are_no_short_chains(launched: Callable[[Twin], list[str]]) -> None:
+    pair = wide(MODULE, layers=1)
+    pair.admit([1, 2])
+    names = launched(pair)
+    for tokens, kernel in {4: "chain", 5: "chunk", 16: "chunk"}.items():
+        Verify(pair, [2, 1], tokens, counts=[0, 0]).run(0)
+        assert names.pop() == kernel
+    Verify(pair, [2, 1], 3, parents=[[-1, 0, 0]] * 2, counts=[0, 0]).run(0)
+    assert names.pop() == "chunk"
+
+
+CONFIG = {"TILE": 16, "TILES": 1, "STAGES": 1, "num_warps": 1}
+BY_COLUMNS = {**CONFIG, "PDL": 1}
+
+
+@pytest.mark.parametrize(
+    ("tuned", "wanted"),
+    [
+        ({}, "chunk"),
+        # a GPU's records from before there was the other kernel
+        ({"verify": {64: {**CONFIG, "us": 9.0}}}, "verify"),
+        ({"chunk": {64: {**BY_COLUMNS, "us": 9.0}}}, "chunk"),
+        ({"verify": {8: {**CONFIG, "us": 9.0}}, "chunk": {8: {**BY_COLUMNS, "us": 8.0}}}, "chunk"),
+        ({"verify": {8: {**CONFIG, "us": 7.0}}, "chunk": {8: {**BY_COLUMNS, "us": 8.0}}}, "verify"),
+    ],
+)
+def test_the_one_that_is_tuned_runs(
+    tuned: dict[str, Any], wanted: str, launched: Callable[[Twin], list[str]]
+) -> None:
+    pair = wide(MODULE, layers=1)
+    pair.admit([1, 2])
+    names, known = launched(pair), pair.module.CONFIGS
+    pair.cache.gpu = "a GPU"
+    pair.module.CONFIGS = known | {"a GPU": tuned} if tuned else known
+    try:
+        Verify(pair, [2, 1], 8, counts=[0, 0]).run(0)
+    finally:
+        pair.module.CONFIGS = known
+    assert names == [wanted]
+
+
+def test_what_is_asked_for_alone_runs_alone() -> None:
+    analysis = analysed(MODULE, K=16, V=16)
+    default = compiler.built(analysis, {}).CONFIGS["default"]
+    assert {"verify", "chunk"} <= set(default)
+    assert set(default) - set(VERIFY.alone(default)) == {"chunk"}
+    assert CHUNK.alone(default) == default
