@@ -12,6 +12,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 
 from kvgen import compiler
+from kvgen.kernels.registry import named
 from kvgen.probing import launches
 from kvgen.probing.launches import Case, Launch
 from kvgen.shipped import resolve
@@ -43,7 +44,8 @@ def main() -> None:
             case = Case(kernel, config, 16, 16, 36, BUFFER, tokens)
             compiled = programs(launches.launches_of(module, case, TARGET))
             configs = module.CONFIGS
-            module.CONFIGS = {"default": configs["default"] | {kernel: {ROWS: config}}}
+            known = named(kernel).alone(configs["default"])
+            module.CONFIGS = {"default": known | {kernel: {ROWS: config}}}
             for layers, slots in sizes:
                 ran = launched(analysis, module, kernel, layers, slots, tokens)
                 print(name, heads, kernel, layers, len(ran - compiled), "missing")

@@ -171,7 +171,7 @@ def test_of_several_tokens_the_fastest_may_spill(
         if request["kernel"] in warps or count == 1:
             warps.setdefault(request["kernel"], []).append(count)
     for kernel, counts in warps.items():
-        several = kernel in ("verify", "chain", "extend")
+        several = kernel in ("verify", "chain", "chunk", "extend")
         assert set(counts) == ({1, 2} if several else {1}), warps
     assert len(warps) == len(space.kernels(job.analysis))
 
@@ -249,8 +249,8 @@ def test_rows_of_drafts_do_not_push_each_other_out(job: Job, store: Store, tmp_p
     for batch in (4, 16):
         kernels = [r["kernel"] for r in asked(log, "hold") if r["batch"] == batch]
         own = [kernel for kernel in kernels if kernel not in plan.SINGLE]
-        assert set(own) == {"verify", "chain", "short"}
-        assert len([kernel for kernel, _ in itertools.groupby(own)]) == 3
+        assert set(own) == {"verify", "chain", "chunk", "short"}
+        assert len([kernel for kernel, _ in itertools.groupby(own)]) == 4
 
 
 def test_a_gpu_that_is_broken(job: Job, store: Store) -> None:

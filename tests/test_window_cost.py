@@ -13,6 +13,7 @@ from twins import SPECS
 from kvgen import compiler
 from kvgen.explaining import explain
 from kvgen.explaining.window_cost import STEEP, extend_work, verify_work
+from kvgen.kernels.registry import named
 from kvgen.shipped import resolve
 
 # reads of a state whose values decay one by one, and writes that depend on them
@@ -78,6 +79,8 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
 def called(analysis: compiler.Analysis, kernel: str, tokens: int, counter: Counter) -> float:
     """Operations of one token, of one row on one head."""
     module, spec = compiler.built(analysis, {}), analysis.spec
+    # what is estimated is the work of this kernel, whichever would run in its place
+    module.CONFIGS["default"] = named(kernel).alone(module.CONFIGS["default"])
     window = tokens if kernel == "verify" else 0
     cache = module.Cache.empty(1, 1, device="cpu", dtype=torch.float32, window=window)
     slots = torch.zeros(1, dtype=torch.int32)

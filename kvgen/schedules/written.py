@@ -13,13 +13,14 @@ from kvgen.functions.registry import FUNCTIONS
 from kvgen.ir.passes.dead import without_dead
 from kvgen.ir.passes.helpers import helpers_of
 from kvgen.ir.passes.invariant import hoisted
+from kvgen.ir.passes.once import computed_once
 from kvgen.ir.values import Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chunk import CHUNK
 from kvgen.printers.triton import printed
 from kvgen.schedules.chunk import chunk
 
-PASSES = (without_dead, hoisted)
+PASSES = (without_dead, hoisted, computed_once)
 # names that other kernels' templates use for what is a schedule's own here
 OWN = """
 since total kept weight value real_value ancestors path weights state lead
