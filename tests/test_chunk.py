@@ -109,7 +109,14 @@ def test_several_tiles_of_a_head(tokens: int, monkeypatch: pytest.MonkeyPatch) -
     pair = wide(MODULE, sizes={"K": 16, "V": 64}, seed=6)
     default = pair.module.CONFIGS["default"]
     for tile, tiles in ((16, 1), (16, 2), (16, 4), (64, 1)):
-        config = {"TILE": tile, "TILES": tiles, "STAGES": 1, "PDL": 0, "num_warps": 1}
+        config = {
+            "TILE": tile,
+            "TILES": tiles,
+            "STAGES": 1,
+            "EARLY": tiles == 1,
+            "PDL": 0,
+            "num_warps": 1,
+        }
         monkeypatch.setitem(default, "chunk", {1: config})
         pair.admit([1, 4])
         draw = random.Random(tokens)
@@ -209,7 +216,7 @@ def test_windows_that_are_no_short_chains(launched: Callable[[Twin], list[str]])
 
 
 CONFIG = {"TILE": 16, "TILES": 1, "STAGES": 1, "num_warps": 1}
-BY_COLUMNS = {**CONFIG, "PDL": 1}
+BY_COLUMNS = {**CONFIG, "EARLY": 1, "PDL": 1}
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,10 @@ class Builder:
         whole = together(args) if axes is None else axes
         return self.let("helper", args, whole, type, helper, name, note)
 
+    def either(self, constant: str, first: Value, second: Value) -> Value:
+        """The first, if it is there, which hangs on the constant; else the second."""
+        return self.let("either", (first, second), first.axes, first.type, constant)
+
     # -- statements
 
     def store(
@@ -178,11 +182,11 @@ class Builder:
         self.open[-1][0].append(Do(called))
 
     @contextmanager
-    def when(self, constant: str) -> Iterator[None]:
+    def when(self, constant: str, holds: bool = True) -> Iterator[None]:
         self.open.append(([], {}))
         yield
         statements, _ = self.open.pop()
-        self.open[-1][0].append(When(constant, Block(tuple(statements))))
+        self.open[-1][0].append(When(constant, Block(tuple(statements)), holds))
 
     @contextmanager
     def loop(self, index: str, count: str, stages: str) -> Iterator[Value]:

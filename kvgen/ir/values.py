@@ -25,6 +25,7 @@ COMPARISONS = ("lt", "eq")
 Op = Literal[
     "given", "number", "range", "load", "neg", "add", "sub", "mul", "div", "mod", "lt", "eq",
     "every", "where", "cast", "function", "total", "scan", "dot", "turned", "along", "helper",
+    "either",
 ]  # fmt: skip
 
 
@@ -59,7 +60,8 @@ class Value:
     to its type. `function`: one of the language. `total`, `scan`: along an axis, over all of it and
     from each place to its end. `dot`: of two factors and, if it has one, a summand. `turned`: its
     axes the other way round. `along`: the tokens that read as those that write, or vice versa.
-    `helper`: of a function of the module.
+    `helper`: of a function of the module. `either`: of two in statements that are there if a
+    constant, its detail, is not 0, and if it is.
 
     type: `stored` is as it lies in memory. name: what it is called where it gets a line. note: what
     a reader of the line should know.
@@ -105,10 +107,11 @@ class Do:
 
 @dataclass(frozen=True)
 class When:
-    """Statements that are there if a constant of the kernel is not 0."""
+    """Statements that are there if a constant of the kernel is not 0, or if it is."""
 
     constant: str
     body: Block
+    holds: bool = True
 
 
 @dataclass(frozen=True)

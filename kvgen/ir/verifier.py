@@ -15,11 +15,15 @@ from kvgen.ir.values import (
     Store,
     Sum,
     Value,
-    inner,
+    When,
     used,
 )
 
 ELEMENTWISE = (*ARITHMETIC, *COMPARISONS, "neg", "every", "where", "cast", "function")
+
+
+# values by the constant that they hang on, and whether they are there if it is not 0
+Conditional = dict[Value, tuple[str, bool]]
 
 
 class Malformed(Exception):
@@ -30,31 +34,39 @@ def verified(kernel: Kernel) -> Kernel:
     """The kernel itself. Raises Malformed."""
     for name, value in kernel.given.items():
         _expect(value.op == "given" and value.detail == name, value, f"not the given {name}")
-    _block(kernel.body, set(kernel.given.values()))
+    _block(kernel.body, set(kernel.given.values()), {})
     return kernel
 
 
-def _block(block: Block, known: set[Value]) -> None:
-    """known: what stands before the block; what it defines is unknown behind it."""
-    known = set(known)
+def _block(block: Block, known: set[Value], within: Conditional) -> None:
+    """known: what stands before the block; what it defines is unknown behind it. within: what is
+    there if a constant is 0 or is not."""
+    known, within = set(known), dict(within)
     for statement in block:
         for value in used(statement):
-            _expect(value in known or value.op == "number", value, "used before it stands there")
-        body = inner(statement)
+            if not (isinstance(statement, Let) and statement.value.op == "either"):
+                there = value in known or value.op == "number"
+                _expect(there, value, "used before it stands there")
         match statement:
             case Let(value):
                 _expect(value not in known, value, "defined twice")
                 _value(value)
+                if value.op == "either":
+                    sides = [within.get(arg) for arg in value.args]
+                    wanted = [(value.detail, True), (value.detail, False)]
+                    _expect(sides == wanted, value, "of what may be there twice, or not at all")
                 known.add(value)
+            case When(constant, _, holds):
+                _block(statement.body, known, within)
+                own = (each.value for each in statement.body if isinstance(each, Let))
+                within |= {value: (constant, holds) for value in own}
             case Store(_, offset, value, guard):
                 axes = set(offset.axes)
                 _expect(set(value.axes) <= axes, value, "stored to fewer places than it has")
                 _expect(set(guard.axes) <= axes, guard, "guards more places than are stored to")
                 _expect(guard.type == "bool", guard, "no condition")
             case Loop(index):
-                _block(statement.body, {*known, index})
-            case _ if body is not None:
-                _block(body, known)
+                _block(statement.body, {*known, index}, within)
             case _:
                 pass
 
@@ -107,6 +119,8 @@ def _axes(value: Value) -> bool:
             before = args[0].axes if value.op == "along" else args[0].axes[::-1]
             pairs = zip(before, axes, strict=True)
             return all(a == b or {a, b} == set(TOKENS) for a, b in pairs)
+        case "either":
+            return all((arg.axes, arg.type) == (axes, value.type) for arg in args)
         case "helper":
             assert isinstance(value.detail, Helper)
             return axes == whole or not value.detail.elementwise

@@ -8,7 +8,7 @@ from kvgen.kernels.choice import Choice, Tiling, below, of_channels, when
 from kvgen.kernels.drafts import Drafts
 from kvgen.kernels.knobs import Config
 from kvgen.kernels.load import Load, warps_for
-from kvgen.kernels.rules import fills_threads, loops, shallow, wide, within_head
+from kvgen.kernels.rules import early_alone, fills_threads, loops, shallow, wide, within_head
 from kvgen.kernels.size import Need, Size
 from kvgen.kernels.verify import MANY
 
@@ -24,8 +24,8 @@ TILING = Choice(
 
 class Chunk(Drafts):
     name = "chunk"
-    knobs = ("TILE", "TILES", "STAGES", "PDL", "num_warps")
-    rules = (wide, fills_threads, within_head, loops, shallow)
+    knobs = ("TILE", "TILES", "STAGES", "EARLY", "PDL", "num_warps")
+    rules = (wide, fills_threads, within_head, loops, early_alone, shallow)
 
     def exists(self, form: Form) -> bool:
         return chunks(form)
@@ -50,6 +50,7 @@ class Chunk(Drafts):
             "TILE": width,
             "TILES": tiles,
             "STAGES": tiling.stages if tiles > 1 else 1,
+            "EARLY": int(tiles == 1),
             "PDL": 1,
             "num_warps": warps_for(load.k * width, tiling.each),
         }

@@ -56,6 +56,13 @@ class _Printer:
         )
         self.carried = _carried(kernel.body)
         self.written: dict[Value, Written] = {}
+        # those that stand for the same, by what they are together
+        self.sides = {
+            arg: each.value
+            for each in everywhere(kernel.body)
+            if isinstance(each, Let) and each.value.op == "either"
+            for arg in each.value.args
+        }
 
     def lines(self, block: Block, pad: str) -> list[str]:
         found: list[str] = []
@@ -79,15 +86,23 @@ class _Printer:
                 return [f"{pad}tl.store({at}, {value}, mask={mask})"]
             case Do(called):
                 return [f"{pad}{called}()"]
-            case When(constant, body):
-                return [f"{pad}if {constant}:", *self.lines(body, deeper)]
+            case When(constant, body, holds):
+                header = f"{pad}if {constant}:" if holds else f"{pad}if not {constant}:"
+                return [header, *self.lines(body, deeper)]
             case Loop(index, count, stages, body):
                 turns = f"tl.range({count}, num_stages={stages})"
                 return [f"{pad}for {index.detail} in {turns}:", *self.lines(body, deeper)]
 
     def let(self, value: Value) -> str | None:
         """The value's line, if it has one."""
+        if value.op == "either":
+            return None
         text, binds = self.text(value)
+        both = self.sides.get(value)
+        if both is not None:
+            if both not in self.written:
+                self.written[both] = self.new(value.name or "term"), ATOM
+            return f"{self.written[both][0]} = {text}"
         plain = value.type in ("int", "long", "bool", "pointer")
         free = value.op in FREE or plain
         again = self.uses[value] > 1 or value in self.carried

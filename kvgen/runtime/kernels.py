@@ -106,7 +106,8 @@ class Kernels(Storage):
             launch_tokens(
                 self, name, grid, layer, slots, given, out, books=[pending, tree], behind=strides,
                 step=step_of(self, layer, slots) if config["PDL"] else None, **shared,
-                PDL=config["PDL"] and self.overlaps, num_warps=config["num_warps"],
+                EARLY=config["EARLY"] and tiles == 1, PDL=config["PDL"] and self.overlaps,
+                num_warps=config["num_warps"],
             )  # fmt: skip
             return
         launch_tokens(

@@ -9,11 +9,11 @@ each token writes of itself, times what follows from the triangle.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from kvgen.algebra.form import Form
-from kvgen.algebra.graph import Node, reachable
+from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import Records, Stored
 from kvgen.algebra.solving import solve
@@ -74,18 +74,20 @@ class _Chunk:
 
     def kernel(self) -> Kernel:
         build = self.build
+        early = self._early(self._cached)
         self._buffer()
         with build.when("PDL"):
             # what is read in front of this only the cache itself writes
             build.do("tl.extra.cuda.gdc_wait")
             build.do("tl.extra.cuda.gdc_launch_dependents")
+        early += self._early(self._inputs)
         self._pending()
         self._vectors()
         self._window()
         self._solve()
         self._store(stored for stored in self.records.stored if stored.channel != "V")
         with build.loop("step", "TILES", "STAGES") as step:
-            self._tile(step)
+            self._tile(step, early)
         return build.kernel()
 
     # -- the buffer
@@ -141,11 +143,8 @@ class _Chunk:
         return (build.where(lanes.held, value, 0.0) if spread else value), None
 
     def _values(self, node: Node, stray: bool) -> Value:
-        """A write's values at all places, for a tile."""
+        """A write's values at all places, for a tile, where they are derived from records."""
         lanes = self.lanes
-        loads = self._records(lanes.place, lanes.held)
-        if node in loads.by_node and not stray:
-            return loads.stored(loads.by_node[node], f"{self._name(node, 'write')}s")
         value = self.buffered.value(node)
         spread = stray or value.axes != "VP"
         return self.build.where(lanes.held, value, 0.0) if spread else value
@@ -284,13 +283,62 @@ class _Chunk:
 
     # -- a tile
 
-    def _tile(self, step: Value) -> None:
+    def _early(self, loaded: Callable[[], list[Value]]) -> list[Value]:
+        """Of a program's only tile what is loaded is on the way before anything is computed."""
+        self._begin(self.lanes.part, "only_")
+        with self.build.when("EARLY"):
+            return loaded()
+
+    def _begin(self, tile: Value, called: str = "") -> None:
+        self.lanes.tile(self.build.mul(tile, self.build.given("TILE")), called)
+
+    def _cached(self) -> list[Value]:
+        """What a tile needs of the cache: the state, and values as they are recorded."""
+        loads = self._records(self.lanes.place, self.lanes.held)
+        return [
+            self._state(),
+            *(
+                loads.stored(loads.by_node[node], f"{self._name(node, 'write')}s")
+                for node in self._as_recorded()
+            ),
+        ]
+
+    def _as_recorded(self) -> list[Node]:
+        """The sides of writes that a tile takes from its records as they lie there."""
+        pairs = zip(self.form.writes, self.strays, strict=True)
+        return [write.d for write, stray in pairs if self._recorded(write.d) and not stray]
+
+    def _inputs(self) -> list[Value]:
+        """What a tile needs of the tokens."""
+        return [
+            self.inputs.stored(node, f"{self._name(node, component(node))}_given")
+            for node in self._values_given()
+        ]
+
+    def _values_given(self) -> list[Node]:
+        """The inputs over V."""
+        roots = [*self.form.roots, *(stored.node for stored in self.records.stored)]
+        leaves = (node for node in reachable(roots) if leaf_of(node).op == "input")
+        whole = [node for node in leaves if node.axes.channels == "V" and not node.axes.extra]
+        return list(dict.fromkeys(whole))
+
+    def _tile(self, step: Value, early: list[Value]) -> None:
         build, form, lanes = self.build, self.form, self.lanes
         tile = build.add(build.mul(lanes.part, build.given("TILES")), step)
-        lanes.tile(build.mul(tile, build.given("TILE")))
-        state = self._state()
-        pairs = zip(form.writes, self.strays, strict=True)
-        values = [self._values(write.d, stray) for write, stray in pairs]
+        self._begin(tile)
+        with build.when("EARLY", holds=False):
+            late = [*self._cached(), *self._inputs()]
+        pairs = zip(early, late, strict=True)
+        state, *loaded = (build.either("EARLY", *pair) for pair in pairs)
+        recorded = dict(zip(self._as_recorded(), loaded, strict=False))
+        given = loaded[len(recorded) :]
+        for node, value in zip(self._values_given(), given, strict=True):
+            name = self._name(node, component(node))
+            self.token.known[node] = build.cast(value, "float", name)
+        values = [
+            recorded[write.d] if write.d in recorded else self._values(write.d, stray)
+            for write, stray in zip(form.writes, self.strays, strict=True)
+        ]
         base: dict[Node, Value] = {}
         for read in form.reads:
             column = read.args[0]

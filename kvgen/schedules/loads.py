@@ -37,14 +37,14 @@ class Lanes:
         self.spot = build.given("spot", "T")
         self.fits = build.given("fits", "T", "bool")
 
-    def tile(self, start: Value) -> None:
-        """A tile of value channels begins."""
+    def tile(self, start: Value, called: str) -> None:
+        """A tile of value channels begins. called: what its names begin with."""
         build = self.build
         lanes = build.let("range", (), "V", "int")
-        self.value = build.add(start, lanes, "value")
+        self.value = build.add(start, lanes, f"{called}value")
         if self.shapes.masks_v:
             size = build.number(self.shapes.v)
-            self.masks["V"] = build.binary("lt", self.value, size, "real_value")
+            self.masks["V"] = build.binary("lt", self.value, size, f"{called}real_value")
 
     def channel(self, channel: str) -> Value:
         if channel == "K":

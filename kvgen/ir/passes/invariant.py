@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvgen.ir.values import Block, Kernel, Let, Loop, Statement, Value, When
+from kvgen.ir.values import Block, Kernel, Let, Loop, Statement, Value, When, everywhere
 
 
 def hoisted(kernel: Kernel) -> Kernel:
@@ -33,10 +33,10 @@ def _parted(body: Block, index: Value) -> tuple[list[Statement], Block]:
     same: list[Statement] = []
     turn: list[Statement] = []
     for statement in body:
-        if isinstance(statement, Let):
-            if moving.isdisjoint(statement.value.args):
-                same.append(statement)
-                continue
-            moving.add(statement.value)
+        if isinstance(statement, Let) and moving.isdisjoint(statement.value.args):
+            same.append(statement)
+            continue
         turn.append(statement)
+        everything = everywhere(Block((statement,)))
+        moving.update(each.value for each in everything if isinstance(each, Let))
     return same, Block(tuple(turn))
