@@ -38,10 +38,10 @@ from kvgen.timing.steps import DEVICE, Step, make_step, with_tokens
 BATCHES = (1, 16, 64, 256)
 WINDOWS = (8, 16)
 LAYERS = 24
-KNOBS = ("TILE", "TILES", "STAGES", "num_warps")
+KNOBS = ("TILE", "TILES", "STAGES", "num_warps", "EARLY")
 TRIED = (
-    (16, 1, 1, 1), (32, 1, 1, 1), (64, 1, 1, 2), (64, 1, 1, 4), (64, 2, 2, 2), (64, 2, 2, 4),
-    (32, 4, 2, 1), (32, 4, 3, 1), (128, 1, 1, 4),
+    (16, 1, 1, 1, 1), (16, 1, 1, 1, 0), (32, 1, 1, 1, 1), (64, 1, 1, 2, 1), (64, 1, 1, 4, 1),
+    (64, 1, 1, 4, 0), (64, 2, 2, 2, 0), (64, 2, 2, 1, 0), (64, 2, 2, 4, 0), (32, 4, 2, 1, 0),
 )  # fmt: skip
 STORAGES = ("bfloat16,input", "split,input")
 # of a tree in which every token is behind a drawn one of those before it

@@ -24,6 +24,7 @@ from triton.compiler import ASTSource
 from triton.compiler.compiler import make_backend
 
 from kvgen.compiler import imported
+from kvgen.kernels.registry import KERNELS
 from kvgen.probing.launches import Launch, record
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -86,8 +87,12 @@ def main() -> None:
     request = json.loads(sys.argv[1])
     last = "ptx" if request.get("ptx") else "ttir"
     known: set[str] = set()
+    known_as = {kernel.name: kernel for kernel in KERNELS}
     for name, path in request["modules"].items():
         module = imported(Path(path))
+        for kernel in filter(None, map(known_as.get, request["kernels"])):
+            # what would run in its place is not asked for
+            module.CONFIGS["default"] = kernel.alone(module.CONFIGS["default"])
         for kernel, knobs in request.get("configs", {}).items():
             for config in module.CONFIGS["default"][kernel].values():
                 config.update(knobs)

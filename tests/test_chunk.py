@@ -163,13 +163,15 @@ class running:
         self.pair, self.kernel = pair, kernel
 
     def __enter__(self) -> None:
-        self.configs = self.pair.module.CONFIGS
+        module: Any = self.pair.module
+        self.configs = module.CONFIGS
         left_out = "verify" if self.kernel == "chunk" else "chunk"
         kept = {n: each for n, each in self.configs["default"].items() if n != left_out}
-        self.pair.module.CONFIGS = {"default": kept}
+        module.CONFIGS = {"default": kept}
 
     def __exit__(self, *_: object) -> None:
-        self.pair.module.CONFIGS = self.configs
+        module: Any = self.pair.module
+        module.CONFIGS = self.configs
 
 
 @pytest.mark.parametrize("name", ["gated_deltanet", "olmo_hybrid", "comba", "efla"])
@@ -235,13 +237,14 @@ def test_the_one_that_is_tuned_runs(
 ) -> None:
     pair = wide(MODULE, layers=1)
     pair.admit([1, 2])
-    names, known = launched(pair), pair.module.CONFIGS
+    module: Any = pair.module
+    names, known = launched(pair), module.CONFIGS
     pair.cache.gpu = "a GPU"
-    pair.module.CONFIGS = known | {"a GPU": tuned} if tuned else known
+    module.CONFIGS = known | {"a GPU": tuned} if tuned else known
     try:
         Verify(pair, [2, 1], 8, counts=[0, 0]).run(0)
     finally:
-        pair.module.CONFIGS = known
+        module.CONFIGS = known
     assert names == [wanted]
 
 

@@ -110,6 +110,7 @@ def test_rounded_dots_are_seen() -> None:
     ("name", "sizes", "kernels"),
     [
         ("gated_deltanet", {"H": 4, "HV": 8}, ["decode", "chain", "verify", "extend", "fold"]),
+        ("gated_deltanet", {"H": 4, "HV": 8}, ["chunk"]),
         ("gated_deltaproduct", {"N": 3}, ["decode"]),
         ("kimi_delta_attention", {"H": 4, "HV": 4}, ["recurrent", "short_decode", "short_verify"]),
     ],

@@ -1,0 +1,271 @@
+"""The values and statements that kernels are made of before they are text: what is well formed,
+what passes do, and what is printed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from twins import analysed
+
+from kvgen.codegen.kernels import Shapes
+from kvgen.functions.exp import EXP
+from kvgen.ir.build import Builder
+from kvgen.ir.passes import dead, helpers, invariant, once
+from kvgen.ir.values import Block, Helper, Kernel, Let, Loop, Value, When, everywhere
+from kvgen.ir.verifier import Malformed, verified
+from kvgen.printers.triton import printed
+from kvgen.schedules.chunk import chunk
+from kvgen.schedules.written import PASSES, passed
+
+PRODUCT = Helper("_product")
+EXTENTS = {"V": "TILE", "P": "SPAN", "K": "64", "S": "TOKENS", "T": "TOKENS"}
+
+
+def lines(kernel: Kernel) -> list[str]:
+    taken: set[str] = set()
+
+    def new(wanted: str) -> str:
+        found = next(
+            f"{wanted}{end}" for end in ("", *range(2, 99)) if f"{wanted}{end}" not in taken
+        )
+        taken.add(found)
+        return found
+
+    return printed(kernel, EXTENTS, new, indent=0)
+
+
+class Small:
+    """A kernel that multiplies a tile with the tokens' columns, and stores what comes of it."""
+
+    def __init__(self) -> None:
+        self.build = build = Builder()
+        self.x, self.out = (build.given(name, "", "pointer") for name in ("x_at", "out_at"))
+        self.key, self.token = build.given("key", "K"), build.given("token", "T")
+        self.real = build.given("real_token", "T", "bool")
+
+    def rows(self, name: str = "rows") -> Value:
+        build = self.build
+        tokens = build.along(self.token, "S")
+        offset = build.add(build.mul(tokens, build.number(64)), self.key)
+        return build.load(self.x, offset, build.along(self.real, "S"), name)
+
+    def store(self, value: Value, at: Value) -> None:
+        self.build.store(self.out, at, value, self.build.every(self.real))
+
+
+def looped() -> Kernel:
+    """Scores once, though they are written where they are used; a tile in every turn."""
+    small = Small()
+    build = small.build
+    with build.loop("step", "TILES", "STAGES") as step:
+        rows = small.rows()
+        scores = build.dot(rows, build.turned(rows), PRODUCT, name="scores")
+        own = build.sum(scores, "S", "own")
+        build.function(EXP, own, name="unused")
+        number = build.add(own, build.cast(step, "float"), "number")
+        small.store(number, build.add(small.token, step))
+    return build.kernel()
+
+
+def test_equal_values_are_one() -> None:
+    small = Small()
+    assert small.rows() is small.rows("again")
+    with small.build.when("PDL"):
+        inside = small.build.add(small.token, small.build.number(1))
+        assert small.rows() is small.rows()
+    # what only one branch has is not there behind it
+    assert small.build.add(small.token, small.build.number(1)) is not inside
+
+
+def test_axes_are_in_order() -> None:
+    small = Small()
+    build = small.build
+    sum_ = build.add(small.key, build.along(small.token, "S"))
+    assert sum_.axes == "SK" and build.turned(sum_).axes == "KT"
+    assert build.every(small.real, build.given("leads", "", "bool")).axes == "T"
+
+
+def test_printed() -> None:
+    text = lines(passed(looped()))
+    assert text == [
+        "rows = tl.load(x_at + (token * 64)[:, None] + key[None, :], "
+        "mask=real_token[:, None], other=0.0)",
+        "scores = _product(rows, tl.trans(rows))",
+        "own = tl.sum(scores, 0)",
+        "for step in tl.range(TILES, num_stages=STAGES):",
+        "    number = own + step.to(tl.float32)",
+        "    tl.store(out_at + token + step, number, mask=real_token)",
+    ]
+
+
+def test_what_is_the_same_in_every_turn_comes_before_the_loop() -> None:
+    kernel = verified(looped())
+    (loop,) = kernel.body.statements
+    assert isinstance(loop, Loop)
+    before = invariant.hoisted(kernel)
+    moved = [each.value.name for each in before.body if isinstance(each, Let) and each.value.name]
+    assert moved == ["rows", "scores", "own", "unused"]
+    (loop,) = (each for each in before.body if isinstance(each, Loop))
+    names = [each.value.name for each in loop.body if isinstance(each, Let)]
+    assert "number" in names and "own" not in names
+    verified(before)
+
+
+def test_what_a_branch_of_a_turn_holds_moves_with_it() -> None:
+    small = Small()
+    build = small.build
+    with build.when("EARLY"):
+        first = build.load(small.x, small.token, small.real, "x")
+    with build.loop("step", "TILES", "STAGES") as step:
+        with build.when("EARLY", holds=False):
+            again = build.load(small.x, build.add(small.token, step), small.real, "x")
+        found = build.either("EARLY", first, again)
+        number = build.mul(build.cast(found, "float"), build.number(2.0), "twice")
+        small.store(number, small.token)
+    kernel = passed(build.kernel())
+    assert lines(kernel) == [
+        "if EARLY:",
+        "    x = tl.load(x_at + token, mask=real_token, other=0.0)",
+        "for step in tl.range(TILES, num_stages=STAGES):",
+        "    if not EARLY:",
+        "        x = tl.load(x_at + token + step, mask=real_token, other=0.0)",
+        "    twice = x.to(tl.float32) * 2.0",
+        "    tl.store(out_at + token, twice, mask=real_token)",
+    ]
+
+
+def test_what_nothing_looks_at_is_dropped() -> None:
+    kernel = dead.without_dead(verified(looped()))
+    names = {each.value.name for each in everywhere(kernel.body) if isinstance(each, Let)}
+    assert "unused" not in names and {"rows", "scores", "own", "number"} <= names
+    assert set(kernel.given) == {"x_at", "out_at", "key", "token", "real_token"}
+    # so is what only that looked at, and what stands before the kernel for it
+    small = Small()
+    small.build.mul(small.build.given("lonely"), small.build.number(2))
+    assert not dead.without_dead(small.build.kernel()).body.statements
+    assert not dead.without_dead(small.build.kernel()).given
+
+
+def test_slow_numbers_of_tokens_are_kept_where_their_chain_ends() -> None:
+    small = Small()
+    build = small.build
+    x = build.cast(build.load(small.x, small.token, small.real), "float", "x")
+    decay = build.function(EXP, x, name="decay")
+    half = build.mul(decay, build.number(0.5), "half")
+    small.store(half, small.token)
+    text = lines(passed(build.kernel()))
+    assert "half = _once(decay * 0.5)" in text and "decay = tl.exp(x)" in text
+    # a vector is no number, and what is cheap is computed again
+    assert not any("_once(tl.load" in line or "x = _once" in line for line in text)
+
+
+def test_helpers_are_named_in_order() -> None:
+    assert helpers.helpers_of(passed(looped())) == ("_product",)
+
+
+@pytest.mark.parametrize("each", [dead.without_dead, invariant.hoisted, once.computed_once])
+def test_passes_take_and_give_kernels(each: Callable[[Kernel], Kernel]) -> None:
+    assert each in PASSES
+    signature = inspect.signature(each, eval_str=True)
+    assert [p.annotation for p in signature.parameters.values()] == [Kernel]
+    assert signature.return_annotation is Kernel
+
+
+def without(kernel: Kernel, name: str) -> Kernel:
+    kept = [x for x in kernel.body if not (isinstance(x, Let) and x.value.name == name)]
+    return replace(kernel, body=Block(tuple(kept)))
+
+
+def straight(*names: str) -> tuple[Small, Kernel]:
+    small = Small()
+    rows = small.rows()
+    scores = small.build.dot(rows, small.build.turned(rows), PRODUCT, name="scores")
+    small.store(small.build.sum(scores, "S", "own"), small.token)
+    return small, small.build.kernel()
+
+
+def wrong() -> dict[str, Callable[[], Kernel]]:
+    """Kernels that mean nothing, by what is said of them."""
+
+    def unordered() -> Kernel:
+        return without(straight()[1], "scores")
+
+    def twice() -> Kernel:
+        _, kernel = straight()
+        return replace(kernel, body=Block((*kernel.body, kernel.body.statements[0])))
+
+    def odd_axes() -> Kernel:
+        small = Small()
+        bad = replace(small.build.add(small.key, small.build.along(small.token, "S")), axes="KS")
+        return Kernel(
+            small.build.leaves, Block((Let(small.build.along(small.token, "S")), Let(bad)))
+        )
+
+    def product() -> Kernel:
+        small = Small()
+        rows = small.rows()
+        small.build.let("dot", (rows, rows), "SK", "float", PRODUCT)
+        return small.build.kernel()
+
+    def too_few() -> Kernel:
+        small = Small()
+        rows = small.rows()
+        small.build.store(small.out, small.token, rows, small.real)
+        return small.build.kernel()
+
+    def uncast() -> Kernel:
+        small = Small()
+        small.build.let("mul", (small.rows(), small.rows()), "SK", "float")
+        return small.build.kernel()
+
+    def outside() -> Kernel:
+        small = Small()
+        with small.build.when("PDL"):
+            number = small.build.mul(small.token, small.build.number(3))
+        small.store(number, small.token)
+        return small.build.kernel()
+
+    def unsure() -> Kernel:
+        small = Small()
+        with small.build.when("EARLY"):
+            first = small.build.mul(small.token, small.build.number(3))
+        with small.build.when("PDL", holds=False):
+            second = small.build.mul(small.token, small.build.number(4))
+        small.store(small.build.either("EARLY", first, second), small.token)
+        return small.build.kernel()
+
+    return {
+        "used before it stands there": unordered,
+        "defined twice": twice,
+        "not the axes": odd_axes,
+        "not the axes of what": product,
+        "stored to fewer places": too_few,
+        "must be cast first": uncast,
+        "used before it stands": outside,
+        "there twice, or not at all": unsure,
+    }
+
+
+@pytest.mark.parametrize("said", wrong())
+def test_what_is_malformed_is_refused(said: str) -> None:
+    with pytest.raises(Malformed, match=said):
+        verified(wrong()[said]())
+
+
+def test_a_schedule_names_its_values_after_the_graph() -> None:
+    analysis = analysed("gated_deltanet", "state=bfloat16", "records=input", K=16, V=16)
+    kernel = passed(chunk(analysis.form, analysis.records, Shapes(16, 16)))
+    text = lines(kernel)
+    names = {line.strip().split(" = ")[0] for line in text if " = " in line}
+    assert {"log_decay", "d", "o", "state", "since", "inverse", "k_scores", "path"} <= names
+    # what a head has once comes before its tiles, where products alone are left
+    loop = next(place for place, line in enumerate(text) if line.startswith("for "))
+    assert any("_inverse_by_halves(" in line for line in text[:loop])
+    assert not any("tl.exp(" in line or "sigmoid(" in line for line in text[loop:])
+    waits = next(place for place, line in enumerate(text) if "gdc_wait" in line)
+    assert not any("q_ptr" in line or "parents_ptr" in line for line in text[:waits])
+    assert isinstance(kernel.body.statements[-1], Loop)
+    assert any(isinstance(each, When) for each in kernel.body)
