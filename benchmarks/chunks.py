@@ -31,6 +31,7 @@ from kvgen.analysis import Analysis
 from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.verify import VERIFY
 from kvgen.shipped import resolve
+from kvgen.timing.clock import LaunchError, launched
 from kvgen.timing.cycles import time_by_turns
 from kvgen.timing.errors import exact
 from kvgen.timing.steps import DEVICE, Step, make_step, with_tokens
@@ -67,10 +68,12 @@ def main() -> None:
         jobs = itertools.product(map(str, files.values()), configs, windows, (False, True))
         # of trees one configuration is timed beside chains, the fastest, whichever that is
         warm(args.warm, compiled, [job for job in jobs if job[1] or not job[3]], say)
-    rows = list(report(files, batches, windows))
-    if args.json:
-        about = {"gpu": torch.cuda.get_device_name(), "spec": args.spec, "torch": torch.__version__}
-        args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    about = {"gpu": torch.cuda.get_device_name(), "spec": args.spec, "torch": torch.__version__}
+    rows: list[dict[str, Any]] = []
+    for row in report(files, batches, windows):
+        rows.append(row)
+        if args.json:
+            args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
 
 def say(text: str) -> None:
@@ -190,20 +193,31 @@ def report(
 def timed(analysis: Analysis, module: ModuleType, batch: int, window: int) -> dict[str, Any]:
     layers = max(2, min(LAYERS, 4096 // batch))
     several, one = steps(analysis, module, batch, window, layers)
-    configs = [None, *tried()]
-    runs = [partial(one.layers, "decode"), *(call(several, config, None) for config in configs)]
+    configs = [config for config in tried() if launches(call(several, config, None))]
+    every = [call(several, config, None) for config in (None, *configs)]
+    runs = [partial(one.layers, "decode"), *every]
     decode, today, *found = (each.us for each in time_by_turns(runs, layers))
     best = min(range(len(found)), key=found.__getitem__)
-    tree = call(several, tried()[best], parents(batch, window))
+    tree = call(several, configs[best], parents(batch, window))
     (behind,) = time_by_turns([tree], layers)
     return {
         "decode": decode,
         "today": today,
         "columns": found[best],
         "tree": behind.us,
-        "config": dict(zip(KNOBS, TRIED[best], strict=True)),
-        "all": [[*knobs, us] for knobs, us in zip(TRIED, found, strict=True)],
+        "config": configs[best],
+        "all": [[*map(each.get, KNOBS), us] for each, us in zip(configs, found, strict=True)],
     }
+
+
+def launches(run: Callable[[], None]) -> bool:
+    """Whether a GPU takes the configuration."""
+    try:
+        launched(run)
+    except LaunchError as error:
+        say(str(error))
+        return False
+    return True
 
 
 if __name__ == "__main__":
