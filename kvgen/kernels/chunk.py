@@ -50,7 +50,8 @@ class Chunk(Drafts):
             "TILE": width,
             "TILES": tiles,
             "STAGES": tiling.stages if tiles > 1 else 1,
-            "EARLY": int(tiles == 1),
+            # a tile of 32 bits would hold its registers through all that a head has once
+            "EARLY": int(tiles == 1 and load.narrow),
             "PDL": 1,
             "num_warps": warps_for(load.k * width, tiling.each),
         }
