@@ -41,8 +41,8 @@ WINDOWS = (8, 16)
 LAYERS = 24
 KNOBS = ("TILE", "TILES", "STAGES", "num_warps", "EARLY")
 TRIED = (
-    (16, 1, 1, 1, 1), (16, 1, 1, 1, 0), (32, 1, 1, 1, 1), (64, 1, 1, 2, 1), (64, 1, 1, 4, 1),
-    (64, 1, 1, 4, 0), (64, 2, 2, 2, 0), (64, 2, 2, 1, 0), (64, 2, 2, 4, 0), (32, 4, 2, 1, 0),
+    "16,1,1,1,1", "16,1,1,1,0", "32,1,1,1,1", "64,1,1,2,1", "64,1,1,4,1",
+    "64,1,1,4,0", "64,2,2,2,0", "64,2,2,1,0", "64,2,2,4,0", "32,4,2,1,0",
 )  # fmt: skip
 STORAGES = ("bfloat16,input", "split,input")
 # of a tree in which every token is behind a drawn one of those before it
@@ -57,6 +57,11 @@ def main() -> None:
     parser.add_argument("--storage", nargs="*", default=STORAGES, help="of the state, of records")
     parser.add_argument("--batch", default=",".join(map(str, BATCHES)))
     parser.add_argument("--window", default=",".join(map(str, WINDOWS)))
+    parser.add_argument(
+        "--configs", nargs="*", type=config_of, default=[config_of(each) for each in TRIED],
+        metavar=",".join(KNOBS), help="which configurations to try",
+    )  # fmt: skip
+    parser.add_argument("--chains", action="store_true", help="no trees")
     parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
     parser.add_argument("--json", type=Path, help="write the figures")
     args = parser.parse_args()
@@ -64,13 +69,14 @@ def main() -> None:
     folder = Path(mkdtemp())
     files = {storage: written(args.spec, storage, folder) for storage in args.storage}
     if args.warm:
-        configs = [None, *tried()]
-        jobs = itertools.product(map(str, files.values()), configs, windows, (False, True))
+        configs = [None, *args.configs]
+        trees = (False,) if args.chains else (False, True)
+        jobs = itertools.product(map(str, files.values()), configs, windows, trees)
         # of trees one configuration is timed beside chains, the fastest, whichever that is
         warm(args.warm, compiled, [job for job in jobs if job[1] or not job[3]], say)
     about = {"gpu": torch.cuda.get_device_name(), "spec": args.spec, "torch": torch.__version__}
     rows: list[dict[str, Any]] = []
-    for row in report(files, batches, windows):
+    for row in report(files, args, batches, windows):
         rows.append(row)
         if args.json:
             args.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
@@ -94,8 +100,8 @@ def loaded(path: Path) -> tuple[Analysis, ModuleType]:
     return compiler.analyse(module.SPEC["text"]), module
 
 
-def tried() -> list[Config]:
-    return [{**dict(zip(KNOBS, each, strict=True)), "PDL": 1} for each in TRIED]
+def config_of(text: str) -> Config:
+    return {**dict(zip(KNOBS, map(int, text.split(",")), strict=True)), "PDL": 1}
 
 
 def configure(module: ModuleType, config: Config | None) -> None:
@@ -173,38 +179,45 @@ def error(analysis: Analysis, module: ModuleType, config: Config | None, window:
 
 
 def report(
-    files: dict[str, Path], batches: Iterable[int], windows: Iterable[int]
+    files: dict[str, Path],
+    args: argparse.Namespace,
+    batches: Iterable[int],
+    windows: Iterable[int],
 ) -> Iterator[dict[str, Any]]:
     for (storage, path), window in itertools.product(files.items(), windows):
         analysis, module = loaded(path)
-        errors = [error(analysis, module, config, window) for config in (None, tried()[0])]
+        errors = [error(analysis, module, config, window) for config in (None, args.configs[0])]
         say(f"{storage} T {window}: errors today {errors[0]:.1e}, by columns {errors[1]:.1e}")
         for batch in batches:
-            row = timed(analysis, module, batch, window)
+            row = timed(analysis, module, batch, window, args)
             row = {"storage": storage, "window": window, "batch": batch, **row, "errors": errors}
             say(
                 "{storage:18} T {window:<2} B {batch:<4} decode {decode:7.2f}  today {today:7.2f}"
-                "  columns {columns:7.2f}  tree {tree:7.2f}  {config}".format(**row)
+                "  columns {columns:7.2f}  tree {tree}  {config}".format(**row)
             )
             yield row
             torch.cuda.empty_cache()
 
 
-def timed(analysis: Analysis, module: ModuleType, batch: int, window: int) -> dict[str, Any]:
+def timed(
+    analysis: Analysis, module: ModuleType, batch: int, window: int, args: argparse.Namespace
+) -> dict[str, Any]:
     layers = max(2, min(LAYERS, 4096 // batch))
     several, one = steps(analysis, module, batch, window, layers)
-    configs = [config for config in tried() if launches(call(several, config, None))]
+    configs = [config for config in args.configs if launches(call(several, config, None))]
     every = [call(several, config, None) for config in (None, *configs)]
     runs = [partial(one.layers, "decode"), *every]
     decode, today, *found = (each.us for each in time_by_turns(runs, layers))
     best = min(range(len(found)), key=found.__getitem__)
-    tree = call(several, configs[best], parents(batch, window))
-    (behind,) = time_by_turns([tree], layers)
+    behind = None
+    if not args.chains:
+        tree = call(several, configs[best], parents(batch, window))
+        behind = time_by_turns([tree], layers)[0].us
     return {
         "decode": decode,
         "today": today,
         "columns": found[best],
-        "tree": behind.us,
+        "tree": behind,
         "config": configs[best],
         "all": [[*map(each.get, KNOBS), us] for each, us in zip(configs, found, strict=True)],
     }
