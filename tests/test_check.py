@@ -13,7 +13,7 @@ import triton.language as tl
 from twins import OTHERS, SPECS, analysed
 
 from kvgen import compiler
-from kvgen.checking import extremes, interpreter
+from kvgen.checking import extremes
 from kvgen.checking.check import CASES, Report, bounds, check
 from kvgen.checking.interpreter import ORDERS, ordered, rounding
 from kvgen.checking.samples import Sampler
@@ -233,35 +233,6 @@ def test_programs_in_other_orders() -> None:
     assert run_order() == forward
     with pytest.raises(ValueError, match=r"orders: \['sideways'\]"), ordered(["sideways"]):
         pass
-
-
-@triton.jit
-def _twice(x):
-    return x + x
-
-
-@triton.jit
-def _eight_times(x_ptr):
-    tl.store(x_ptr, _twice(_twice(_twice(tl.load(x_ptr)))))
-
-
-def test_the_language_is_patched_once_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from triton.runtime import interpreter as run
-
-    patch, patched = run._patch_lang, []
-    monkeypatch.setattr(run, "_patch_lang", lambda fn: patched.append(fn) or patch(fn))
-    x, load = torch.ones(1), tl.load
-    with interpreter.patched_once():
-        for wanted in (8, 64):
-            _eight_times[(1,)](x)
-            assert x.item() == wanted and tl.load is load
-        assert len(patched) == 2
-        # a launch that fails leaves nothing behind
-        with pytest.raises(run.InterpreterError):
-            _eight_times[(1,)](None)
-        assert tl.load is load
-        _eight_times[(1,)](x)
-    assert x.item() == 512 and len(patched) == 4 and tl.load is load
 
 
 def test_an_interpreter_without_such_a_place_runs_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
