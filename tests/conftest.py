@@ -67,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    _forget_the_user()
+    _keep_to_a_folder()
     # before any test module is imported: triton reads this when it is imported
     if _wants_gpu(config):
         os.environ.pop("TRITON_INTERPRET", None)
@@ -126,14 +126,20 @@ def _want_bools_for_masks() -> None:
     builder.create_masked_load, builder.create_masked_store = masked_load, masked_store
 
 
-def _forget_the_user() -> None:
-    """What whoever runs the tests has tuned, or asks of kvgen, must not reach them."""
+def _keep_to_a_folder() -> None:
+    """What whoever runs the tests has tuned, or asks of kvgen, must not reach them; what they leave
+    behind goes when they end."""
     folder = tempfile.mkdtemp(prefix="kvgen-tests-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["KVGEN_WISDOM"] = f"{folder}/wisdom"
     os.environ["KVGEN_CACHE_DIR"] = f"{folder}/cache"
     os.environ["XDG_DATA_HOME"] = f"{folder}/data"
     os.environ.pop("KVGEN_REQUIRE_TUNED", None)
+    # Hypothesis reads every module that is imported, to draw its constants, but for those that lie
+    # in a folder of this name; of generated modules there are hundreds, of thousands of lines
+    temporary = f"{folder}/tests"
+    os.mkdir(temporary)
+    os.environ["TMPDIR"] = tempfile.tempdir = temporary
 
 
 def _wants_gpu(config: pytest.Config) -> bool:
