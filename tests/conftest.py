@@ -137,9 +137,9 @@ def _keep_to_a_folder() -> None:
     os.environ.pop("KVGEN_REQUIRE_TUNED", None)
     # Hypothesis reads every module that is imported, to draw its constants, but for those that lie
     # in a folder of this name; of generated modules there are hundreds, of thousands of lines
-    temporary = f"{folder}/tests"
-    os.mkdir(temporary)
-    os.environ["TMPDIR"] = tempfile.tempdir = temporary
+    temporary = Path(folder) / "tests"
+    temporary.mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
 
 
 def _wants_gpu(config: pytest.Config) -> bool:

@@ -13,7 +13,7 @@ import triton.language as tl
 from twins import OTHERS, SPECS, analysed
 
 from kvgen import compiler
-from kvgen.checking import extremes
+from kvgen.checking import extremes, interpreter
 from kvgen.checking.check import CASES, Report, bounds, check
 from kvgen.checking.interpreter import ORDERS, ordered, rounding
 from kvgen.checking.samples import Sampler

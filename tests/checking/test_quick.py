@@ -48,7 +48,7 @@ def test_the_language_is_patched_once_a_launch(monkeypatch: pytest.MonkeyPatch) 
 
 
 # in a process of its own: here it is on from the first test to the last
-BOTH = '''
+BOTH = """
 import json
 import torch
 import triton
@@ -129,7 +129,7 @@ with rounding():
     after = run()
 print(json.dumps({"known": known, "changed": changed, "restored": restored,
                   "same": repr(before) == repr(within) == repr(after), "errors": before["errors"]}))
-'''
+"""
 
 
 def test_values_and_errors_are_the_interpreters_own(tmp_path: Path) -> None:
