@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import difflib
+import gc
 import os
 import shutil
 import sys
@@ -88,6 +89,13 @@ def pytest_runtest_setup() -> None:
     _want_bools_for_masks()
     if "triton.runtime.interpreter" in sys.modules:
         _patch_once()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What a file's tests have left is not looked at again and again while the next ones run."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_unconfigure() -> None:
