@@ -140,7 +140,7 @@ def _np_dtype(find: Any) -> Any:
     known: dict[str, Any] = {}
 
     def made(kind: Any) -> Any:
-        element = kind.element_ty if isinstance(kind, block_type) else kind
+        element: Any = kind.element_ty if isinstance(kind, block_type) else kind
         name = "pointer" if isinstance(element, pointer_type) else element.name
         if name not in known:
             known[name] = find(kind)
