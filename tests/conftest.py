@@ -137,7 +137,7 @@ def _want_bools_for_masks() -> None:
 def _keep_to_a_folder() -> None:
     """What whoever runs the tests has tuned, or asks of kvgen, must not reach them; what they leave
     behind goes when they end."""
-    folder = tempfile.mkdtemp(prefix="kvgen-tests-")
+    folder = tempfile.mkdtemp(prefix="tests-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["KVGEN_WISDOM"] = f"{folder}/wisdom"
     os.environ["KVGEN_CACHE_DIR"] = f"{folder}/cache"
