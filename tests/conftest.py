@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import difflib
+import gc
 import os
 import shutil
 import sys
@@ -67,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    _forget_the_user()
+    _keep_to_a_folder()
     # before any test module is imported: triton reads this when it is imported
     if _wants_gpu(config):
         os.environ.pop("TRITON_INTERPRET", None)
@@ -90,6 +91,13 @@ def pytest_runtest_setup() -> None:
         _patch_once()
 
 
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What a file's tests have left is not looked at again and again while the next ones run."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
 def pytest_unconfigure() -> None:
     LASTING.close()
 
@@ -97,9 +105,9 @@ def pytest_unconfigure() -> None:
 @cache
 def _patch_once() -> None:
     """Run kernels in Triton's interpreter as `kvgen check` does, without what only costs time."""
-    from kvgen.checking.interpreter import patched_once
+    from kvgen.checking.quick import quick
 
-    LASTING.enter_context(patched_once())
+    LASTING.enter_context(quick())
 
 
 def _want_bools_for_masks() -> None:
@@ -126,14 +134,20 @@ def _want_bools_for_masks() -> None:
     builder.create_masked_load, builder.create_masked_store = masked_load, masked_store
 
 
-def _forget_the_user() -> None:
-    """What whoever runs the tests has tuned, or asks of kvgen, must not reach them."""
-    folder = tempfile.mkdtemp(prefix="kvgen-tests-")
+def _keep_to_a_folder() -> None:
+    """What whoever runs the tests has tuned, or asks of kvgen, must not reach them; what they leave
+    behind goes when they end."""
+    folder = tempfile.mkdtemp(prefix="tests-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["KVGEN_WISDOM"] = f"{folder}/wisdom"
     os.environ["KVGEN_CACHE_DIR"] = f"{folder}/cache"
     os.environ["XDG_DATA_HOME"] = f"{folder}/data"
     os.environ.pop("KVGEN_REQUIRE_TUNED", None)
+    # Hypothesis reads every module that is imported, to draw its constants, but for those that lie
+    # in a folder of this name; of generated modules there are hundreds, of thousands of lines
+    temporary = Path(folder) / "tests"
+    temporary.mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
 
 
 def _wants_gpu(config: pytest.Config) -> bool:

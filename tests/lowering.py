@@ -22,6 +22,7 @@ from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler.compiler import make_backend
+from triton.runtime.jit import JITFunction
 
 from kvgen.compiler import imported
 from kvgen.kernels.registry import KERNELS
@@ -77,10 +78,28 @@ def rounded(text: str) -> list[str]:
     return [dot for dot in dots if re.search(r" : tensor<\w+xf32> \* ", dot)]
 
 
+# of a kernel's constants those that say how much there is of the same
+SIZES = ("PLACES", "BUFFER", "STAGES")
+
+
 def program(launch: Launch) -> str:
-    """What decides on a launch's program in Triton's own form. What is known of an argument beside
-    its type, such as that 16 divides it, comes in with assembly."""
-    return repr((launch.kernel, launch.function.cache_key, launch.signature, launch.constants))
+    """What decides on the lines of a launch's program in Triton's own form. What is known of an
+    argument beside its type, such as that 16 divides it, comes in with assembly."""
+    names = list(launch.signature)
+    constants = {
+        names[place]: value
+        for (place, *_), value in launch.constants.items()
+        if names[place] not in SIZES
+    }
+    return repr((launch.kernel, text(launch.function), launch.signature, constants))
+
+
+def text(function: JITFunction[Any]) -> str:
+    """A kernel with the functions that it calls; where in its module it stands says nothing."""
+    called = (function.__globals__.get(name) for name in function.fn.__code__.co_names)
+    return "".join(
+        [function.src, *(text(each) for each in called if isinstance(each, JITFunction))]
+    )
 
 
 def main() -> None:

@@ -235,35 +235,6 @@ def test_programs_in_other_orders() -> None:
         pass
 
 
-@triton.jit
-def _twice(x):
-    return x + x
-
-
-@triton.jit
-def _eight_times(x_ptr):
-    tl.store(x_ptr, _twice(_twice(_twice(tl.load(x_ptr)))))
-
-
-def test_the_language_is_patched_once_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from triton.runtime import interpreter as run
-
-    patch, patched = run._patch_lang, []
-    monkeypatch.setattr(run, "_patch_lang", lambda fn: patched.append(fn) or patch(fn))
-    x, load = torch.ones(1), tl.load
-    with interpreter.patched_once():
-        for wanted in (8, 64):
-            _eight_times[(1,)](x)
-            assert x.item() == wanted and tl.load is load
-        assert len(patched) == 2
-        # a launch that fails leaves nothing behind
-        with pytest.raises(run.InterpreterError):
-            _eight_times[(1,)](None)
-        assert tl.load is load
-        _eight_times[(1,)](x)
-    assert x.item() == 512 and len(patched) == 4 and tl.load is load
-
-
 def test_an_interpreter_without_such_a_place_runs_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     from triton.runtime import interpreter
 

@@ -281,7 +281,6 @@ def test_long_chains_compile_soon(name: str) -> None:
     start = time.process_time()
     module = written(step(*LONG[name]) + STORAGE)
     taken = time.process_time() - start
-    gc.unfreeze()
     # about 50; beside other programs a pace may be that of a moment, so there is room
     assert taken < 400 * max(before, pace())
     assert (module is None) == (name == "other-matrices")

@@ -167,7 +167,7 @@ def test_the_default_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_nothing_of_the_user_reaches_these_tests() -> None:
     here = Path(os.environ["KVGEN_WISDOM"]).parent
-    assert here.name.startswith("kvgen-tests-")
+    assert here.name.startswith("tests-")
     places = [each.root for each in Store.default().folders if each.ours] + [cache_folder()]
     assert all(here in place.parents for place in places)
 

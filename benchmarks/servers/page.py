@@ -53,8 +53,8 @@ def filled(text: str, data: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         render, *files = BLOCKS[match["name"]]
-        paths = [data / file for file in files]
-        if not all(path.is_file() for path in paths):
+        paths = [data / file for file in files if (data / file).is_file()]
+        if not paths:
             return f"{match[1]}\nNot measured yet.\n\n{match[3]}"
         figures = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         return f"{match[1]}\n{render(*figures)}\n{match[3]}"
@@ -78,7 +78,13 @@ def speed(found: Figures) -> str:
         groups.setdefault((run["about"]["model"], run["about"]["staggered"]), []).append(run)
     about = found["runs"][0]["about"]
     place = about.get("timed_at", "vLLM's front end, which ran in the same process")
-    parts = [f"Measured on {machine(about)}; time between tokens at {place}.\n"]
+    rounds = [row["rounds"] for run in found["runs"] for row in run["rows"]]
+    spread = max(worst(each) / best(each)["median_ms"] for each in rounds)
+    parts = [
+        f"Measured on {machine(about)}; time between tokens at {place}. The best of an arm's "
+        f"{max(map(len, rounds))} rounds is shown, as what else the host does can only add; the "
+        f"worst took up to {spread:.1f} times as long.\n"
+    ]
     for (model, staggered), runs in groups.items():
         runs.sort(key=lambda run: list(ARMS).index(run["arm"]))
         lengths = "of many lengths" if staggered else f"of {runs[0]['about']['prompt']} tokens"
@@ -120,15 +126,28 @@ def middle(row: Figures, key: str) -> float:
     return statistics.median(each[key] for each in row["rounds"])
 
 
+def best(rounds: Sequence[Figures]) -> Figures:
+    return min(rounds, key=lambda each: each["median_ms"])
+
+
+def worst(rounds: Sequence[Figures]) -> float:
+    return max(each["median_ms"] for each in rounds)
+
+
+def most(rounds: Sequence[Figures]) -> float:
+    return max(each["tokens_s"] for each in rounds)
+
+
 def rate(row: Figures, stock: Figures | None) -> str:
-    own = middle(row, "tokens_s")
+    own = most(row["rounds"])
     if stock is None or stock is row:
         return f"{own:,.0f}"
-    return f"{own:,.0f} ({own / middle(stock, 'tokens_s'):.2f})"
+    return f"{own:,.0f} ({own / most(stock['rounds']):.2f})"
 
 
 def between(row: Figures, stock: Figures | None) -> str:
-    return f"{middle(row, 'median_ms'):.2f} / {middle(row, 'p99_ms'):.2f}"
+    fastest = best(row["rounds"])
+    return f"{fastest['median_ms']:.2f} / {fastest['p99_ms']:.2f}"
 
 
 def linear(row: Figures, stock: Figures | None) -> str:

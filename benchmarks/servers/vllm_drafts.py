@@ -5,7 +5,8 @@
 
 Requests that fit are vLLM's own account of requests of the longest kind, with the same memory for
 all arms. Drafts are looked up in the text itself; the model's text goes round a cycle of 64 tokens,
-so that nearly all are kept.
+so that nearly all are kept. The engines that are timed start side by side and then take turns, a
+batch at a time.
 """
 
 from __future__ import annotations
@@ -15,21 +16,23 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.servers import engine, models
-from benchmarks.servers.processes import patient, side_by_side
+from benchmarks.servers.processes import all_ready, patient, side_by_side, turn
 
 DRAFTS = 3
 LONGEST = 1024
-MEMORY = 16 << 30
-BATCHES = (1, 8, 32, 64, 128)
+# for states and keys: of an engine that says what fits, and of one that is timed
+MEMORY, TIMED_MEMORY = 16 << 30, 10 << 30
+BATCHES = (1, 8, 32, 64)
 PROMPT, TOKENS, DROPPED, ROUNDS = 192, 320, 64, 3
-# seconds after which an engine does not start or a batch does not end any more
-START = 300.0
+# seconds after which an engine does not start, a batch does not end any more
+START, STUCK = 300.0, 90.0
 # how much the next token of the cycle stands out
 PEAK = 60.0
 TIMED = ("stock-float32", "kvgen-float32", "kvgen-split", "kvgen-bfloat16")
@@ -57,16 +60,15 @@ def main() -> None:
         return
     args.folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Any]] = {}
-    for kind, arms, together in (("fit", tuple(engine.ARMS), args.together), ("speed", TIMED, 1)):
+    for kind, arms in (("fit", tuple(engine.ARMS)), ("speed", TIMED)):
         if args.only not in (None, kind):
             continue
-        chosen = args.arms.split(",") if args.arms else arms
-        jobs = [f"{kind} {arm} {drafts}" for arm in chosen for drafts in (0, DRAFTS)]
+        jobs = jobs_of(kind, args.arms.split(",") if args.arms else arms)
         files = {job: args.folder / f"{job.replace(' ', '-')}.json" for job in jobs}
-        for file in files.values():
-            file.unlink(missing_ok=True)
+        for old in (*files.values(), *args.folder.glob("ready-*")):
+            old.unlink(missing_ok=True)
         commands = {file.stem: [*sys.argv, "--one", job] for job, file in files.items()}
-        side_by_side(commands, args.folder, together)
+        side_by_side(commands, args.folder, args.together if kind == "fit" else len(jobs))
         found = [file for file in files.values() if file.is_file()]
         results[kind] = [json.loads(file.read_text(encoding="utf-8")) for file in found]
     about = {"model": args.model, "drafts": DRAFTS, "longest": LONGEST, "memory_bytes": MEMORY,
@@ -75,6 +77,10 @@ def main() -> None:
     if args.json:
         text = json.dumps({"about": about, **results}, indent=1)
         args.json.write_text(text + "\n", encoding="utf-8")
+
+
+def jobs_of(kind: str, arms: Sequence[str]) -> list[str]:
+    return [f"{kind} {arm} {drafts}" for arm in arms for drafts in (0, DRAFTS)]
 
 
 def options(drafts: int) -> dict[str, Any]:
@@ -110,28 +116,33 @@ def speed(args: argparse.Namespace, arm: engine.Arm, drafts: int) -> dict[str, A
     rounds = ROUNDS if not args.tiny else 1
     # a step with drafts takes so many tokens a request
     sizes = {batch * width for batch in batches for width in {1, 1 + drafts}}
+    memory = {"kv_cache_memory_bytes": TIMED_MEMORY, "gpu_memory_utilization": 0.05}
     llm = engine.start(
         arm, models.write(args.folder, args.model, args.tiny), batches=sorted(sizes),
         tiny=args.tiny, peak=PEAK, max_num_seqs=max(batches),
         max_model_len=prompt + tokens + 1 + DRAFTS, **options(drafts),
         max_num_batched_tokens=max(2048, max(batches) * prompt),
-        **({} if args.tiny else {"gpu_memory_utilization": 0.6}),
+        **({} if args.tiny else memory),
     )  # fmt: skip
-    rows = []
+    rows: list[dict[str, Any]] = [{"batch": batch, "rounds": []} for batch in batches]
     engine.settle()
     engine.say("started")
-    for batch in batches:
-        patient(0.0 if args.tiny else START)
-        turns = []
-        for turn in range(rounds):
+    patient(0.0)
+    jobs = jobs_of("speed", args.arms.split(",") if args.arms else TIMED)
+    names = [job.replace(" ", "-") for job in jobs]
+    all_ready(args.folder, f"speed-{arm.name}-{drafts}", names)
+    for lap in range(rounds):
+        for row in rows:
+            batch = row["batch"]
             asked = [
-                (f"{turn}-{batch}-{row}", cycle(row, prompt, args), engine.greedy(tokens))
-                for row in range(batch)
+                (f"{lap}-{batch}-{at}", cycle(at, prompt, args), engine.greedy(tokens))
+                for at in range(batch)
             ]
-            found = engine.run(llm, asked)
-            turns.append(timed(found, batch, dropped))
-        rows.append({"batch": batch, "rounds": turns})
-        engine.say(str(rows[-1]))
+            with turn(args.folder):
+                patient(0.0 if args.tiny else STUCK)
+                row["rounds"].append(timed(engine.run(llm, asked), batch, dropped))
+                patient(0.0)
+            engine.say(f"batch {batch}: {row['rounds'][-1]}")
     return {"arm": arm.name, "drafts": drafts, **engine.versions(), "rows": rows}
 
 

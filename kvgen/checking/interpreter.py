@@ -1,5 +1,5 @@
-"""Triton's interpreter: whether it is on, its casts to bfloat16 made to round as GPUs do, the
-programs of a launch in other orders than one after the other, and less work for each call."""
+"""Triton's interpreter: whether it is on, its casts to bfloat16 made to round as GPUs do, and the
+programs of a launch in other orders than one after the other."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
+
+from kvgen.checking.quick import replaced
 
 # in which orders a launch's programs may run
 ORDERS = ("forward", "reversed", "shuffled")
@@ -60,22 +61,6 @@ def _release(version: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _replaced(name: str, function: Any) -> Iterator[None]:
-    """Have another function in place of the interpreter's, where it has one of this name."""
-    from triton.runtime import interpreter
-
-    own: Any = getattr(interpreter, name, None)
-    if own is None:
-        yield
-        return
-    setattr(interpreter, name, function)
-    try:
-        yield
-    finally:
-        setattr(interpreter, name, own)
-
-
-@contextmanager
 def rounding() -> Iterator[None]:
     """Let interpreted casts from float32 to bfloat16 round to nearest even, not toward zero.
 
@@ -96,40 +81,7 @@ def rounding() -> Iterator[None]:
         # rounding up must not make infinity of a nan
         return np.where(np.isnan(data), (bits >> 16) | 0x40, rounded).astype(np.uint16)
 
-    with _replaced("_convert_float", converted):
-        yield
-
-
-@contextmanager
-def patched_once() -> Iterator[None]:
-    """Let the interpreter put its functions in place of triton.language's once a launch.
-
-    It does so again for every function that a kernel calls, which takes longer than most of them,
-    and finds them in place. Does nothing where the interpreter does not say when a launch is over.
-    """
-    from triton.runtime import interpreter
-
-    patch: Any = getattr(interpreter, "_patch_lang", None)
-    # the modules whose functions see the language patched, in the order in which they came
-    seeing: list[int] = []
-
-    def patched(function: Any) -> Any:
-        module, place = id(function.__globals__), len(seeing)
-        if module in seeing:
-            return SimpleNamespace(restore=lambda: None)
-        scope = patch(function)
-        restore = getattr(scope, "restore", None)
-        if restore is not None:
-
-            def restored() -> None:
-                restore()
-                del seeing[place:]
-
-            seeing.append(module)
-            scope.restore = restored
-        return scope
-
-    with _replaced("_patch_lang", patched):
+    with replaced(interpreter, "_convert_float", lambda own: converted):
         yield
 
 
