@@ -12,13 +12,14 @@ from kvgen.kernels.rules import early_alone, fills_threads, loops, shallow, wide
 from kvgen.kernels.size import Need, Size
 from kvgen.kernels.verify import MANY
 
-# few rows want programs, many want tiles that share what a head computes once
+# few rows want programs, many want tiles that share what a head computes once; warps that go over
+# one tile compute that as often as they are
 TILING = Choice(
-    when(Tiling(of_channels(16), 64), busy=below(12)),
     # products of two float32 take registers
     when(Tiling(of_channels(32), 64), narrow=False),
-    when(Tiling(of_channels(64), 128), busy=below(48)),
-    when(Tiling(of_channels(64), 128, 2, 2)),
+    when(Tiling(of_channels(32), 128), busy=below(6)),
+    when(Tiling(of_channels(64), 128, 2, 2), busy=below(32)),
+    when(Tiling(of_channels(64), 256, 2, 2)),
 )
 
 
