@@ -45,6 +45,11 @@ from kvgen.codegen.tokens import (
 from kvgen.functions.registry import reduces
 
 PATH, LOG, REST, LASTING = (by_channel(name) for name in ("path", "log", "rest", "lasting"))
+# how columns and keys are scaled for products to bring what has decayed between them
+SCALES = {
+    channel: ", ".join(f"{name}_{part}" for part in ("lead", "tail", "up", "down"))
+    for channel, name in (("K", "key"), ("V", "value"))
+}
 
 
 def verify_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> WindowScope:
@@ -299,6 +304,8 @@ class Window:
             else:
                 lines.append(f"{log} = {self._real(f'tl.maximum({text}, -1e30)')}")
                 lines.append(f"{path} = _dot(ancestors.to(tl.float32), {log})")
+                if self._scaled(channel):
+                    lines.append(f"{SCALES[channel]} = _scales({log}, token, TOKENS)")
             if form.factored and channel == "K":
                 assert form.factored is not None
                 before = f"{path}"
@@ -333,6 +340,20 @@ class Window:
 
     def _summed(self, channel: str) -> Decay | None:
         return next((d for d in self.form.summed_decays if d.channel == channel), None)
+
+    def _scaled(self, channel: str) -> bool:
+        """Whether what decays by this channel within the window is a product of scaled vectors:
+        tokens follow one another, in a verify but of trees, and logs that are clamped are at most 0."""
+        decay = self._summed(channel)
+        return bool(channel) and decay is not None and decay.nonpositive
+
+    def _decayed(self, helper: str, first: str, second: str, channel: str) -> str:
+        """A product over tokens or channels with what decays by `channel` between its tokens."""
+        pairs = f"_pair_{helper}({first}, {second}, {LOG[channel]}, ancestors, token, TOKENS)"
+        if not self._scaled(channel):
+            return pairs
+        scaled = f"_block_{helper}({first}, {second}, {SCALES[channel]}, token, TOKENS)"
+        return scaled if self.prompt else f"{pairs} if TREE else {scaled}"
 
     # -- reads
 
@@ -587,8 +608,7 @@ class Window:
         """Scores against one write: of channels that decay, or of a side known late."""
         near = self.sides[near_node].text
         if self._summed(read.stack.near):
-            log = LOG[read.stack.near]
-            return f"_pair_scores({read.side.asked}, {near}, {log}, ancestors, token, TOKENS)"
+            return self._decayed("scores", read.side.asked, near, read.stack.near)
         score = f"_dot({read.side.asked}, tl.trans({near}))"
         return f"{score} * {read.side.number}[:, None]" if read.side.number else score
 
@@ -611,7 +631,7 @@ class Window:
                 lines.append(f"{score} = {self._weighted(self._score(read, near_node))}")
             values = self.sides[far_node].text
             if self._summed(read.far):
-                mixed = f"_pair_mix({score}, {values}, {LOG[read.far]}, ancestors, token, TOKENS)"
+                mixed = self._decayed("mix", score, values, read.far)
             else:
                 mixed = f"_dot({score}, {values})"
             if self.form.factored and read.far == "K":
