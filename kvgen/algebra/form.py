@@ -110,6 +110,12 @@ class Form:
         return tuple(d for d in self.decays if not (self.factored and d.channel == "K"))
 
     @property
+    def scaled_decays(self) -> tuple[Decay, ...]:
+        """Those of them over a channel that products of scaled vectors bring between tokens of a
+        window: as logs are clamped there, they must be at most 0."""
+        return tuple(d for d in self.summed_decays if d.channel and d.nonpositive)
+
+    @property
     def roots(self) -> list[Node]:
         """Everything a decode must compute."""
         roots = [node for write in self.writes for node in (write.w, write.d)]

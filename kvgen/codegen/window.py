@@ -44,7 +44,14 @@ from kvgen.codegen.tokens import (
 )
 from kvgen.functions.registry import reduces
 
-PATH, LOG, REST, LASTING = (by_channel(name) for name in ("path", "log", "rest", "lasting"))
+PATH, LOG, KEPT, REST, LASTING = (
+    by_channel(name) for name in ("path", "log", "since", "rest", "lasting")
+)
+# how columns and keys are scaled for products to bring what has decayed between them
+SCALES = {
+    channel: ", ".join(f"{name}_{part}" for part in ("lead", "tail", "up", "down"))
+    for channel, name in (("K", "key"), ("V", "value"))
+}
 
 
 def verify_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> WindowScope:
@@ -298,7 +305,14 @@ class Window:
                 lines.append(f"{path} = _along(ancestors, {log})")
             else:
                 lines.append(f"{log} = {self._real(f'tl.maximum({text}, -1e30)')}")
-                lines.append(f"{path} = _dot(ancestors.to(tl.float32), {log})")
+                if self._scaled(channel):
+                    lines.append(f"{SCALES[channel]} = _scales({log}, token, TOKENS)")
+                if self._in_blocks(channel):
+                    scales = f"{KEPT[channel]}, {REST[channel]}, {LASTING[channel]}"
+                    lead, tail, *_ = SCALES[channel].split(", ")
+                    lines.append(f"{scales} = _over_blocks({log}, {lead}, {tail}, token, TOKENS)")
+                else:
+                    lines.append(f"{path} = _dot(ancestors.to(tl.float32), {log})")
             if form.factored and channel == "K":
                 assert form.factored is not None
                 before = f"{path}"
@@ -333,6 +347,28 @@ class Window:
 
     def _summed(self, channel: str) -> Decay | None:
         return next((d for d in self.form.summed_decays if d.channel == channel), None)
+
+    def _scaled(self, channel: str) -> bool:
+        """Whether products of scaled vectors bring what decays by this channel within the window,
+        where its tokens follow one another."""
+        return any(decay.channel == channel for decay in self.form.scaled_decays)
+
+    def _in_blocks(self, channel: str) -> bool:
+        """Whether that is also what scales columns that read the state, and keys that go there."""
+        return self.prompt and self._scaled(channel)
+
+    def _since_start(self, channel: str) -> str:
+        """What has decayed in the window before each token, for every channel."""
+        return KEPT[channel] if self._in_blocks(channel) else f"tl.exp({PATH[channel]})"
+
+    def _decayed(self, helper: str, first: str, second: str, channel: str) -> str:
+        """A product over tokens or channels with what decays by `channel` between its tokens."""
+        pairs = f"_pair_{helper}({first}, {second}, {LOG[channel]}, ancestors, token, TOKENS)"
+        if not self._scaled(channel):
+            return pairs
+        scaled = f"_block_{helper}({first}, {second}, {SCALES[channel]}, token, TOKENS)"
+        # along the paths of a tree there is no one sum that the others are parts of
+        return scaled if self.prompt else f"{pairs} if TREE else {scaled}"
 
     # -- reads
 
@@ -380,7 +416,8 @@ class Window:
             return Column(name, name, number)
         plain = self._named(self.token.clean(node), "T" + near, "column", level)
         if self._summed(near):
-            return Column(self._name(f"{plain} * tl.exp({PATH[near]})", "column", level), plain)
+            text = f"{plain} * {self._since_start(near)}"
+            return Column(self._name(text, "column", level), plain)
         if near == "K" and self.form.factored:
             plain = self._name(f"{plain} * {buffer.kept[near]}", "column", level)
         return Column(plain, plain)
@@ -456,7 +493,7 @@ class Window:
         if number:
             scales = [f"({number} * tl.exp(path))[:, None]" if scales else f"{number}[:, None]"]
         if self._summed(far):
-            scales.append(f"tl.exp({PATH[far]})")
+            scales.append(self._since_start(far))
         if self.form.factored and far == "K":
             scales.append(buffer.kept["K"])
         wanted = (self.form.graph.names.get(node) or "read") + "_base"
@@ -587,8 +624,7 @@ class Window:
         """Scores against one write: of channels that decay, or of a side known late."""
         near = self.sides[near_node].text
         if self._summed(read.stack.near):
-            log = LOG[read.stack.near]
-            return f"_pair_scores({read.side.asked}, {near}, {log}, ancestors, token, TOKENS)"
+            return self._decayed("scores", read.side.asked, near, read.stack.near)
         score = f"_dot({read.side.asked}, tl.trans({near}))"
         return f"{score} * {read.side.number}[:, None]" if read.side.number else score
 
@@ -611,7 +647,7 @@ class Window:
                 lines.append(f"{score} = {self._weighted(self._score(read, near_node))}")
             values = self.sides[far_node].text
             if self._summed(read.far):
-                mixed = f"_pair_mix({score}, {values}, {LOG[read.far]}, ancestors, token, TOKENS)"
+                mixed = self._decayed("mix", score, values, read.far)
             else:
                 mixed = f"_dot({score}, {values})"
             if self.form.factored and read.far == "K":
@@ -673,12 +709,14 @@ class Window:
             if not channel:
                 lines.append(f"real_log = tl.where(real_token, {log}, 0.0)")
                 log = "real_log"
-            lines.append(f"{lasting} = tl.exp(tl.sum({log}, 0))")
+            blocks = self._in_blocks(channel)
+            if not blocks:
+                lines.append(f"{lasting} = tl.exp(tl.sum({log}, 0))")
             if raised:
                 continue
-            if channel:
+            if channel and not blocks:
                 lines.append(f"{rest} = tl.exp(_dot(later.to(tl.float32), {log}))")
-            else:
+            elif not channel:
                 lines.append(f"{rest} = tl.exp(_along(later, {log}))")
             scaled = {"": lasting, "K": f"{lasting}[:, None]", "V": f"{lasting}[None, :]"}[channel]
             lines.append(f"state = state * {scaled}")

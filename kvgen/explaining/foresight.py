@@ -38,7 +38,7 @@ def _windows(d: Derivation) -> Iterator[Diagnostic]:
     if not (prompt.steep or slow):
         return
     each = [("of a prompt", prompt)] if prompt.steep else []
-    each += [(f"of {work.tokens} verified together", work) for work in slow]
+    each += [(f"of {pace.together(d.form, work)}", work) for work in slow]
     (which, first), *others = each
     more = "".join(f", {name} {pace.said(work)}" for name, work in others)
     worst = max((work for _, work in each), key=lambda work: work.ratio)

@@ -26,6 +26,15 @@ def drafts(d: Derivation, most: int) -> list[Work]:
     ]
 
 
+def together(form: Form, work: Work) -> str:
+    """Drafts that are verified, of which a chain may take less than a tree."""
+    return f"{work.tokens} verified together{as_tree(form)}"
+
+
+def as_tree(form: Form) -> str:
+    return " as a tree" if form.scaled_decays else ""
+
+
 def said(work: Work) -> str:
     """As in `3.8 times`."""
     return f"{work.ratio:.1f} times"
@@ -34,7 +43,8 @@ def said(work: Work) -> str:
 def sentence(d: Derivation, most: int) -> str:
     """For `kvgen explain`."""
     of_prompt, of_drafts = prompt(d), drafts(d, most)
-    several = (f"{said(work)} where {work.tokens} are verified together" for work in of_drafts)
+    way = f"verified together{as_tree(d.form)}"
+    several = (f"{said(work)} where {work.tokens} are {way}" for work in of_drafts)
     text = (
         f"A token of a prompt takes {count(round(of_prompt.total))} operations in a layer, "
         f"{said(of_prompt)} the plain recurrence's {count(of_prompt.plain)}; a draft "

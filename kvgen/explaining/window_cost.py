@@ -2,8 +2,9 @@
 
 They follow what `window.py` writes: T tokens' columns through the state, the products of every
 token's columns with every token's writes, how the writes are found, and a prompt's update of the
-state. A multiply-add is two, an exponential one; gates, norms and what has no channels are left
-out. Of a tile of values the key side is computed once more for each of a head's tiles.
+state. Drafts are those of a tree: where a decay by channel never grows, a chain's take less, as a
+prompt's do. A multiply-add is two, an exponential one; gates, norms and what has no channels are
+left out. Of a tile of values the key side is computed once more for each of a head's tiles.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from kvgen.kernels.verify import VERIFY
 # kimi_delta_attention, at 3.8, take fourteen times as long on an H200 as those of gated_deltanet,
 # at 1.2, and those of mlstm, at 2.5, three times as long
 STEEP = 2.5
+# tokens of a block whose decays by channel are taken from its middle
+BLOCK = 8
 # rows whose rule of thumb for a verify is looked at
 BATCH = 64
 
@@ -91,6 +94,9 @@ class _Count:
         self.sizes = dict(form.spec.sizes)
         self.solved: Solve = solve(form)
         self.decayed = {decay.channel for decay in form.summed_decays}
+        self.scaled = {decay.channel for decay in form.scaled_decays} if prompt else set[str]()
+        # products of a prompt's tokens with such a decay: within blocks, and between two
+        self.products = 2.0 if tokens > BLOCK else 1.0
         tile = min(chosen["TILE"], form.spec.size("V"))
         # a verify goes over several tiles in one program
         each = tile * (1 if prompt else chosen["TILES"])
@@ -126,9 +132,11 @@ class _Count:
         return total
 
     def _pair(self, channel: str) -> float:
-        """Products of all tokens with all, over a channel's elements: where these decay, each pair
-        has a sum of logs and an exponential for every one of them."""
+        """Products of all tokens with all, over a channel's elements: where these decay, both sides
+        are scaled, or each pair has a sum of logs and an exponential for every one of them."""
         tokens, width = self.tokens, self._channels(channel)
+        if channel in self.scaled:
+            return self.products * (2.0 * tokens**2 + 2.0 * tokens) * width
         if channel not in self.decayed:
             return 2.0 * tokens**2 * width
         return 2.0 * tokens**3 * width + 5.0 * tokens**2 * width
@@ -161,7 +169,9 @@ class _Count:
             squares = max(0, (self.tokens - 1).bit_length() - 1)
             solving += self.programs * 4.0 * squares * self.tokens**3
             solving += 2.0 * self.tokens**2 * self.sizes["V"]
-        once += sum(2.0 * self.tokens**2 * self._channels(c) for c in self.decayed if c)
+        # sums of logs along the tokens: what scales either side within blocks and between them
+        times = {c: 4.0 if c in self.scaled else 1.0 for c in self.decayed if c}
+        once += sum(2.0 * n * self.tokens**2 * self._channels(c) for c, n in times.items())
         return once, solving
 
     def _carried(self) -> float:
@@ -179,5 +189,6 @@ class _Count:
         form, tokens = self.form, self.tokens
         matrix = self.sizes["K"] * self.sizes["V"]
         total = len(form.decays) * matrix + 2.0 * tokens * len(form.writes) * matrix
-        later = sum(self._channels(decay.channel) for decay in form.decays if decay.channel)
+        by_pairs = (d.channel for d in form.decays if d.channel and d.channel not in self.scaled)
+        later = sum(map(self._channels, by_pairs))
         return total + 2.0 * tokens**2 * later

@@ -17,7 +17,12 @@ from kvgen.kernels.size import Need, Size
 # rows of a prompt: the one batch at which it is tuned
 PROMPT_ROWS = 8
 
-TILING = Choice(when(Tiling(Tile(8192), 64, stages=3)))
+TILING = Choice(
+    # scaling what decays by channel is worth sharing by many values, if a state in parts of 16 bits
+    # leaves other GPUs than a server's the shared memory for that
+    when(Tiling(Tile(16384), 64, stages=2), scaled=True, narrow=True, partial=False),
+    when(Tiling(Tile(8192), 64, stages=3)),
+)
 
 
 class Extend(Kernel):

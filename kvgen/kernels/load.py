@@ -51,6 +51,11 @@ class Load:
         return bool(self.form.decay("K"))
 
     @property
+    def scaled(self) -> bool:
+        """Whether a prompt scales its columns and keys by what decays channel by channel."""
+        return bool(self.form.scaled_decays)
+
+    @property
     def carried(self) -> bool:
         """Whether vectors are carried from token to token beside the state."""
         return any(carry.axes.channels for carry in self.form.carries)
@@ -104,6 +109,7 @@ class Load:
             "narrow_records": storage.records.narrow,
             "turned": self.turned,
             "channels": self.channels,
+            "scaled": self.scaled,
             "carried": self.carried,
             "whole_v": self.form.whole_v,
             "crowded": self.crowded,
