@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -83,6 +84,11 @@ def works(what: str, run: Run) -> bool:
 
 
 def prompt(path: Path, shape: tuple[int, int], tried: str = "") -> Run:
+    if tried:
+        # a module of its own, as what it runs with is looked up when it is called
+        text = path.read_text(encoding="utf-8")
+        path = Path(mkdtemp()) / path.name
+        path.write_text(f"{text}\n# {tried}\n", encoding="utf-8")
     module = compiler.imported(path)
     if tried:
         tile, stages, warps = map(int, tried.split(","))

@@ -1,0 +1,29 @@
+"""docs/performance-windows.md, which is written by hand, says what the figures in docs/data say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = DOCS / "performance-windows.md"
+pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="the pages are in the repository only")
+
+
+def figures(name: str) -> list[dict[str, object]]:
+    return json.loads((DOCS / "data" / name).read_text(encoding="utf-8"))["rows"]
+
+
+def test_drafts_as_columns() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for row in figures("h200-chunks.json"):
+        cells = " | ".join(f"{row[name]:.2f}" for name in ("decode", "today", "columns"))
+        assert f"| {row['batch']} | {cells} |" in text
+
+
+def test_prompts() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for row in figures("h200-prompts.json"):
+        assert f"{row['us']:,.0f} ± {row['spread']:.0f}" in text, row
