@@ -16,6 +16,7 @@ from kvgen.kernels.verify import MANY
 # one tile compute that as often as they are
 TILING = Choice(
     # products of two float32 take registers
+    when(Tiling(of_channels(16), 64), narrow=False, busy=below(12)),
     when(Tiling(of_channels(32), 64), narrow=False),
     when(Tiling(of_channels(32), 128), busy=below(6)),
     when(Tiling(of_channels(64), 128, 2, 2), busy=below(32)),
