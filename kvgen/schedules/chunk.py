@@ -19,12 +19,12 @@ from kvgen.algebra.records import Records, Stored
 from kvgen.algebra.solving import solve
 from kvgen.codegen.kernels import Shapes, local
 from kvgen.codegen.operands import component, times_input
-from kvgen.codegen.scopes import strays_from
 from kvgen.functions.exp import EXP
 from kvgen.functions.registry import reduces
 from kvgen.ir.build import Builder
 from kvgen.ir.values import Helper, Kernel, Value
-from kvgen.schedules.loads import Lanes, RecordLoads, TokenLoads
+from kvgen.schedules.buffered import Buffered
+from kvgen.schedules.loads import Lanes, TokenLoads
 from kvgen.schedules.lowering import Lowering
 
 # products with 16 bits of a float32 are as good where the state is read in 16 bits
@@ -68,14 +68,12 @@ class _Chunk:
         self.factors = solved.factors or {}
         sides = [write.d for write in form.writes]
         self.unknown = sides.index(solved.unknown[0]) if self.factors else None
-        # what keys and values make of zeros, where no record is held, may not be 0
-        pairs = zip(form.keys, sides, strict=True)
-        self.strays = [strays_from(pair, self._recorded) for pair in pairs]
+        self.buffer = Buffered(self.token, form, records, lanes)
 
     def kernel(self) -> Kernel:
         build = self.build
         early = self._early(self._cached)
-        self._buffer()
+        self.buffer.load()
         with build.when("PDL"):
             # what is read in front of this only the cache itself writes
             build.do("tl.extra.cuda.gdc_wait")
@@ -89,65 +87,6 @@ class _Chunk:
         with build.loop("step", "TILES", "STAGES") as step:
             self._tile(step, early)
         return build.kernel()
-
-    # -- the buffer
-
-    def _buffer(self) -> None:
-        """The keys that are recorded, and what has decayed since."""
-        build, form, lanes = self.build, self.form, self.lanes
-        self.buffered = self._at(lanes.place, lanes.held, "s")
-        self.kept = self.weight = None
-        for decay in form.decays:
-            newer = self._at(build.given("after", "P"), build.given("newer", "P", "bool"), "_newer")
-            first = self._at(None, build.given("oldest", type="bool"), "_first")
-            log, own = self._held(newer, decay.log), self._held(first, decay.log)
-            since = build.scan(log, "P", "since", "what has decayed since each place")
-            oldest = build.binary("eq", lanes.place, build.number(0))
-            total = build.sum(build.where(oldest, since, 0.0), "P", "total")
-            self.kept = build.function(EXP, build.add(total, own), name="kept")
-            self.weight = build.function(EXP, since, name="weight")
-        self.keys = [
-            self._key(key, stray) for key, stray in zip(form.keys, self.strays, strict=True)
-        ]
-
-    def _at(self, place: Value | None, held: Value, suffix: str) -> Lowering:
-        return self.token.beside(self._records(place, held), suffix)
-
-    def _records(self, place: Value | None, held: Value) -> RecordLoads:
-        return RecordLoads(self.build, self.lanes, self.records, place, held)
-
-    def _recorded(self, node: Node) -> bool:
-        return any(stored.node is node for stored in self.records.stored)
-
-    def _held(self, places: Lowering, log: Node) -> Value:
-        """A log decay, 0 where no record is held: a load has put 0 there already."""
-        value, loads = places.value(log), places.loads
-        assert isinstance(loads, RecordLoads)
-        return value if loads.has(log) else self.build.where(loads.held, value, 0.0)
-
-    def _key(self, node: Node, stray: bool) -> tuple[Value, Value | None]:
-        """A write's key at all places, and what its scores are still to be times."""
-        build, lanes = self.build, self.lanes
-        loads = self._records(lanes.place, lanes.held)
-        stored, found = loads.by_node, times_input(self.form, node)
-        if node not in stored and found and found[0] in stored:
-            raw, scale = found
-            number = None if scale.is_number(1.0) else self.buffered.value(scale)
-            if stray:
-                number = build.where(lanes.held, number or build.number(1.0), 0.0)
-            return loads.stored(stored[raw], f"{self._name(raw, component(raw))}s"), number
-        if node in stored and not stray:
-            return loads.stored(stored[node], f"{self._name(node, 'key')}s"), None
-        value = self.buffered.clean(node)
-        spread = stray or value.axes != "PK"
-        return (build.where(lanes.held, value, 0.0) if spread else value), None
-
-    def _values(self, node: Node, stray: bool) -> Value:
-        """A write's values at all places, for a tile, where they are derived from records."""
-        lanes = self.lanes
-        value = self.buffered.value(node)
-        spread = stray or value.axes != "VP"
-        return self.build.where(lanes.held, value, 0.0) if spread else value
 
     # -- what is the same for all tiles
 
@@ -247,16 +186,16 @@ class _Chunk:
             vector = self.vectors[column]
             called = vector.called
             lead = self._times(vector.number, path, name=f"{called}_lead")
-            self.lead[column] = self._times(lead, self.kept, name=f"{called}_kept")
+            self.lead[column] = self._times(lead, self.buffer.kept, name=f"{called}_kept")
             for index, key in enumerate(form.keys):
                 near = self.vectors[key]
                 number = near.number and build.along(near.number, "S")
                 score = build.times(self._product(near, vector), number, vector.number, weights)
                 name = f"{called}_scores"
                 self.scores[column, index] = build.where(self.ancestors, score, 0.0, name)
-                keys, scale = self.keys[index]
+                keys, scale = self.buffer.keys[index]
                 score = build.dot(keys, vector.columns, self.product, name=f"{called}_by_held")
-                held = self._times(self.weight, scale)
+                held = self._times(self.buffer.weight, scale)
                 score = build.times(score, held, lead, name=f"{called}_held_scores")
                 self.buffer_scores[column, index] = score
 
@@ -294,19 +233,7 @@ class _Chunk:
 
     def _cached(self) -> list[Value]:
         """What a tile needs of the cache: the state, and values as they are recorded."""
-        loads = self._records(self.lanes.place, self.lanes.held)
-        return [
-            self._state(),
-            *(
-                loads.stored(loads.by_node[node], f"{self._name(node, 'write')}s")
-                for node in self._as_recorded()
-            ),
-        ]
-
-    def _as_recorded(self) -> list[Node]:
-        """The sides of writes that a tile takes from its records as they lie there."""
-        pairs = zip(self.form.writes, self.strays, strict=True)
-        return [write.d for write, stray in pairs if self._recorded(write.d) and not stray]
+        return [self._state(), *map(self.buffer.as_recorded, self.buffer.whole)]
 
     def _inputs(self) -> list[Value]:
         """What a tile needs of the tokens."""
@@ -330,14 +257,14 @@ class _Chunk:
             late = [*self._cached(), *self._inputs()]
         pairs = zip(early, late, strict=True)
         state, *loaded = (build.either("EARLY", *pair) for pair in pairs)
-        recorded = dict(zip(self._as_recorded(), loaded, strict=False))
+        recorded = dict(zip(self.buffer.whole, loaded, strict=False))
         given = loaded[len(recorded) :]
         for node, value in zip(self._values_given(), given, strict=True):
             name = self._name(node, component(node))
             self.token.known[node] = build.cast(value, "float", name)
         values = [
-            recorded[write.d] if write.d in recorded else self._values(write.d, stray)
-            for write, stray in zip(form.writes, self.strays, strict=True)
+            recorded[write.d] if write.d in recorded else self.buffer.values(index)
+            for index, write in enumerate(form.writes)
         ]
         base: dict[Node, Value] = {}
         for read in form.reads:

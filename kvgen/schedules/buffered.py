@@ -1,0 +1,106 @@
+"""What a cache's buffer holds, at all its places: keys, values, and what has decayed since."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.graph import Node
+from kvgen.algebra.records import Records
+from kvgen.codegen.operands import component, times_input
+from kvgen.codegen.scopes import strays_from
+from kvgen.functions.exp import EXP
+from kvgen.ir.values import Value
+from kvgen.schedules.loads import Lanes, RecordLoads
+from kvgen.schedules.lowering import Lowering
+
+
+class Buffered:
+    """token: how a token's own values are computed, and what they are called.
+
+    kept: what is left of the state after all records, weight: of each record, None where nothing
+    decays. keys: of each write, at all places, and what their scores are still to be times. whole:
+    the sides of writes that a tile takes from records as they lie there.
+    """
+
+    kept: Value | None = None
+    weight: Value | None = None
+    keys: list[tuple[Value, Value | None]]
+
+    def __init__(self, token: Lowering, form: Form, records: Records, lanes: Lanes) -> None:
+        self.build, self.token, self.form = token.build, token, form
+        self.records, self.lanes = records, lanes
+        # what keys and values make of zeros, where no record is held, may not be 0
+        sides = [write.d for write in form.writes]
+        pairs = list(zip(form.keys, sides, strict=True))
+        self.strays = [strays_from(pair, self._recorded) for pair in pairs]
+        self.whole = [
+            d
+            for d, stray in zip(sides, self.strays, strict=True)
+            if self._recorded(d) and not stray
+        ]
+
+    def load(self) -> None:
+        """The keys that are recorded, and what has decayed since."""
+        build, lanes = self.build, self.lanes
+        for decay in self.form.decays:
+            newer = self._at(build.given("after", "P"), build.given("newer", "P", "bool"), "_newer")
+            first = self._at(None, build.given("oldest", type="bool"), "_first")
+            log, own = self._held(newer, decay.log), self._held(first, decay.log)
+            since = build.scan(log, "P", "since", "what has decayed since each place")
+            oldest = build.binary("eq", lanes.place, build.number(0))
+            total = build.sum(build.where(oldest, since, 0.0), "P", "total")
+            self.kept = build.function(EXP, build.add(total, own), name="kept")
+            self.weight = build.function(EXP, since, name="weight")
+        pairs = zip(self.form.keys, self.strays, strict=True)
+        self.keys = [self._key(key, stray) for key, stray in pairs]
+
+    def as_recorded(self, node: Node) -> Value:
+        """A write's values at all places, for a tile, as they lie there."""
+        loads = self._records(self.lanes.place, self.lanes.held)
+        return loads.stored(loads.by_node[node], f"{self._name(node, 'write')}s")
+
+    def values(self, index: int) -> Value:
+        """A write's values at all places, for a tile, where they are derived from records."""
+        value = self.buffered.value(self.form.writes[index].d)
+        spread = self.strays[index] or value.axes != "VP"
+        return self.build.where(self.lanes.held, value, 0.0) if spread else value
+
+    @cached_property
+    def buffered(self) -> Lowering:
+        return self._at(self.lanes.place, self.lanes.held, "s")
+
+    def _at(self, place: Value | None, held: Value, suffix: str) -> Lowering:
+        return self.token.beside(self._records(place, held), suffix)
+
+    def _records(self, place: Value | None, held: Value) -> RecordLoads:
+        return RecordLoads(self.build, self.lanes, self.records, place, held)
+
+    def _recorded(self, node: Node) -> bool:
+        return any(stored.node is node for stored in self.records.stored)
+
+    def _held(self, places: Lowering, log: Node) -> Value:
+        """A log decay, 0 where no record is held: a load has put 0 there already."""
+        value, loads = places.value(log), places.loads
+        assert isinstance(loads, RecordLoads)
+        return value if loads.has(log) else self.build.where(loads.held, value, 0.0)
+
+    def _key(self, node: Node, stray: bool) -> tuple[Value, Value | None]:
+        """A write's key at all places, and what its scores are still to be times."""
+        build, lanes = self.build, self.lanes
+        loads = self._records(lanes.place, lanes.held)
+        stored, found = loads.by_node, times_input(self.form, node)
+        if node not in stored and found and found[0] in stored:
+            raw, scale = found
+            number = None if scale.is_number(1.0) else self.buffered.value(scale)
+            if stray:
+                number = build.where(lanes.held, number or build.number(1.0), 0.0)
+            return loads.stored(stored[raw], f"{self._name(raw, component(raw))}s"), number
+        if node in stored and not stray:
+            return loads.stored(stored[node], f"{self._name(node, 'key')}s"), None
+        value = self.buffered.clean(node)
+        spread = stray or value.axes != "PK"
+        return (build.where(lanes.held, value, 0.0) if spread else value), None
+
+    def _name(self, node: Node, otherwise: str) -> str:
+        return self.token.names.get(node, otherwise)
