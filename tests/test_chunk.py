@@ -17,7 +17,7 @@ from kvgen import compiler
 from kvgen.algebra.chunk import chunks
 from kvgen.checking.checker import EXACT
 from kvgen.checking.samples import packed, padded, plain
-from kvgen.checking.twin import Twin, bits, worst
+from kvgen.checking.twin import Made, Twin, bits, worst
 from kvgen.checking.windows import Server, Verify, accepted, tree
 from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.registry import kernels_of
@@ -183,6 +183,48 @@ def test_keys_that_are_alike(name: str, noise: float) -> None:
         error = alike.run(model, 48, noise, 1.0, window)["S"]
         most = 10 * max(alone, 1e-6)
         assert error <= (min(most, EXACT) if alone <= EXACT else most), (window, error, alone)
+
+
+# inputs as vectors of one tensor, and nothing over V that tokens bring
+INPUTS = {
+    "vectors_of_one_tensor": """
+sizes: {H: 1, HV: 2, K: 16, V: 16, N: 3}
+inputs:
+  x: [N, H, K]
+  v: [HV, V]
+  b: [N, HV]
+params:
+  scale: [N]
+state:
+  S: [HV, K, V]
+step: |
+  k = l2norm(x[1])
+  S = sigmoid(b[0]) * S
+  S = S + outer(k, sigmoid(b[2]) * (scale[1] * v - k @ S))
+  o = (l2norm(x[0]) + x[2]) @ S""",
+    "values_of_no_token": """
+sizes: {H: 1, HV: 2, K: 16, V: 16}
+inputs:
+  q: [H, K]
+  k: [H, K]
+  a: [HV]
+params:
+  z: [HV, V]
+state:
+  S: [HV, K, V]
+step: |
+  S = sigmoid(a) * S + outer(k, a * z)
+  o = q @ S""",
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_other_inputs(name: str) -> None:
+    analysis = compiler.analyse(f"kvgen: 1\nname: {name}{INPUTS[name]}\n")
+    assert chunks(analysis.form)
+    model = Made(analysis, compiler.built(analysis))
+    pair = Twin(model, "cpu", slots=6, layers=2, buffer=20, window=16, seed=5)
+    serve(pair, Server(pair, random.Random(name), windows=range(5, 17)), steps=6)
 
 
 # which of the two runs ----------------------------------------------------------------------------

@@ -147,6 +147,11 @@ def test_what_nothing_looks_at_is_dropped() -> None:
     small.build.mul(small.build.given("lonely"), small.build.number(2))
     assert not dead.without_dead(small.build.kernel()).body.statements
     assert not dead.without_dead(small.build.kernel()).given
+    # and what it alone stood in, for a block of no lines is none
+    small = Small()
+    with small.build.when("EARLY"):
+        small.build.mul(small.build.given("lonely"), small.build.number(2))
+    assert not dead.without_dead(small.build.kernel()).body.statements
 
 
 def test_slow_numbers_of_tokens_are_kept_where_their_chain_ends() -> None:

@@ -112,7 +112,9 @@ class TokenLoads:
             index = self._index(axis, node)
             if position < len(axes) - 1:
                 stride = build.given(f"{called}_{stride_name(axis)}", type="long")
-                index = build.mul(build.cast(index, "long"), stride)
+                # a number is as wide as what it is multiplied with
+                wide = index if index.op == "number" else build.cast(index, "long")
+                index = build.mul(wide, stride)
             offsets.append(index)
         total = offsets[0] if offsets else build.number(0)
         for offset in offsets[1:]:

@@ -25,7 +25,9 @@ def _kept(block: Block, needed: set[Value]) -> Block:
             case Let(value) if value not in needed:
                 pass
             case Loop() | When():
-                kept.append(replace(statement, body=_kept(statement.body, needed)))
+                # without anything in it there is none of it
+                if body := _kept(statement.body, needed).statements:
+                    kept.append(replace(statement, body=Block(body)))
             case _:
                 kept.append(statement)
     return Block(tuple(kept))
