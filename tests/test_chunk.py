@@ -185,7 +185,8 @@ def test_keys_that_are_alike(name: str, noise: float) -> None:
         assert error <= (min(most, EXACT) if alone <= EXACT else most), (window, error, alone)
 
 
-# inputs as vectors of one tensor, and nothing over V that tokens bring
+# inputs as vectors of one tensor, nothing over V that tokens bring, and keys that are an input
+# times the same number at all places
 INPUTS = {
     "vectors_of_one_tensor": """
 sizes: {H: 1, HV: 2, K: 16, V: 16, N: 3}
@@ -215,16 +216,45 @@ state:
 step: |
   S = sigmoid(a) * S + outer(k, a * z)
   o = q @ S""",
+    "keys_times_a_constant": """
+sizes: {H: 1, HV: 2, K: 16, V: 16}
+inputs:
+  q: [H, K]
+  k: [H, K]
+  v: [HV, V]
+  a: [HV]
+state:
+  S: [HV, K, V]
+storage: {records: input}
+step: |
+  S = sigmoid(a) * S - outer(-k, v) * exp(a)
+  o = q @ S""",
+    "keys_times_a_parameter": """
+sizes: {H: 1, HV: 2, K: 16, V: 16}
+inputs:
+  q: [H, K]
+  k: [H, K]
+  v: [HV, V]
+params:
+  w: [HV]
+state:
+  S: [HV, K, V]
+storage: {records: input}
+step: |
+  S = 0.5 * S + outer(w * k, v * v)
+  o = q @ S""",
 }
 
 
+@pytest.mark.parametrize("kernel", ["chunk", "verify"])
 @pytest.mark.parametrize("name", INPUTS)
-def test_other_inputs(name: str) -> None:
+def test_other_inputs(name: str, kernel: str) -> None:
     analysis = compiler.analyse(f"kvgen: 1\nname: {name}{INPUTS[name]}\n")
     assert chunks(analysis.form)
     model = Made(analysis, compiler.built(analysis))
     pair = Twin(model, "cpu", slots=6, layers=2, buffer=20, window=16, seed=5)
-    serve(pair, Server(pair, random.Random(name), windows=range(5, 17)), steps=6)
+    with running(pair, kernel):
+        serve(pair, Server(pair, random.Random(name), windows=range(2, 17, 2)), steps=6)
 
 
 # which of the two runs ----------------------------------------------------------------------------

@@ -201,7 +201,8 @@ def sides_at_places(
             buffer.unit.append(f"{name} = {as_given(load)}")
             buffer.keys.append(name)
             number = emit_number(held, scale, buffer.unit)
-            if number and stray:
+            # one number for all places is spread over them as well
+            if number and (stray or "P" not in number.dims):
                 number = Text(f"tl.where(held, {number.text}, 0.0)", ATOM, number.dims)
             buffer.scales.append(number.inside(ATOM) if number else None)
             continue
