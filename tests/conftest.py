@@ -191,6 +191,24 @@ def rounded() -> Iterator[None]:
 
 
 @pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[str]]:
+    """The names of the kernels that a twin's module launches from here on."""
+
+    def listen(pair: Any) -> list[str]:
+        names: list[str] = []
+        launch = pair.module.launch
+
+        def heard(cache: Any, kernel: str, *args: Any, **options: Any) -> None:
+            names.append(kernel)
+            launch(cache, kernel, *args, **options)
+
+        monkeypatch.setattr(pair.module, "launch", heard)
+        return names
+
+    return listen
+
+
+@pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Benchmarks in the interpreter: a graph runs once, when it is captured; every time is
     3 ms."""

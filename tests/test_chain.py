@@ -141,24 +141,6 @@ CHAINS = [
 ]
 
 
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Twin], list[str]]:
-    """The names of the kernels that a twin's module launches from here on."""
-
-    def listen(pair: Twin) -> list[str]:
-        names: list[str] = []
-        launch = pair.module.launch
-
-        def heard(cache: Any, kernel: str, *args: Any, **options: Any) -> None:
-            names.append(kernel)
-            launch(cache, kernel, *args, **options)
-
-        monkeypatch.setattr(pair.module, "launch", heard)
-        return names
-
-    return listen
-
-
 def test_which_windows_are_chains(launched: Callable[[Twin], list[str]]) -> None:
     pair = twin("gated_deltanet", buffer=8, window=5)
     pair.admit([1, 2])

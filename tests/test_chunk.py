@@ -260,24 +260,6 @@ def test_other_inputs(name: str, kernel: str) -> None:
 # which of the two runs ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Twin], list[str]]:
-    """The names of a twin's kernels as they are launched."""
-
-    def listen(pair: Twin) -> list[str]:
-        names: list[str] = []
-        launch = pair.module.launch
-
-        def heard(cache: Any, kernel: str, *args: Any, **options: Any) -> None:
-            names.append(kernel)
-            launch(cache, kernel, *args, **options)
-
-        monkeypatch.setattr(pair.module, "launch", heard)
-        return names
-
-    return listen
-
-
 def test_windows_that_are_no_short_chains(launched: Callable[[Twin], list[str]]) -> None:
     pair = wide(MODULE, layers=1)
     pair.admit([1, 2])
