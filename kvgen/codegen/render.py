@@ -6,7 +6,7 @@ import hashlib
 import re
 import struct
 import textwrap
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Protocol
@@ -50,6 +50,8 @@ from kvgen.formats.state import Tile
 from kvgen.functions.registry import torch_helpers, triton_helpers
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
+# tokens of a prompt that are prepared together
+BLOCK = 64
 # the templates that call the runtime
 SPOKEN = ("calls.py.jinja", "table.py.jinja")
 
@@ -81,6 +83,17 @@ class CacheTensor:
         return f"{self.local}_slot", f"{self.local}_layer"
 
 
+class Prepared(Protocol):
+    """What one kernel leaves for another of a block."""
+
+    @property
+    def numbers(self) -> Sequence[object]: ...
+    @property
+    def matrices(self) -> Sequence[object]: ...
+    @property
+    def vectors(self) -> Sequence[object]: ...
+
+
 class Scheduled(Protocol):
     """A kernel's own lines, as a schedule gives them: and the functions that they call, of the
     module and of the language."""
@@ -91,6 +104,8 @@ class Scheduled(Protocol):
     def helpers(self) -> Collection[str]: ...
     @property
     def functions(self) -> Collection[str]: ...
+    @property
+    def prepared(self) -> Prepared | None: ...
 
 
 @dataclass(frozen=True)
@@ -163,8 +178,21 @@ def render(
 def _scheduled(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) -> dict[str, Any]:
     """Kernels that schedules lay out, as far as the module has them."""
     chunk = scheduled.get("chunk") if context["has_verify"] else None
-    more = set(chunk.functions) if chunk else set()
-    return {"chunk": chunk, "helpers": context["helpers"] | more}
+    prepare, scan = (
+        scheduled.get(each) if context["has_extend"] else None for each in ("prepare", "scan")
+    )
+    there = [each for each in (chunk, prepare, scan) if each]
+    return {
+        "chunk": chunk,
+        "prepare": prepare,
+        "scan": scan,
+        "scan_has_groups": scan and _has_groups("\n".join(scan.lines), context["step_tensors"])
+        or _has_groups(_lines(context["fold"]), []),
+        "block": BLOCK,
+        "prepared_sizes": scan and _prepared_sizes(scan.prepared, context["shapes"]),
+        "scheduled_helpers": {name for each in there for name in each.helpers},
+        "helpers": context["helpers"].union(*(each.functions for each in there)),
+    }
 
 
 def _spaced(text: str) -> str:
@@ -299,6 +327,9 @@ def _signatures(context: dict[str, Any]) -> dict[str, Signature]:
         found["chunk"] = Signature(context["window_arguments"], tokens)
     if "extend" in context["features"]:
         found["extend"] = Signature(context["extend_arguments"], step)
+    if context["scan"]:
+        found["prepare"] = Signature(context["extend_arguments"], ())
+        found["scan"] = Signature(context["extend_arguments"], step)
     return found
 
 
@@ -340,9 +371,20 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
     if context.get("chunk"):
         # what tensor cores contract is 16 of a float32, or 8 in two halves
         found["chunk"] = 8 if form.spec.storage.state.narrow else 16
+    if context.get("scan"):
+        found["block"] = BLOCK
+        dtype = "bfloat16" if form.spec.storage.state.coarse else "float32"
+        numbers, elements = context["prepared_sizes"]
+        found["prepared"] = f"({numbers}, {elements}, torch.{dtype})"
     if context["without_short"]:
         found["without_short"] = quoted(context["without_short"])
     return found
+
+
+def _prepared_sizes(prepared: Prepared, shapes: Shapes) -> tuple[int, int]:
+    """How many numbers, and elements of matrices and vectors, are prepared of a prompt's block."""
+    tokens, keys = len(prepared.matrices) * BLOCK, len(prepared.vectors) * shapes.span("K")
+    return len(prepared.numbers) * BLOCK, BLOCK * (tokens + keys)
 
 
 def _features(form: Form, features: tuple[str, ...]) -> dict[str, object]:

@@ -17,6 +17,7 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
+    Move,
     Op,
     Statement,
     Store,
@@ -174,9 +175,18 @@ class Builder:
     # -- statements
 
     def store(
-        self, pointer: Value, offset: Value, value: Value, guard: Value, note: str | None = None
+        self,
+        pointer: Value,
+        offset: Value,
+        value: Value,
+        guard: Value | None = None,
+        note: str | None = None,
     ) -> None:
         self.open[-1][0].append(Store(pointer, offset, value, guard, note))
+
+    def move(self, given: Value, value: Value) -> None:
+        """What was computed of the given before stays as it is."""
+        self.open[-1][0].append(Move(given, value))
 
     def do(self, called: str) -> None:
         self.open[-1][0].append(Do(called))

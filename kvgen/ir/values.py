@@ -89,13 +89,21 @@ class Let:
 
 @dataclass(frozen=True)
 class Store:
-    """A value at a pointer and an offset. guard: where it is stored."""
+    """A value at a pointer and an offset. guard: where it is stored, None for everywhere."""
 
     pointer: Value
     offset: Value
     value: Value
-    guard: Value
+    guard: Value | None
     note: str | None = None
+
+
+@dataclass(frozen=True)
+class Move:
+    """What stands before the kernel's own lines is another value from here on."""
+
+    given: Value
+    value: Value
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Loop:
     body: Block
 
 
-Statement = Let | Store | Do | When | Loop
+Statement = Let | Store | Move | Do | When | Loop
 
 
 @dataclass(frozen=True)
@@ -151,7 +159,9 @@ def used(statement: Statement) -> tuple[Value, ...]:
         case Let(value):
             return value.args
         case Store(pointer, offset, value, guard):
-            return (pointer, offset, value, guard)
+            return (pointer, offset, value, *(() if guard is None else (guard,)))
+        case Move(_, value):
+            return (value,)
         case Loop() | When() | Do():
             return ()
 

@@ -12,6 +12,7 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
+    Move,
     Store,
     Sum,
     Value,
@@ -63,8 +64,12 @@ def _block(block: Block, known: set[Value], within: Conditional) -> None:
             case Store(_, offset, value, guard):
                 axes = set(offset.axes)
                 _expect(set(value.axes) <= axes, value, "stored to fewer places than it has")
-                _expect(set(guard.axes) <= axes, guard, "guards more places than are stored to")
-                _expect(guard.type == "bool", guard, "no condition")
+                if guard is not None:
+                    _expect(set(guard.axes) <= axes, guard, "guards more places than are stored to")
+                    _expect(guard.type == "bool", guard, "no condition")
+            case Move(given, value):
+                alike = (given.axes, given.type) == (value.axes, value.type)
+                _expect(given.op == "given" and alike, value, "no other value of what is given")
             case Loop(index):
                 _block(statement.body, {*known, index}, within)
             case _:

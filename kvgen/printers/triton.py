@@ -14,6 +14,7 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
+    Move,
     Statement,
     Store,
     Sum,
@@ -81,9 +82,13 @@ class _Printer:
                 return [pad + line] if line else []
             case Store(pointer, offset, value, guard):
                 at = f"{self.inside(pointer, SUM)} + {self.inside(offset, SUM)}"
-                mask = self.along(guard, offset.axes, ATOM if guard.op != "every" else AND)
                 value = self.along(value, offset.axes, AND)
+                if guard is None:
+                    return [f"{pad}tl.store({at}, {value})"]
+                mask = self.along(guard, offset.axes, ATOM if guard.op != "every" else AND)
                 return [f"{pad}tl.store({at}, {value}, mask={mask})"]
+            case Move(given, value):
+                return [f"{pad}{self.inside(given, ATOM)} = {self.inside(value, AND)}"]
             case Do(called):
                 return [f"{pad}{called}()"]
             case When(constant, body, holds):

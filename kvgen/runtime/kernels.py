@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kvgen.runtime.arguments import is_row, strict, wrong
+from kvgen.runtime.blocks import in_blocks, run_blocks
 from kvgen.runtime.calls import IN_PLACE
 from kvgen.runtime.device import best_of
 from kvgen.runtime.launches import (
@@ -131,6 +132,9 @@ class Kernels(Storage):
         self, layer: int, slots: Tensor, lengths: Tensor, given: Given, out: Tensor,
         packed: bool = False,
     ) -> None:  # fmt: skip
+        if not packed and in_blocks(self, slots.numel(), out.shape[1]):
+            run_blocks(self, layer, slots, self.tensors["pending"], lengths, given, out)
+            return
         config = configured(self, "extend", slots.numel(), given)
         launch_tokens(
             self, "extend", tiles_grid(self, slots.numel(), config), layer, slots, given, out,

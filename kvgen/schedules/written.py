@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from kvgen.algebra.chunk import chunks
@@ -17,25 +17,33 @@ from kvgen.ir.passes.once import computed_once
 from kvgen.ir.values import Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chunk import CHUNK
+from kvgen.kernels.scan import PREPARE, SCAN
 from kvgen.printers.triton import printed
+from kvgen.schedules.blocks import Prepared, blocks
 from kvgen.schedules.chunk import chunk
 
 PASSES = (without_dead, hoisted, computed_once)
 # names that other kernels' templates use for what is a schedule's own here
 OWN = """
-since total kept weight value real_value ancestors path weights state lead
+since total kept weight ancestors path weights lead rest lasting
+"""
+# of these, such as stand in front of a scan's lines
+GIVEN = """
+value real_value state
 """
 
 
 @dataclass(frozen=True)
 class Written:
     """A kernel's own lines. helpers: the module's functions that it calls. functions: those of the
-    language. per_head: a program has one value head."""
+    language. per_head: a program has one value head. prepared: what it leaves for another one, or
+    finds."""
 
     lines: list[str]
     helpers: Collection[str]
     functions: Collection[str]
     per_head: bool = True
+    prepared: Prepared | None = None
 
 
 def written(form: Form, records: Records) -> dict[str, Written]:
@@ -43,18 +51,32 @@ def written(form: Form, records: Records) -> dict[str, Written]:
     if not chunks(form):
         return {}
     shapes = Shapes(form.spec.size("K"), form.spec.size("V"))
-    return {CHUNK.name: _written(chunk(form, records, shapes), form, records, shapes)}
+    prompt = blocks(form, records, shapes)
+    own = (OWN + GIVEN).split()
+    return {
+        CHUNK.name: _written(chunk(form, records, shapes), form, records, own),
+        PREPARE: _written(prompt.prepare, form, records, own, prompt.prepared),
+        SCAN.name: _written(prompt.scan, form, records, OWN.split(), prompt.prepared),
+    }
 
 
-def _written(kernel: Kernel, form: Form, records: Records, shapes: Shapes) -> Written:
+def _written(
+    kernel: Kernel,
+    form: Form,
+    records: Records,
+    own: Iterable[str],
+    prepared: Prepared | None = None,
+) -> Written:
+    shapes = Shapes(form.spec.size("K"), form.spec.size("V"))
     kernel = passed(kernel)
     extents = {"V": "TILE", "P": "SPAN", "K": str(shapes.span("K")), "S": "TOKENS", "T": "TOKENS"}
     namer = namer_for(form, records)
-    namer.taken -= set(OWN.split())
+    namer.taken -= set(own)
     lines = printed(kernel, extents, namer.new)
     called = helpers_of(kernel)
     functions = [name for name in called if name in FUNCTIONS or name == "_power"]
-    return Written(lines, [name for name in called if name not in functions], functions)
+    others = [name for name in called if name not in functions]
+    return Written(lines, others, functions, prepared=prepared)
 
 
 def passed(kernel: Kernel) -> Kernel:

@@ -1,0 +1,305 @@
+"""A prompt in blocks of tokens: what they are to each other is prepared for all blocks side by side,
+then the state goes through one block after the other.
+
+A block is a window whose tokens are columns, as in `chunk`, on a state that is at hand. Of its
+tokens' numbers for a head, and of what is solved of their scores, nothing hangs on the state: a
+first kernel computes them, with a program for each block and head, and leaves them in memory. To
+the other are left products: the state times the block's columns, what each token writes of itself
+times what is solved, and what that adds to the state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.graph import Node, leaf_of, reachable
+from kvgen.algebra.naming import value_names
+from kvgen.algebra.records import Records
+from kvgen.algebra.solving import solve
+from kvgen.codegen.kernels import Shapes
+from kvgen.codegen.operands import component, times_input
+from kvgen.functions.exp import EXP
+from kvgen.ir.build import Builder
+from kvgen.ir.values import Helper, Kernel, Value
+from kvgen.schedules.loads import INPUTS, Lanes, TokenLoads
+from kvgen.schedules.lowering import Lowering
+from kvgen.schedules.triangle import Triangle
+
+BETWEEN = Helper("_logs_in_order")
+INVERSE = Helper("_inverse_of_block")
+SQUARE = Helper("_product_in_block")
+# of what hangs on the state
+PRODUCT = Helper("_product_of_state")
+
+
+class Item(NamedTuple):
+    """What is prepared. node: what it is of. write: which write it is for."""
+
+    what: str
+    node: Node | None = None
+    write: int = 0
+
+
+@dataclass
+class Prepared:
+    """What one kernel leaves for the other of a block: numbers of its tokens; matrices, tokens by
+    tokens, and behind these vectors, tokens by keys."""
+
+    numbers: list[Item] = field(default_factory=list)
+    matrices: list[Item] = field(default_factory=list)
+    vectors: list[Item] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The two kernels, and how much of a block the first leaves for the second."""
+
+    prepare: Kernel
+    scan: Kernel
+    prepared: Prepared
+
+
+def blocks(form: Form, records: Records, shapes: Shapes) -> Blocks:
+    """An extend of a form that `chunks`."""
+    scan = _Scan(form, records, shapes)
+    kernel = scan.kernel()
+    return Blocks(_Prepare(form, records, shapes).kernel(scan.prepared), kernel, scan.prepared)
+
+
+class _Places:
+    """Where what is prepared of a block lies: a pointer and an offset."""
+
+    def __init__(self, build: Builder, lanes: Lanes, shapes: Shapes, prepared: Prepared) -> None:
+        self.build, self.lanes, self.shapes, self.prepared = build, lanes, shapes, prepared
+        self.tokens = build.given("TOKENS")
+        self.rows = build.along(lanes.token, "S")
+
+    def number(self, item: Item, axes: str = "T") -> tuple[Value, Value]:
+        """Of every token, or of the block."""
+        start = self.build.mul(self._index(self.prepared.numbers, item), self.tokens)
+        offset = self.build.add(start, self.lanes.token) if axes else start
+        return self.build.given("numbers_at", type="pointer"), offset
+
+    def matrix(self, item: Item) -> tuple[Value, Value]:
+        build = self.build
+        start = build.mul(self._index(self.prepared.matrices, item), self.tokens)
+        row = build.mul(build.add(start, self.rows), self.tokens)
+        return build.given("matrices_at", type="pointer"), build.add(row, self.lanes.token)
+
+    def vectors(self, item: Item) -> tuple[Value, Value]:
+        build = self.build
+        start = build.mul(self._index(self.prepared.vectors, item), self.tokens)
+        span = build.number(self.shapes.span("K"))
+        row = build.mul(build.add(start, self.rows), span)
+        return build.given("vectors_at", type="pointer"), build.add(row, self.lanes.key)
+
+    def _index(self, items: list[Item], item: Item) -> Value:
+        if item not in items:
+            items.append(item)
+        return self.build.number(items.index(item))
+
+
+class _Prepare(Triangle):
+    between, inverse_of, square = BETWEEN, INVERSE, SQUARE
+
+    def multiplies(self, first: Node, second: Node) -> bool:
+        """Scores are of keys with columns."""
+        nodes = self.form.keys, self.form.columns
+        near, far = ([times_input(self.form, node) for node in each] for each in nodes)
+        return any(each and each[0] is first for each in near) and any(
+            each and each[0] is second for each in far
+        )
+
+    def kernel(self, prepared: Prepared) -> Kernel:
+        build, form, lanes = self.build, self.form, self.lanes
+        self.find_vectors()
+        before = build.binary("lt", build.along(lanes.token, "S"), lanes.token)
+        self.ancestors = build.let(
+            "every", (before, lanes.real_token), "ST", "bool", None, "ancestors",
+            "whether a row's token comes before a column's",
+        )  # fmt: skip
+        self.find_decays()
+        for column in form.columns:
+            for index in range(len(form.keys)):
+                self.score(column, index)
+        self.solve()
+        places = _Places(build, lanes, self.shapes, prepared)
+        for item in prepared.numbers:
+            value = self._number(item)
+            build.store(*places.number(item, value.axes), value)
+        for item in prepared.matrices:
+            build.store(*places.matrix(item), self._matrix(item))
+        for item in prepared.vectors:
+            assert item.node is not None
+            build.store(*places.vectors(item), self.vectors[item.node].rows)
+        return build.kernel()
+
+    def _number(self, item: Item) -> Value:
+        if item.what == "lasting":
+            log = self._log()
+            return self.build.function(EXP, self.build.sum(log, "T"), name="lasting")
+        if item.what == "rest":
+            found = self._rest(item.write)
+        else:
+            assert item.node is not None
+            found = self.lead(item.node) if item.what == "lead" else self.token.value(item.node)
+        assert found is not None
+        return self.each(found)
+
+    def _matrix(self, item: Item) -> Value:
+        if item.what == "from others":
+            # what a token writes of itself is no product, and so not rounded
+            assert self.inverse is not None
+            return self.build.where(self.ancestors, self.inverse, 0.0)
+        assert item.node is not None
+        mixed = item.what == "mixed"
+        return self.mixed[item.node] if mixed else self.scores[item.node, item.write]
+
+    def _log(self) -> Value:
+        (decay,) = self.form.decays
+        return self.build.where(self.lanes.real_token, self.token.value(decay.log), 0.0)
+
+    def _rest(self, index: int) -> Value | None:
+        """What a write is still to be times in the state behind the block."""
+        build, rest = self.build, None
+        if self.form.decays:
+            later = build.sum(build.where(self.ancestors, self._log(), 0.0), "T")
+            rest = build.along(build.function(EXP, later, name="rest"), "T")
+        return self.times(self.vectors[self.form.keys[index]].number, rest)
+
+
+class _Scan:
+    """The tile of the state is `state`; in front of its lines stand the block's tokens, and the
+    lanes of the tile."""
+
+    def __init__(self, form: Form, records: Records, shapes: Shapes) -> None:
+        self.form, self.shapes = form, shapes
+        self.build = build = Builder()
+        self.lanes = lanes = Lanes(build, shapes, form.spec.ratio)
+        lanes.value = build.given("value", "V")
+        if shapes.masks_v:
+            lanes.masks["V"] = build.given("real_value", "V", "bool")
+        self.names = {**value_names(form, records), **form.graph.names}
+        self.inputs = TokenLoads(build, lanes, self.names)
+        self.prepared = Prepared()
+        self.places = _Places(build, lanes, shapes, self.prepared)
+        self.token = Lowering(build, form.graph, self, self.names, lanes.masks)
+        self.factors = solve(form).factors or {}
+
+    # -- what is there without being computed
+
+    @property
+    def tokens(self) -> tuple[str, str]:
+        return self.inputs.tokens
+
+    def has(self, node: Node) -> bool:
+        return leaf_of(node).op in INPUTS or not (node.axes.channels or node.is_const)
+
+    def __call__(self, node: Node) -> Value:
+        if node.axes.channels:
+            return self.inputs(node)
+        return self._number(Item("value", node), self.names.get(node))
+
+    def _number(self, item: Item, name: str | None = None, axes: str = "T") -> Value:
+        return self.build.load(*self.places.number(item, axes), None, name, type="float")
+
+    def _matrix(self, item: Item, name: str) -> Value:
+        return self.build.load(*self.places.matrix(item), None, name)
+
+    # -- a block
+
+    def kernel(self) -> Kernel:
+        build, form = self.build, self.form
+        sides = [write.d for write in form.writes]
+        solved = list(dict.fromkeys(solve(form).unknown)) if self.factors else []
+        unknown = sides.index(solved[0]) if solved else None
+        self.writes = {
+            index: self._of_tokens(self.token.value(node))
+            for index, node in enumerate(sides)
+            if index != unknown
+        }
+        alone = None
+        if unknown is not None:
+            reads = {read: self._read(read) for read in self.factors}
+            value = self.token.again("_alone", reads).value(sides[unknown])
+            alone = self._of_tokens(value, "alone")
+            from_others = self._matrix(Item("from others"), "from_others")
+            name = self.names.get(sides[unknown], "write")
+            found = build.dot(alone, from_others, PRODUCT, build.along(alone, "T"), name=name)
+            self.token.known[sides[unknown]] = found
+            self.writes[unknown] = build.along(found, "S")
+        shown = reachable([form.output], self.token.known)
+        for read in (node for node in shown if node.op == "read"):
+            found, column = self._read(read), read.args[0]
+            if alone is not None:
+                mixed = self._matrix(Item("mixed", column), f"{self._called(column)}_mixed")
+                found = build.dot(alone, mixed, PRODUCT, found, self._called(column) + "_read")
+            self.token.known[read] = found
+        self._output(self.token.value(form.output))
+        self._update()
+        return build.kernel()
+
+    def _read(self, read: Node) -> Value:
+        """What a token reads of the state as it was in front of the block, and of what the block
+        writes without reading."""
+        build, column = self.build, read.args[0]
+        called = self._called(column)
+        state = build.given("state", "VK", "float")
+        columns = build.turned(self._rows(column), f"{called}_columns")
+        found = build.dot(state, columns, PRODUCT, name=f"{called}_found")
+        if self.form.decays or self._scaled(column):
+            found = build.mul(found, self._number(Item("lead", column), f"{called}_lead"))
+        for index, write in self.writes.items():
+            if self.form.writes[index].d.reads:
+                continue
+            scores = self._matrix(Item("scores", column, index), f"{called}_scores")
+            found = build.dot(write, scores, PRODUCT, found, f"{called}_base")
+        return found
+
+    def _rows(self, node: Node) -> Value:
+        """A vector of every token: an input as it came, or as it was prepared."""
+        found = times_input(self.form, node)
+        if found is None:
+            return self.build.load(
+                *self.places.vectors(Item("rows", node)), None, f"{self._called(node)}_rows"
+            )
+        return self.inputs.stored(found[0], f"{self.names.get(found[0], component(found[0]))}_rows")
+
+    def _scaled(self, node: Node) -> bool:
+        """Whether a vector is an input times a number."""
+        found = times_input(self.form, node)
+        return found is not None and not found[1].is_number(1.0)
+
+    def _called(self, node: Node) -> str:
+        found = times_input(self.form, node)
+        return self.names.get(node, self.names.get(found[0], component(found[0])) if found else "vector")
+
+    def _of_tokens(self, value: Value, name: str | None = None) -> Value:
+        """Of tokens that write, with zeros for those that only fill the block up."""
+        value = self.build.where(self.lanes.real_token, value, 0.0, name)
+        return self.build.along(value, "S")
+
+    def _update(self) -> None:
+        build, form = self.build, self.form
+        state = build.given("state", "VK", "float")
+        found = state
+        if form.decays:
+            found = build.mul(state, self._number(Item("lasting"), "lasting", ""))
+        for index, key in enumerate(form.keys):
+            value = self.writes[index]
+            if form.decays or self._scaled(key):
+                rest = self._number(Item("rest", None, index), "rest")
+                value = build.mul(value, build.along(rest, "S"))
+            found = build.dot(value, self._rows(key), PRODUCT, found)
+        build.move(state, found)
+
+    def _output(self, value: Value) -> None:
+        build, lanes = self.build, self.lanes
+        token = build.mul(lanes.long_token, build.given("out_token", "", "long"))
+        offset = build.add(token, lanes.channel("V"))
+        masks = [lanes.masks["V"]] if "V" in lanes.masks else []
+        wanted = build.given("wanted", "T", "bool")
+        value = build.where(lanes.real_token, value, 0.0)
+        build.store(build.given("out_at", type="pointer"), offset, value, build.every(wanted, *masks))
