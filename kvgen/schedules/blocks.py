@@ -27,9 +27,11 @@ from kvgen.schedules.loads import INPUTS, Lanes, TokenLoads
 from kvgen.schedules.lowering import Lowering
 from kvgen.schedules.triangle import Triangle
 
+BEFORE, BEHIND = Helper("_logs_before"), Helper("_logs_behind")
 BETWEEN = Helper("_logs_in_order")
 INVERSE = Helper("_inverse_of_block")
 SQUARE = Helper("_product_in_block")
+DIAGONAL = Helper("_own_scores")
 # of what hangs on the state
 PRODUCT = Helper("_product_of_state")
 
@@ -102,7 +104,9 @@ class _Places:
 
 
 class _Prepare(Triangle):
-    between, inverse_of, square = BETWEEN, INVERSE, SQUARE
+    between, inverse_of, square, diagonal = BETWEEN, INVERSE, SQUARE, DIAGONAL
+    numbers = "S"
+    log: Value
 
     def multiplies(self, first: Node, second: Node) -> bool:
         """Scores are of keys with columns."""
@@ -111,6 +115,15 @@ class _Prepare(Triangle):
         return any(each and each[0] is first for each in near) and any(
             each and each[0] is second for each in far
         )
+
+    def find_decays(self) -> None:
+        build = self.build
+        for decay in self.form.decays:
+            log = build.where(self.lanes.real_token, self.token.value(decay.log), 0.0, "log")
+            self.log = log
+            self.path = build.function(EXP, build.helper(BEFORE, log), name="path")
+            between = build.helper(BETWEEN, self.ancestors, log, axes="ST")
+            self.weights = build.function(EXP, between, name="weights")
 
     def kernel(self, prepared: Prepared) -> Kernel:
         build, form, lanes = self.build, self.form, self.lanes
@@ -138,8 +151,7 @@ class _Prepare(Triangle):
 
     def _number(self, item: Item) -> Value:
         if item.what == "lasting":
-            log = self._log()
-            return self.build.function(EXP, self.build.sum(log, "T"), name="lasting")
+            return self.build.function(EXP, self.build.sum(self.log, "T"), name="lasting")
         if item.what == "rest":
             found = self._rest(item.write)
         else:
@@ -157,16 +169,11 @@ class _Prepare(Triangle):
         mixed = item.what == "mixed"
         return self.mixed[item.node] if mixed else self.scores[item.node, item.write]
 
-    def _log(self) -> Value:
-        (decay,) = self.form.decays
-        return self.build.where(self.lanes.real_token, self.token.value(decay.log), 0.0)
-
     def _rest(self, index: int) -> Value | None:
         """What a write is still to be times in the state behind the block."""
         build, rest = self.build, None
         if self.form.decays:
-            later = build.sum(build.where(self.ancestors, self._log(), 0.0), "T")
-            rest = build.along(build.function(EXP, later, name="rest"), "T")
+            rest = build.function(EXP, build.helper(BEHIND, self.log), name="rest")
         return self.times(self.vectors[self.form.keys[index]].number, rest)
 
 

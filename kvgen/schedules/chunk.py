@@ -36,7 +36,7 @@ def chunk(form: Form, records: Records, shapes: Shapes) -> Kernel:
 
 
 class _Chunk(Triangle):
-    between, inverse_of, square = BETWEEN, INVERSE, SQUARE
+    between, inverse_of, square, diagonal = BETWEEN, INVERSE, SQUARE, DIAGONAL
 
     def __init__(self, form: Form, records: Records, shapes: Shapes) -> None:
         super().__init__(form, records, shapes)

@@ -24,7 +24,6 @@ from kvgen.schedules.loads import Lanes, TokenLoads
 from kvgen.schedules.lowering import Lowering
 
 EXACT = Helper("_product")
-DIAGONAL = Helper("_diagonal")
 
 
 @dataclass
@@ -40,8 +39,9 @@ class Vector:
 
 
 class Triangle:
-    """between, inverse_of, square: the functions that sum logs between tokens, solve a triangle,
-    and multiply what is solved.
+    """between, inverse_of, square, diagonal: the functions that sum logs between tokens, solve a
+    triangle, multiply what is solved, and take every token's score with itself. numbers: along
+    which tokens the last one's lie.
 
     ancestors: whether a row's token comes before a column's. path, weights: what has decayed before
     each token, and between two, None where nothing decays. factors: of the reads in the one write
@@ -51,6 +51,8 @@ class Triangle:
     between: Helper
     inverse_of: Helper
     square: Helper
+    diagonal: Helper
+    numbers: str = "T"
     ancestors: Value
     path: Value | None = None
     weights: Value | None = None
@@ -115,9 +117,9 @@ class Triangle:
                 continue
             scores = self._product(self.raw[first], self.raw[second])
             numbers = [token.value(each) for each in (scale, other) if not each.is_number(1.0)]
-            name = token.name(node)
-            own = build.helper(DIAGONAL, scores, axes="T", name=None if numbers else name)
-            token.known[node] = build.times(own, *numbers, name=name)
+            axes, name = self.numbers, token.name(node)
+            own = build.helper(self.diagonal, scores, axes=axes, name=None if numbers else name)
+            token.known[node] = build.times(build.along(own, "T"), *numbers, name=name)
 
     def multiplies(self, first: Node, second: Node) -> bool:
         """Whether the products of all tokens' inputs, of which the diagonal is wanted, are worth
