@@ -92,6 +92,8 @@ class Prepared(Protocol):
     def matrices(self) -> Sequence[object]: ...
     @property
     def vectors(self) -> Sequence[object]: ...
+    @property
+    def parts(self) -> int: ...
 
 
 class Scheduled(Protocol):
@@ -186,8 +188,10 @@ def _scheduled(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) -> d
         "chunk": chunk,
         "prepare": prepare,
         "scan": scan,
-        "scan_has_groups": scan and _has_groups("\n".join(scan.lines), context["step_tensors"])
-        or _has_groups(_lines(context["fold"]), []),
+        "scan_has_groups": _has_groups(
+            "\n".join([*(scan.lines if scan else ()), _lines(context["fold"])]),
+            context["step_tensors"],
+        ),
         "block": BLOCK,
         "prepared_sizes": scan and _prepared_sizes(scan.prepared, context["shapes"]),
         "scheduled_helpers": {name for each in there for name in each.helpers},
@@ -373,18 +377,16 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
         found["chunk"] = 8 if form.spec.storage.state.narrow else 16
     if context.get("scan"):
         found["block"] = BLOCK
-        dtype = "bfloat16" if form.spec.storage.state.coarse else "float32"
-        numbers, elements = context["prepared_sizes"]
-        found["prepared"] = f"({numbers}, {elements}, torch.{dtype})"
+        found["prepared"] = str(context["prepared_sizes"])
     if context["without_short"]:
         found["without_short"] = quoted(context["without_short"])
     return found
 
 
 def _prepared_sizes(prepared: Prepared, shapes: Shapes) -> tuple[int, int]:
-    """How many numbers, and elements of matrices and vectors, are prepared of a prompt's block."""
+    """How many numbers of 32 bits, and of 16, are prepared of a prompt's block."""
     tokens, keys = len(prepared.matrices) * BLOCK, len(prepared.vectors) * shapes.span("K")
-    return len(prepared.numbers) * BLOCK, BLOCK * (tokens + keys)
+    return len(prepared.numbers) * BLOCK, prepared.parts * BLOCK * (tokens + keys)
 
 
 def _features(form: Form, features: tuple[str, ...]) -> dict[str, object]:

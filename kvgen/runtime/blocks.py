@@ -33,9 +33,9 @@ def run_blocks(
     out: Tensor,
 ) -> None:  # fmt: skip
     """Prepare all blocks, then go over them; as many rows at a time as there is room for."""
-    numbers, elements, dtype = cache.table.prepared
+    numbers, elements = cache.table.prepared
     blocks = parts_of(out.shape[1], cache.table.block)
-    each = blocks * cache.heads * (4 * numbers + dtype.itemsize * elements)
+    each = blocks * cache.heads * (4 * numbers + 2 * elements)
     most = max(1, PREPARED // each)
     config = configured(cache, "scan", slots.numel(), given)
     for first in range(0, slots.numel(), most):
@@ -44,7 +44,7 @@ def run_blocks(
         places = rows * cache.heads * blocks
         prepared = [
             torch.empty(places * numbers, dtype=torch.float32, device=cache.device),
-            torch.empty(places * elements, dtype=dtype, device=cache.device),
+            torch.empty(places * elements, dtype=torch.bfloat16, device=cache.device),
         ]
         own = {name: x[part] if name in cache.tokens else x for name, x in given.items()}
         shared: dict[str, Any] = {

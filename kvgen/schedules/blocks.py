@@ -1,5 +1,5 @@
-"""A prompt in blocks of tokens: what they are to each other is prepared for all blocks side by side,
-then the state goes through one block after the other.
+"""A prompt in blocks of tokens: what they are to each other is prepared for all blocks side by
+side, then the state goes through one block after the other.
 
 A block is a window whose tokens are columns, as in `chunk`, on a state that is at hand. Of its
 tokens' numbers for a head, and of what is solved of their scores, nothing hangs on the state: a
@@ -32,8 +32,11 @@ BETWEEN = Helper("_logs_in_order")
 INVERSE = Helper("_inverse_of_block")
 SQUARE = Helper("_product_in_block")
 DIAGONAL = Helper("_own_scores")
-# of what hangs on the state
-PRODUCT = Helper("_product_of_state")
+# of what hangs on the state, with inputs, and with what is prepared
+PRODUCT, PREPARED = Helper("_product_of_state"), Helper("_product_with_prepared")
+JOINED = Helper("_joined", elementwise=True)
+# of a float32 in as many bfloat16 as hold all of it
+PARTS = 3
 
 
 class Item(NamedTuple):
@@ -47,8 +50,10 @@ class Item(NamedTuple):
 @dataclass
 class Prepared:
     """What one kernel leaves for the other of a block: numbers of its tokens; matrices, tokens by
-    tokens, and behind these vectors, tokens by keys."""
+    tokens, and behind these vectors, tokens by keys, both in so many parts, bfloat16 numbers of
+    which they are the sum."""
 
+    parts: int
     numbers: list[Item] = field(default_factory=list)
     matrices: list[Item] = field(default_factory=list)
     vectors: list[Item] = field(default_factory=list)
@@ -76,31 +81,35 @@ class _Places:
     def __init__(self, build: Builder, lanes: Lanes, shapes: Shapes, prepared: Prepared) -> None:
         self.build, self.lanes, self.shapes, self.prepared = build, lanes, shapes, prepared
         self.tokens = build.given("TOKENS")
-        self.rows = build.along(lanes.token, "S")
 
     def number(self, item: Item, axes: str = "T") -> tuple[Value, Value]:
         """Of every token, or of the block."""
-        start = self.build.mul(self._index(self.prepared.numbers, item), self.tokens)
+        index = self.build.number(_index(self.prepared.numbers, item))
+        start = self.build.mul(index, self.tokens)
         offset = self.build.add(start, self.lanes.token) if axes else start
         return self.build.given("numbers_at", type="pointer"), offset
 
-    def matrix(self, item: Item) -> tuple[Value, Value]:
-        build = self.build
-        start = build.mul(self._index(self.prepared.matrices, item), self.tokens)
-        row = build.mul(build.add(start, self.rows), self.tokens)
-        return build.given("matrices_at", type="pointer"), build.add(row, self.lanes.token)
+    def matrix(self, item: Item, part: int) -> tuple[Value, Value]:
+        pointer = self.build.given("matrices_at", type="pointer")
+        rows = self._rows(self.prepared.matrices, item, part)
+        return pointer, self.build.add(self.build.mul(rows, self.tokens), self.lanes.token)
 
-    def vectors(self, item: Item) -> tuple[Value, Value]:
-        build = self.build
-        start = build.mul(self._index(self.prepared.vectors, item), self.tokens)
-        span = build.number(self.shapes.span("K"))
-        row = build.mul(build.add(start, self.rows), span)
-        return build.given("vectors_at", type="pointer"), build.add(row, self.lanes.key)
+    def vectors(self, item: Item, part: int) -> tuple[Value, Value]:
+        pointer = self.build.given("vectors_at", type="pointer")
+        rows = self._rows(self.prepared.vectors, item, part)
+        span = self.build.number(self.shapes.span("K"))
+        return pointer, self.build.add(self.build.mul(rows, span), self.lanes.key)
 
-    def _index(self, items: list[Item], item: Item) -> Value:
-        if item not in items:
-            items.append(item)
-        return self.build.number(items.index(item))
+    def _rows(self, items: list[Item], item: Item, part: int) -> Value:
+        place = _index(items, item) * self.prepared.parts + part
+        start = self.build.mul(self.build.number(place), self.tokens)
+        return self.build.add(start, self.build.along(self.lanes.token, "S"))
+
+
+def _index(items: list[Item], item: Item) -> int:
+    if item not in items:
+        items.append(item)
+    return items.index(item)
 
 
 class _Prepare(Triangle):
@@ -143,11 +152,17 @@ class _Prepare(Triangle):
             value = self._number(item)
             build.store(*places.number(item, value.axes), value)
         for item in prepared.matrices:
-            build.store(*places.matrix(item), self._matrix(item))
+            for part in range(prepared.parts):
+                build.store(*places.matrix(item, part), self._part(self._matrix(item), part))
         for item in prepared.vectors:
             assert item.node is not None
-            build.store(*places.vectors(item), self.vectors[item.node].rows)
+            for part in range(prepared.parts):
+                rows = self._part(self.vectors[item.node].rows, part)
+                build.store(*places.vectors(item, part), rows)
         return build.kernel()
+
+    def _part(self, value: Value, part: int) -> Value:
+        return self.build.helper(Helper("_part", (str(part),), elementwise=True), value)
 
     def _number(self, item: Item) -> Value:
         if item.what == "lasting":
@@ -190,7 +205,7 @@ class _Scan:
             lanes.masks["V"] = build.given("real_value", "V", "bool")
         self.names = {**value_names(form, records), **form.graph.names}
         self.inputs = TokenLoads(build, lanes, self.names)
-        self.prepared = Prepared()
+        self.prepared = Prepared(1 if form.spec.storage.state.coarse else PARTS)
         self.places = _Places(build, lanes, shapes, self.prepared)
         self.token = Lowering(build, form.graph, self, self.names, lanes.masks)
         self.factors = solve(form).factors or {}
@@ -212,8 +227,13 @@ class _Scan:
     def _number(self, item: Item, name: str | None = None, axes: str = "T") -> Value:
         return self.build.load(*self.places.number(item, axes), None, name, type="float")
 
-    def _matrix(self, item: Item, name: str) -> Value:
-        return self.build.load(*self.places.matrix(item), None, name)
+    def _with(self, value: Value, item: Item, onto: Value, name: str, result: str) -> Value:
+        """A product with a matrix that is prepared, added to what is given."""
+        parts = [
+            self.build.load(*self.places.matrix(item, part), None, name if part == 0 else None)
+            for part in range(self.prepared.parts)
+        ]
+        return self.build.helper(PREPARED, value, onto, *parts, axes="VT", name=result)
 
     # -- a block
 
@@ -232,17 +252,18 @@ class _Scan:
             reads = {read: self._read(read) for read in self.factors}
             value = self.token.again("_alone", reads).value(sides[unknown])
             alone = self._of_tokens(value, "alone")
-            from_others = self._matrix(Item("from others"), "from_others")
             name = self.names.get(sides[unknown], "write")
-            found = build.dot(alone, from_others, PRODUCT, build.along(alone, "T"), name=name)
+            onto = build.along(alone, "T")
+            found = self._with(alone, Item("from others"), onto, "from_others", name)
             self.token.known[sides[unknown]] = found
             self.writes[unknown] = build.along(found, "S")
         shown = reachable([form.output], self.token.known)
         for read in (node for node in shown if node.op == "read"):
             found, column = self._read(read), read.args[0]
             if alone is not None:
-                mixed = self._matrix(Item("mixed", column), f"{self._called(column)}_mixed")
-                found = build.dot(alone, mixed, PRODUCT, found, self._called(column) + "_read")
+                called = self._called(column)
+                item = Item("mixed", column)
+                found = self._with(alone, item, found, f"{called}_mixed", f"{called}_read")
             self.token.known[read] = found
         self._output(self.token.value(form.output))
         self._update()
@@ -261,17 +282,20 @@ class _Scan:
         for index, write in self.writes.items():
             if self.form.writes[index].d.reads:
                 continue
-            scores = self._matrix(Item("scores", column, index), f"{called}_scores")
-            found = build.dot(write, scores, PRODUCT, found, f"{called}_base")
+            item = Item("scores", column, index)
+            found = self._with(write, item, found, f"{called}_scores", f"{called}_base")
         return found
 
     def _rows(self, node: Node) -> Value:
         """A vector of every token: an input as it came, or as it was prepared."""
         found = times_input(self.form, node)
         if found is None:
-            return self.build.load(
-                *self.places.vectors(Item("rows", node)), None, f"{self._called(node)}_rows"
-            )
+            name = f"{self._called(node)}_rows"
+            parts = [
+                self.build.load(*self.places.vectors(Item("rows", node), part), None)
+                for part in range(self.prepared.parts)
+            ]
+            return self.build.helper(JOINED, *parts, name=name)
         return self.inputs.stored(found[0], f"{self.names.get(found[0], component(found[0]))}_rows")
 
     def _scaled(self, node: Node) -> bool:
@@ -281,7 +305,8 @@ class _Scan:
 
     def _called(self, node: Node) -> str:
         found = times_input(self.form, node)
-        return self.names.get(node, self.names.get(found[0], component(found[0])) if found else "vector")
+        raw = self.names.get(found[0], component(found[0])) if found else "vector"
+        return self.names.get(node, raw)
 
     def _of_tokens(self, value: Value, name: str | None = None) -> Value:
         """Of tokens that write, with zeros for those that only fill the block up."""
@@ -309,4 +334,6 @@ class _Scan:
         masks = [lanes.masks["V"]] if "V" in lanes.masks else []
         wanted = build.given("wanted", "T", "bool")
         value = build.where(lanes.real_token, value, 0.0)
-        build.store(build.given("out_at", type="pointer"), offset, value, build.every(wanted, *masks))
+        build.store(
+            build.given("out_at", type="pointer"), offset, value, build.every(wanted, *masks)
+        )
