@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing after so many")
     parser.add_argument("--no-fla", action="store_true")
+    parser.add_argument("--kernels", action="store_true", help="say how long each kernel takes")
     parser.add_argument("--json", type=Path, help="write the figures")
     args = parser.parse_args()
     began = time.monotonic()
@@ -81,6 +82,10 @@ def main() -> None:
         if not args.no_fla:
             runs["FLA"] = peer(Path(name).stem, shape)
         rows += timed(Path(name).stem, shape, runs)
+        if args.kernels:
+            for which in ("new", "FLA"):
+                if which in runs:
+                    say_kernels(f"{Path(name).stem} {shape[0]} x {shape[1]} {which}", runs[which])
         del runs
         torch.cuda.empty_cache()
         if args.json:
@@ -164,6 +169,20 @@ def timed(name: str, shape: Shape, runs: dict[str, Run]) -> list[dict[str, Any]]
              "spread": round(spread, 2)}
         )  # fmt: skip
     return found
+
+
+def say_kernels(what: str, run: Run) -> None:
+    """How long each kernel of a call takes, the longest first."""
+    from torch.profiler import ProfilerActivity, profile
+
+    if not works(what, run):
+        return
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(5):
+            run()
+        torch.cuda.synchronize()
+    for each in sorted(found.key_averages(), key=lambda x: -x.device_time_total)[:8]:
+        say(f"  {what:44} {each.key[:60]:60} {each.device_time_total / 5:9.1f} us")
 
 
 def works(what: str, run: Run) -> bool:
