@@ -211,8 +211,8 @@ def prompt(path: Path, shape: Shape, tried: str = "") -> Prompt:
 def configure(module: ModuleType, rows: int, tried: str) -> None:
     tile, stages, warps = map(int, tried.split(","))
     config = {"TILE": tile, "STAGES": stages, "num_warps": warps}
-    kernel = "scan" if "scan" in module.CONFIGS["default"] else "extend"
-    more = {} if kernel == "scan" else {"TOKENS": 16}
+    kernel = "sweep" if "sweep" in module.CONFIGS["default"] else "extend"
+    more = {} if kernel == "sweep" else {"TOKENS": 16}
     module.CONFIGS.setdefault(torch.cuda.get_device_name(), {})[kernel] = {rows: config | more}
 
 

@@ -180,20 +180,20 @@ def render(
 def _scheduled(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) -> dict[str, Any]:
     """Kernels that schedules lay out, as far as the module has them."""
     chunk = scheduled.get("chunk") if context["has_verify"] else None
-    prepare, scan = (
-        scheduled.get(each) if context["has_extend"] else None for each in ("prepare", "scan")
+    prepare, sweep = (
+        scheduled.get(each) if context["has_extend"] else None for each in ("prepare", "sweep")
     )
-    there = [each for each in (chunk, prepare, scan) if each]
+    there = [each for each in (chunk, prepare, sweep) if each]
     return {
         "chunk": chunk,
         "prepare": prepare,
-        "scan": scan,
-        "scan_has_groups": _has_groups(
-            "\n".join([*(scan.lines if scan else ()), _lines(context["fold"])]),
+        "sweep": sweep,
+        "sweep_has_groups": _has_groups(
+            "\n".join([*(sweep.lines if sweep else ()), _lines(context["fold"])]),
             context["step_tensors"],
         ),
         "block": BLOCK,
-        "prepared_sizes": scan and _prepared_sizes(scan.prepared, context["shapes"]),
+        "prepared_sizes": sweep and _prepared_sizes(sweep.prepared, context["shapes"]),
         "scheduled_helpers": {name for each in there for name in each.helpers},
         "helpers": context["helpers"].union(*(each.functions for each in there)),
     }
@@ -331,9 +331,9 @@ def _signatures(context: dict[str, Any]) -> dict[str, Signature]:
         found["chunk"] = Signature(context["window_arguments"], tokens)
     if "extend" in context["features"]:
         found["extend"] = Signature(context["extend_arguments"], step)
-    if context["scan"]:
+    if context["sweep"]:
         found["prepare"] = Signature(context["extend_arguments"], ())
-        found["scan"] = Signature(context["extend_arguments"], step)
+        found["sweep"] = Signature(context["extend_arguments"], step)
     return found
 
 
@@ -375,7 +375,7 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
     if context.get("chunk"):
         # what tensor cores contract is 16 of a float32, or 8 in two halves
         found["chunk"] = 8 if form.spec.storage.state.narrow else 16
-    if context.get("scan"):
+    if context.get("sweep"):
         found["block"] = BLOCK
         found["prepared"] = str(context["prepared_sizes"])
     if context["without_short"]:

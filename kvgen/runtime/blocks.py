@@ -22,10 +22,10 @@ def in_blocks(cache: Launching, rows: int, tokens: int) -> bool:
     hang on how long the others are, and nothing tuned is faster."""
     table = cache.table
     # whoever times the other kernel leaves this one no configuration
-    known = table.names["CONFIGS"].get(cache.gpu, {}).get("scan", True)
+    known = table.names["CONFIGS"].get(cache.gpu, {}).get("sweep", True)
     if tokens <= table.block or not table.block or cache.invariant or not known:
         return False
-    return best_of(table, cache.gpu, "scan", "extend", batch_of(cache, rows)) == "scan"
+    return best_of(table, cache.gpu, "sweep", "extend", batch_of(cache, rows)) == "sweep"
 
 
 def run_blocks(
@@ -37,7 +37,7 @@ def run_blocks(
     blocks = parts_of(out.shape[1], cache.table.block)
     each = blocks * cache.heads * (4 * numbers + 2 * elements)
     most = max(1, PREPARED // each)
-    config = configured(cache, "scan", slots.numel(), given)
+    config = configured(cache, "sweep", slots.numel(), given)
     for first in range(0, slots.numel(), most):
         part = slice(first, first + most)
         rows = slots[part].numel()
@@ -58,6 +58,6 @@ def run_blocks(
             num_warps=PREPARING,
         )  # fmt: skip
         launch_tokens(
-            cache, "scan", tiles_grid(cache, rows, config), layer, slots[part], own, out[part],
+            cache, "sweep", tiles_grid(cache, rows, config), layer, slots[part], own, out[part],
             **shared, TILE=config["TILE"], STAGES=config["STAGES"], num_warps=config["num_warps"],
         )  # fmt: skip

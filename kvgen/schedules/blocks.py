@@ -64,15 +64,15 @@ class Blocks:
     """The two kernels, and how much of a block the first leaves for the second."""
 
     prepare: Kernel
-    scan: Kernel
+    sweep: Kernel
     prepared: Prepared
 
 
 def blocks(form: Form, records: Records, shapes: Shapes) -> Blocks:
     """An extend of a form that `chunks`."""
-    scan = _Scan(form, records, shapes)
-    kernel = scan.kernel()
-    return Blocks(_Prepare(form, records, shapes).kernel(scan.prepared), kernel, scan.prepared)
+    sweep = _Sweep(form, records, shapes)
+    kernel = sweep.kernel()
+    return Blocks(_Prepare(form, records, shapes).kernel(sweep.prepared), kernel, sweep.prepared)
 
 
 class _Places:
@@ -192,7 +192,7 @@ class _Prepare(Triangle):
         return self.times(self.vectors[self.form.keys[index]].number, rest)
 
 
-class _Scan:
+class _Sweep:
     """The tile of the state is `state`; in front of its lines stand the block's tokens, and the
     lanes of the tile."""
 

@@ -17,7 +17,7 @@ from kvgen.ir.passes.once import computed_once
 from kvgen.ir.values import Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chunk import CHUNK
-from kvgen.kernels.scan import PREPARE, SCAN
+from kvgen.kernels.sweep import PREPARE, SWEEP
 from kvgen.printers.triton import printed
 from kvgen.schedules.blocks import Prepared, blocks
 from kvgen.schedules.chunk import chunk
@@ -27,7 +27,7 @@ PASSES = (without_dead, hoisted, computed_once)
 OWN = """
 since total kept weight ancestors path weights lead rest lasting
 """
-# of these, such as stand in front of a scan's lines
+# of these, such as stand in front of a sweep's lines
 GIVEN = """
 value real_value state
 """
@@ -56,7 +56,7 @@ def written(form: Form, records: Records) -> dict[str, Written]:
     return {
         CHUNK.name: _written(chunk(form, records, shapes), form, records, own),
         PREPARE: _written(prompt.prepare, form, records, own, prompt.prepared),
-        SCAN.name: _written(prompt.scan, form, records, OWN.split(), prompt.prepared),
+        SWEEP.name: _written(prompt.sweep, form, records, OWN.split(), prompt.prepared),
     }
 
 

@@ -16,8 +16,8 @@ PREPARE = "prepare"
 BLOCK = 64
 
 
-class Scan(Extend):
-    name = "scan"
+class Sweep(Extend):
+    name = "sweep"
     knobs = ("TILE", "STAGES", "num_warps")
     rules = (wide, fills_threads, shallow)
     behind = ()
@@ -44,4 +44,4 @@ class Scan(Extend):
         }
 
 
-SCAN = Scan()
+SWEEP = Sweep()
