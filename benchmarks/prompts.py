@@ -53,7 +53,10 @@ def main() -> None:
     parser.add_argument(
         "--shapes", nargs="*", type=shape_of, default=[(8, 1024), (1, 8192)], metavar="ROWSxTOKENS"
     )
-    parser.add_argument("--try", nargs="*", default=[], metavar="TILE,STAGES,WARPS", dest="tried")
+    parser.add_argument(
+        "--try", nargs="*", default=[], metavar="TILE,STAGES,WARPS[,MAXNREG]",
+        dest="tried", help="MAXNREG: registers of a thread that prepares",
+    )  # fmt: skip
     parser.add_argument("--old-most", type=int, default=1 << 20, help="tokens that OLD is timed at")
     parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing after so many")
@@ -209,7 +212,9 @@ def prompt(path: Path, shape: Shape, tried: str = "") -> Prompt:
 
 
 def configure(module: ModuleType, rows: int, tried: str) -> None:
-    tile, stages, warps = map(int, tried.split(","))
+    tile, stages, warps, *registers = map(int, tried.split(","))
+    if registers:
+        module.PREPARING = {**module.PREPARING, "maxnreg": registers[0]}
     config = {"TILE": tile, "STAGES": stages, "num_warps": warps}
     kernel = "sweep" if "sweep" in module.CONFIGS["default"] else "extend"
     more = {} if kernel == "sweep" else {"TOKENS": 16}

@@ -14,7 +14,7 @@ from kvgen.runtime.numbers import parts_of
 # bytes that are prepared at once, of as many rows as that is enough for
 PREPARED = 1 << 30
 # warps that prepare a block: its products have as many rows as four of them take
-PREPARING = 4
+PREPARING = {"num_warps": 4}
 
 
 def in_blocks(cache: Launching, rows: int, tokens: int) -> bool:
@@ -55,7 +55,7 @@ def run_blocks(
         }
         launch_tokens(
             cache, "prepare", (places,), layer, slots[part], own, out[part], **shared,
-            num_warps=PREPARING,
+            **PREPARING,
         )  # fmt: skip
         launch_tokens(
             cache, "sweep", tiles_grid(cache, rows, config), layer, slots[part], own, out[part],
