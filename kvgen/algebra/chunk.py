@@ -11,6 +11,23 @@ LEAST_KEYS, MOST_KEYS = 16, 256
 LEAST_VALUES = 16
 
 
+def forgives(form: Form) -> bool:
+    """Whether what a token's write is off by does not grow with the tokens behind it: nothing that
+    is written follows from reads, or each token erases at most what lies along its key, which is
+    divided by its length.
+
+    Where a token erases up to twice that, as in a product of reflections, roundings add up.
+    """
+    if not form.writes_read:
+        return True
+    factors = solve(form).factors or {}
+    vectors = [read.args[0] for read in factors]
+    vectors += [w for w, write in zip(form.keys, form.writes, strict=True) if write.d.reads]
+    ranges = [(factor.bounds, -1.0, 0.0) for factor in factors.values()]
+    ranges += [(vector.bounds, -1.0, 1.0) for vector in vectors]
+    return bool(factors) and all(low <= x.lo and x.hi <= high for x, low, high in ranges)
+
+
 def chunks(form: Form) -> bool:
     """Whether what every token reads is a column over K that is known before the state is read,
     what it writes is a sum of such reads or needs none, and decays are numbers for a head.

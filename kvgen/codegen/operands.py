@@ -6,6 +6,7 @@ and the number comes after.
 
 from __future__ import annotations
 
+from kvgen.algebra.chunk import forgives
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of
 from kvgen.codegen.printer import ATOM, Emission, Text
@@ -28,6 +29,18 @@ def times_input(form: Form, node: Node) -> tuple[Node, Node] | None:
             node, scale = node.args[0], graph.neg(scale)
         else:
             return None
+
+
+def few_bits(form: Form) -> bool:
+    """Whether a prompt's products with the state take 16 bits of each number: the state keeps no
+    more of it, its tokens forgive that, and inputs are multiplied as they came."""
+    return form.spec.storage.state.coarse and all_given(form) and forgives(form)
+
+
+def all_given(form: Form) -> bool:
+    """Whether all that is multiplied with the state, or added to it, is an input times a number."""
+    vectors = (*form.columns, *form.keys)
+    return all(times_input(form, vector) is not None for vector in vectors)
 
 
 def as_given(load: Text) -> str:

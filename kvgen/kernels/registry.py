@@ -11,8 +11,8 @@ from kvgen.kernels.extend import EXTEND
 from kvgen.kernels.fold import FOLD
 from kvgen.kernels.kernel import Kernel, Subject
 from kvgen.kernels.recurrent import RECURRENT
-from kvgen.kernels.sweep import SWEEP
 from kvgen.kernels.short import SHORT
+from kvgen.kernels.sweep import SWEEP
 from kvgen.kernels.verify import VERIFY
 
 # in the order in which records stand

@@ -19,7 +19,7 @@ from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import Records
 from kvgen.algebra.solving import solve
 from kvgen.codegen.kernels import Shapes
-from kvgen.codegen.operands import component, times_input
+from kvgen.codegen.operands import component, few_bits, times_input
 from kvgen.functions.exp import EXP
 from kvgen.ir.build import Builder
 from kvgen.ir.values import Helper, Kernel, Value
@@ -205,7 +205,7 @@ class _Sweep:
             lanes.masks["V"] = build.given("real_value", "V", "bool")
         self.names = {**value_names(form, records), **form.graph.names}
         self.inputs = TokenLoads(build, lanes, self.names)
-        self.prepared = Prepared(1 if form.spec.storage.state.coarse else PARTS)
+        self.prepared = Prepared(1 if few_bits(form) else PARTS)
         self.places = _Places(build, lanes, shapes, self.prepared)
         self.token = Lowering(build, form.graph, self, self.names, lanes.masks)
         self.factors = solve(form).factors or {}

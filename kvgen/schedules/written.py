@@ -51,10 +51,12 @@ def written(form: Form, records: Records) -> dict[str, Written]:
     if not chunks(form):
         return {}
     shapes = Shapes(form.spec.size("K"), form.spec.size("V"))
-    prompt = blocks(form, records, shapes)
     own = (OWN + GIVEN).split()
-    return {
-        CHUNK.name: _written(chunk(form, records, shapes), form, records, own),
+    found = {CHUNK.name: _written(chunk(form, records, shapes), form, records, own)}
+    if not SWEEP.exists(form):
+        return found
+    prompt = blocks(form, records, shapes)
+    return found | {
         PREPARE: _written(prompt.prepare, form, records, own, prompt.prepared),
         SWEEP.name: _written(prompt.sweep, form, records, OWN.split(), prompt.prepared),
     }
