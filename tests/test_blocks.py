@@ -1,0 +1,274 @@
+"""Prompts in blocks that are prepared side by side, against the recurrence in float64, in the
+interpreter; which recurrences have such kernels, and when they run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
+
+import alike
+import pytest
+import torch
+from twins import analysed, ids, made, within_rounding
+
+from kvgen import compiler
+from kvgen.checking.checker import EXACT
+from kvgen.checking.samples import Sampler, packed, padded, plain
+from kvgen.checking.twin import Tensors, Twin
+from kvgen.checking.windows import Extend
+from kvgen.codegen.operands import few_bits
+from kvgen.kernels.extend import EXTEND
+from kvgen.kernels.registry import kernels_of
+from kvgen.kernels.sweep import SWEEP
+from kvgen.shipped import resolve, shipped
+
+pytestmark = pytest.mark.usefixtures("rounded")
+
+# decays that hang on tokens, on the head alone, or none; two reads or one; another key reads than
+# writes, of a vector that is no input times a number; one of two writes that needs no read
+SWEPT = [
+    "comba", "deltanet", "efla", "gated_deltanet", "iplr", "lightning_attention", "mamba2",
+    "mamba2_falcon", "olmo_hybrid", "retnet", "simple_gla",
+]  # fmt: skip
+TRIANGLES = ["comba", "deltanet", "efla", "gated_deltanet", "iplr", "olmo_hybrid"]
+STORED = (
+    "state=float32",
+    "state=split records=input",
+    "state=bfloat16 records=input",
+    "state=float32 records=input layout=vk",
+    "state=split records=bfloat16 layout=vk",
+    "state=float16",
+    "state=bfloat16",
+)
+DEALT = list(zip(SWEPT, cycle(STORED), strict=False))
+DEALT_AGAIN = [(name, storage) for name in SWEPT for storage in STORED]
+# as tiles are, and not
+SIZES = ({"K": 16, "V": 16}, {"K": 24, "V": 20})
+MODULE = "gated_deltanet"
+KERNELS = ["prepare", "sweep"]
+
+
+def long(name: str, *storage: str, sizes: dict[str, int] = SIZES[0], **options: Any) -> Twin:
+    """A twin of a module with the kernels."""
+    options = {"slots": 6, "layers": 2, "buffer": 8, **options}
+    return Twin(made(name, *storage, **sizes), "cpu", **options)
+
+
+def serve(pair: Twin, lengths: list[list[int]]) -> None:
+    """Prompts on fresh rows and on rows with records, of no token, of one and of odd numbers."""
+    pair.admit([1, 4, 2])
+    pair.step([1, 4])
+    pair.step([1])
+    for place, each in enumerate(lengths):
+        pair.layout = (plain, packed, padded)[place % 3]
+        pair.together(Extend(pair, [4, -1, 1, 2], each, max(each) + place % 2))
+        pair.step([2, 4])
+        pair.compare()
+    within_rounding(pair)
+
+
+def test_which_recurrences_have_them() -> None:
+    forms = {
+        each.name: compiler.analyse(resolve(each.name), {"sizes.K": "64"}).form
+        for each in shipped()
+    }
+    assert sorted(name for name, form in forms.items() if SWEEP.exists(form)) == SWEPT
+    for name, form in forms.items():
+        assert (SWEEP in kernels_of(form)) == (name in SWEPT)
+        features = ("decode", "extend"), ("decode", "verify")
+        analysis = compiler.analyse(resolve(name), {"sizes.K": "64"})
+        texts = [compiler.emit(analysis, {}, each) for each in features]
+        assert ["_sweep_kernel" in text for text in texts] == [name in SWEPT, False]
+
+
+@pytest.mark.parametrize(("name", "storage"), DEALT)
+def test_prompts(name: str, storage: str) -> None:
+    pair = long(name, *storage.split(), sizes=SIZES[len(name) % 2], seed=1)
+    serve(pair, [[150, 3, 65, 128]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(("name", "storage"), DEALT_AGAIN)
+def test_more_prompts(name: str, storage: str, sizes: dict[str, int]) -> None:
+    pair = long(name, *storage.split(), sizes=sizes, seed=2)
+    serve(pair, [[66, 9, 0, 64], [1, 2, 130, 192], [63, 65, 200, 31]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("storage", ["state=bfloat16 records=input", "state=split"])
+def test_inputs_of_sixteen_bits(storage: str, dtype: torch.dtype) -> None:
+    pair = long(MODULE, *storage.split(), dtype=dtype, layers=1, seed=4)
+    serve(pair, [[70, 3, 0, 129]])
+
+
+@pytest.mark.parametrize("tile", [16, 32, 64])
+def test_several_tiles_of_a_head(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = long(MODULE, sizes={"K": 16, "V": 64}, seed=6)
+    config = {"TILE": tile, "STAGES": 1, "num_warps": 4}
+    monkeypatch.setitem(pair.module.CONFIGS["default"], "sweep", {1: config})
+    serve(pair, [[70, 3, 0, 129]])
+
+
+def test_as_many_rows_at_a_time_as_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, launched: Callable[[Twin], list[str]]
+) -> None:
+    pair = long(MODULE, layers=1)
+    monkeypatch.setattr(pair.module, "PREPARED", 1)
+    names = launched(pair)
+    serve(pair, [[70, 3, 0, 129]])
+    assert names.count("sweep") == names.count("prepare") == 4
+
+
+# what is hard on a solve --------------------------------------------------------------------------
+
+
+def as_exact(name: str, tokens: int, noise: float, decay: float) -> None:
+    model = made(name, K=32, V=16)
+    alone = alike.run(model, tokens, noise, decay, 1)["S"]
+    error = alike.run(model, tokens, noise, decay, 0)["S"]
+    # where nothing decays, the last bit of a key's norm adds up, which may happen to be right
+    most = 10 * max(alone, 1e-6)
+    assert error <= (min(most, EXACT) if alone <= EXACT else most), (error, alone)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("name", ["gated_deltanet", "olmo_hybrid"])
+def test_keys_that_are_alike(name: str, noise: float) -> None:
+    as_exact(name, 96, noise, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [96, 256])
+@pytest.mark.parametrize("decay", [1.0, 0.99, 0.5])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("name", TRIANGLES)
+def test_other_keys_that_are_alike(name: str, noise: float, decay: float, tokens: int) -> None:
+    as_exact(name, tokens, noise, decay)
+
+
+@pytest.mark.parametrize("name", ["gated_deltanet", "olmo_hybrid", "deltanet", "comba"])
+def test_what_is_rounded_does_not_grow(name: str) -> None:
+    """A state in 16 bits, the same key again and again, writes as strong as they get."""
+    model = made(name, "state=bfloat16", K=32, V=16)
+    alone = alike.run(model, 192, 0.0, 1.0, 1)
+    found = alike.run(model, 192, 0.0, 1.0, 0)
+    assert found["S"] <= max(2 * alone["S"], 1e-2), (found, alone)
+
+
+def test_which_roundings_grow() -> None:
+    def few(name: str, state: str) -> bool:
+        return few_bits(analysed(name, f"state={state}", K=32, V=16).form)
+
+    found = {name for name in SWEPT if few(name, "bfloat16")}
+    # writes of twice an erasure, keys that nothing bounds, a column that is no input
+    assert set(SWEPT) - found == {"comba", "efla", "iplr", "olmo_hybrid"}
+    assert not any(few(MODULE, state) for state in ("float32", "float16", "split"))
+
+
+GATES = {
+    # exactly 0, exactly 1, and sums of logs of thousands within a block
+    "gated_deltanet": ("a", (3e38, -3e38, 60.0)),
+    "mamba2": ("dt", (-3e38, 60.0, 400.0)),
+    "simple_gla": ("g", (-3e38, 3e38, -90.0)),
+}
+
+
+@pytest.mark.parametrize("storage", ["state=float32", "state=bfloat16"])
+@pytest.mark.parametrize("name", GATES)
+def test_gates_that_are_saturated(name: str, storage: str) -> None:
+    driver, values = GATES[name]
+
+    def change(sampler: Sampler, tensors: Tensors, token: int | None) -> Tensors:
+        if token is None or driver not in tensors:
+            return tensors
+        drawn = tensors[driver]
+        chance = sampler.uniform(drawn) * 8
+        for place, value in enumerate(values):
+            drawn = drawn.masked_fill((chance >= place) & (chance < place + 1), value)
+        return {**tensors, driver: drawn}
+
+    pair = long(name, storage, layers=1, seed=3, change=change)
+    serve(pair, [[150, 3, 65, 128]])
+
+
+# which kernel runs --------------------------------------------------------------------------------
+
+
+def test_prompts_of_more_than_a_block(launched: Callable[[Twin], list[str]]) -> None:
+    for tokens, wanted in {64: ["extend"], 65: KERNELS, 200: KERNELS}.items():
+        pair = long(MODULE, layers=1)
+        pair.admit([1, 2])
+        names = launched(pair)
+        Extend(pair, [2, 1], [tokens, 5]).run(0)
+        assert names == wanted
+
+
+def test_packed_and_invariant_prompts(launched: Callable[[Twin], list[str]]) -> None:
+    """They run as they did: the one for want of blocks, the others as one row's length must not
+    decide what becomes of another."""
+    pair = long(MODULE, layers=1)
+    module = pair.module
+    sampler = Sampler(pair.form.spec, "cpu", 7)
+    given, params = sampler.inputs(140, torch.float32), sampler.params()
+    names = launched(pair)
+    for invariant in (False, True):
+        options = {"device": "cpu", "dtype": torch.float32, "invariant": invariant}
+        cache = module.Cache.empty(3, 1, **options)
+        starts = torch.tensor([0, 70, 140], dtype=torch.int32)
+        module.extend(cache, 0, ids(0, 1), **given, **params, starts=starts)
+    rows = {name: x[None] for name, x in given.items()}
+    module.extend(cache, 0, ids(2), **rows, **params, lengths=ids(140))
+    assert names == ["extend"] * 3
+
+
+CONFIG = {"TILE": 16, "STAGES": 1, "num_warps": 4}
+IN_ORDER = {**CONFIG, "TOKENS": 16}
+
+
+@pytest.mark.parametrize(
+    ("tuned", "wanted"),
+    [
+        ({}, KERNELS),
+        # a GPU's records from before there was the other kernel
+        ({"extend": {8: {**IN_ORDER, "us": 9.0}}}, KERNELS),
+        ({"sweep": {8: {**CONFIG, "us": 9.0}}}, KERNELS),
+        ({"extend": {8: {**IN_ORDER, "us": 9.0}}, "sweep": {8: {**CONFIG, "us": 8.0}}}, KERNELS),
+        ({"extend": {8: {**IN_ORDER, "us": 7.0}}, "sweep": {8: {**CONFIG, "us": 8.0}}}, ["extend"]),
+        # while the other kernel is tuned
+        ({"extend": {8: IN_ORDER}, "sweep": {}}, ["extend"]),
+    ],
+)
+def test_the_one_that_is_faster_runs(
+    tuned: dict[str, Any], wanted: list[str], launched: Callable[[Twin], list[str]]
+) -> None:
+    pair = long(MODULE, layers=1)
+    pair.admit([1, 2])
+    module: Any = pair.module
+    names, before = launched(pair), module.CONFIGS
+    pair.cache.gpu = "a GPU"
+    module.CONFIGS = before | {"a GPU": tuned} if tuned else before
+    try:
+        Extend(pair, [2, 1], [70, 5]).run(0)
+    finally:
+        module.CONFIGS = before
+    assert names == wanted
+
+
+def test_what_is_asked_for_alone_runs_alone() -> None:
+    default = compiler.built(analysed(MODULE, K=16, V=16), {}).CONFIGS["default"]
+    assert EXTEND.alone(default) == {**default, "sweep": {}}
+    assert SWEEP.alone(default) == default
+
+
+def test_what_is_prepared() -> None:
+    """As much as the host makes room for, whatever is prepared."""
+    for name, few in itertools.product(SWEPT, ("bfloat16", "float32")):
+        analysis = analysed(name, f"state={few}", K=16, V=16)
+        table = compiler.built(analysis, {}).Cache.table
+        numbers, elements = table.prepared
+        assert table.block == 64 and numbers % 64 == 0
+        matrices = (2 if name == "iplr" else 1) + (name in TRIANGLES)
+        assert elements >= 64 * 64 * matrices
