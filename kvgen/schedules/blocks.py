@@ -117,21 +117,17 @@ class _Prepare(Triangle):
     numbers = "S"
     log: Value
 
-    def multiplies(self, first: Node, second: Node) -> bool:
-        """Scores are of keys with columns."""
-        nodes = self.form.keys, self.form.columns
-        near, far = ([times_input(self.form, node) for node in each] for each in nodes)
-        return any(each and each[0] is first for each in near) and any(
-            each and each[0] is second for each in far
-        )
-
     def find_decays(self) -> None:
         build = self.build
         for decay in self.form.decays:
             log = build.where(self.lanes.real_token, self.token.value(decay.log), 0.0, "log")
             self.log = log
             self.path = build.function(EXP, build.helper(BEFORE, log), name="path")
-            between = build.helper(BETWEEN, self.ancestors, log, axes="ST")
+            # any product tells how the logs are to lie in registers
+            products = self._product(
+                self.vectors[self.form.keys[0]], self.vectors[self.form.columns[0]]
+            )
+            between = build.helper(BETWEEN, self.ancestors, log, products, axes="ST")
             self.weights = build.function(EXP, between, name="weights")
 
     def kernel(self, prepared: Prepared) -> Kernel:

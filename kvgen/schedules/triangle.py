@@ -113,18 +113,11 @@ class Triangle:
                 continue
             if any(key is second for key, _ in self._given_keys()):
                 first, second = second, first
-            if not self.multiplies(first, second):
-                continue
             scores = self._product(self.raw[first], self.raw[second])
             numbers = [token.value(each) for each in (scale, other) if not each.is_number(1.0)]
             axes, name = self.numbers, token.name(node)
             own = build.helper(self.diagonal, scores, axes=axes, name=None if numbers else name)
             token.known[node] = build.times(build.along(own, "T"), *numbers, name=name)
-
-    def multiplies(self, first: Node, second: Node) -> bool:
-        """Whether the products of all tokens' inputs, of which the diagonal is wanted, are worth
-        computing."""
-        return True
 
     def _given_keys(self) -> Iterator[tuple[Node, Node]]:
         """The inputs that keys are, each with its number."""
