@@ -204,22 +204,53 @@ def test_prompts_of_more_than_a_block(launched: Callable[[Twin], list[str]]) -> 
         assert names == wanted
 
 
-def test_packed_and_invariant_prompts(launched: Callable[[Twin], list[str]]) -> None:
-    """They run as they did: the one for want of blocks, the others as one row's length must not
-    decide what becomes of another."""
+def test_prompts_of_rows_that_must_not_see_each_other(
+    launched: Callable[[Twin], list[str]],
+) -> None:
+    """One row's length must not decide which kernel another one's bits come from."""
     pair = long(MODULE, layers=1)
-    module = pair.module
     sampler = Sampler(pair.form.spec, "cpu", 7)
-    given, params = sampler.inputs(140, torch.float32), sampler.params()
+    given = {name: x[None] for name, x in sampler.inputs(140, torch.float32).items()}
     names = launched(pair)
-    for invariant in (False, True):
-        options = {"device": "cpu", "dtype": torch.float32, "invariant": invariant}
-        cache = module.Cache.empty(3, 1, **options)
-        starts = torch.tensor([0, 70, 140], dtype=torch.int32)
-        module.extend(cache, 0, ids(0, 1), **given, **params, starts=starts)
-    rows = {name: x[None] for name, x in given.items()}
-    module.extend(cache, 0, ids(2), **rows, **params, lengths=ids(140))
-    assert [name for name in names if name in (*KERNELS, "extend")] == ["extend"] * 3
+    cache = pair.module.Cache.empty(3, 1, device="cpu", dtype=torch.float32, invariant=True)
+    pair.module.extend(cache, 0, ids(2), **given, **sampler.params(), lengths=ids(140))
+    assert [name for name in names if name in (*KERNELS, "extend")] == ["extend"]
+
+
+STARTS = ([0, 70, 70, 270, 275], [3, 64, 200, 200, 329], [0, 0, 1, 2, 400])
+
+
+@pytest.mark.parametrize("starts", STARTS)
+@pytest.mark.parametrize("name", ["gated_deltanet", "mamba2"])
+def test_prompts_one_behind_the_other(
+    name: str, starts: list[int], launched: Callable[[Twin], list[str]]
+) -> None:
+    """What lies in front of the first, behind the last and in no row is blank; bits are those of
+    prompts that are padded."""
+    pair = long(name, layers=1, seed=5)
+    tokens, module = starts[-1] + 7, pair.module
+    sampler = Sampler(pair.form.spec, "cpu", 7)
+    given, params = sampler.inputs(tokens, torch.float32), sampler.params()
+    slots, places = ids(2, 0, -1, 1), torch.tensor(starts, dtype=torch.int32)
+    caches = [module.Cache.empty(3, 1, device="cpu", dtype=torch.float32) for _ in range(2)]
+    names = launched(pair)
+    out = module.extend(caches[0], 0, slots, **given, **params, starts=places)
+    lengths = places.diff()
+    most = max(int(lengths.max()), 65)
+    rows = {
+        key: torch.stack([torch.cat([x, x])[start : start + most] for start in starts[:-1]])
+        for key, x in given.items()
+    }
+    wanted = module.extend(caches[1], 0, slots, **rows, **params, lengths=lengths)
+    assert [each for each in names if each in (*KERNELS, "extend")] == KERNELS * 2
+    left = torch.ones(tokens, dtype=torch.bool)
+    for row, (start, length) in enumerate(zip(starts, lengths.tolist(), strict=False)):
+        assert torch.equal(out[start : start + length], wanted[row, :length])
+        if slots[row] >= 0:
+            left[start : start + length] = False
+    assert not out[left].any() and not out.isnan().any()
+    for each, x in caches[0].tensors.items():
+        assert torch.equal(x, caches[1].tensors[each]) or "work" in each, each
 
 
 CONFIG = {"TILE": 16, "STAGES": 1, "num_warps": 4}

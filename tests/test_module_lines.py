@@ -18,8 +18,9 @@ from kvgen.shipped import resolve
 STORAGE = {"storage.state": "split", "storage.records": "input", "storage.layout": "vk"}
 # lines, by what a module is compiled with: of the shortest and the longest of the 26 recurrences,
 # between which all others lie, and of what servers run most; docs/architecture.md says what bounds
-# them. Those that take a window as a chunk have a kernel more for it and two for prompts, those with a decay for each
-# channel products of scaled vectors, and for trees what pairs of tokens decay by.
+# them. Those that take a window as a chunk have a kernel more for it and two for prompts, those
+# with a decay for each channel products of scaled vectors, and for trees what pairs of tokens decay
+# by.
 MOST = {
     "linear_attention": {(DECODE,): 2550, USUAL: 3320},
     "gated_deltanet": {(DECODE,): 2720, USUAL: 4450},

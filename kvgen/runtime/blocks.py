@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kvgen.runtime.device import best_of
 from kvgen.runtime.launches import Given, Launching, batch_of, configured, launch_tokens, tiles_grid
-from kvgen.runtime.numbers import parts_of
+from kvgen.runtime.numbers import parts_of, power_of_two
 
 # bytes that are prepared at once, of as many rows as that is enough for
 PREPARED = 1 << 30
@@ -17,10 +17,12 @@ PREPARED = 1 << 30
 PREPARING = {"num_warps": 4}
 
 
-def in_blocks(cache: Launching, rows: int, tokens: int) -> bool:
+def in_blocks(cache: Launching, rows: int, tokens: int, packed: bool) -> bool:
     """Whether a call takes its prompts so: there is more than one block, what a row comes to may
-    hang on how long the others are, and nothing tuned is faster."""
+    hang on how long the others are, and nothing tuned is faster. tokens: of a row, or of all."""
     table = cache.table
+    if packed:
+        tokens //= rows
     # whoever times the other kernel leaves this one no configuration
     known = table.names["CONFIGS"].get(cache.gpu, {}).get("sweep", True)
     if tokens <= table.block or not table.block or cache.invariant or not known:
@@ -30,34 +32,44 @@ def in_blocks(cache: Launching, rows: int, tokens: int) -> bool:
 
 def run_blocks(
     cache: Launching, layer: int, slots: Tensor, pending: Tensor, lengths: Tensor, given: Given,
-    out: Tensor,
+    out: Tensor, packed: bool,
 ) -> None:  # fmt: skip
-    """Prepare all blocks, then go over them; as many rows at a time as there is room for."""
-    numbers, elements = cache.table.prepared
-    blocks = parts_of(out.shape[1], cache.table.block)
-    each = blocks * cache.heads * (4 * numbers + 2 * elements)
-    most = max(1, PREPARED // each)
-    config = configured(cache, "sweep", slots.numel(), given)
-    for first in range(0, slots.numel(), most):
-        part = slice(first, first + most)
-        rows = slots[part].numel()
-        places = rows * cache.heads * blocks
+    """Prepare all blocks, then go over them. Of prompts that are not packed as many rows at a time
+    as there is room for."""
+    rows, block = slots.numel(), cache.table.block
+    config = configured(cache, "sweep", rows, given)
+    numbers, halves = cache.table.prepared
+    # packed rows have so many blocks together at most
+    blocks = out.shape[0] // block + rows if packed else parts_of(out.shape[1], block)
+    each = blocks * cache.heads * (4 * numbers + 2 * halves)
+    most = rows if packed else max(1, PREPARED // each)
+    for start in range(0, rows, most):
+        part = slice(start, start + most)
+        count = slots[part].numel()
+        places = cache.heads * (blocks if packed else count * blocks)
+        options = {"dtype": torch.float32, "device": cache.device}
         prepared = [
-            torch.empty(places * numbers, dtype=torch.float32, device=cache.device),
-            torch.empty(places * elements, dtype=torch.bfloat16, device=cache.device),
+            torch.empty(places * numbers, **options),
+            torch.empty(places * halves, **{**options, "dtype": torch.bfloat16}),
         ]
-        own = {name: x[part] if name in cache.tokens else x for name, x in given.items()}
+        inputs, outputs, ends = given, out, lengths
+        if count < rows:
+            inputs = {name: x[part] if name in cache.tokens else x for name, x in given.items()}
+            outputs, ends = out[part], lengths[part]
         shared: dict[str, Any] = {
-            "books": [pending, lengths[part], *prepared],
-            "before": [out.shape[1], blocks],
+            "books": [pending, ends, *prepared],
+            "before": [out.shape[0 if packed else 1], rows if packed else blocks],
+            "packed": packed,
+            "PACKED": packed,
             "PLACES": cache.buffer,
-            "TOKENS": cache.table.block,
+            "TOKENS": block,
         }
+        call = layer, slots[part], inputs, outputs
         launch_tokens(
-            cache, "prepare", (places,), layer, slots[part], own, out[part], **shared,
+            cache, "prepare", (places,), *call, **shared, ROWS=power_of_two(rows) if packed else 1,
             **PREPARING,
         )  # fmt: skip
         launch_tokens(
-            cache, "sweep", tiles_grid(cache, rows, config), layer, slots[part], own, out[part],
-            **shared, TILE=config["TILE"], STAGES=config["STAGES"], num_warps=config["num_warps"],
+            cache, "sweep", tiles_grid(cache, count, config), *call, **shared, TILE=config["TILE"],
+            STAGES=config["STAGES"], num_warps=config["num_warps"],
         )  # fmt: skip

@@ -132,8 +132,9 @@ class Kernels(Storage):
         self, layer: int, slots: Tensor, lengths: Tensor, given: Given, out: Tensor,
         packed: bool = False,
     ) -> None:  # fmt: skip
-        if not packed and in_blocks(self, slots.numel(), out.shape[1]):
-            run_blocks(self, layer, slots, self.tensors["pending"], lengths, given, out)
+        if in_blocks(self, slots.numel(), out.shape[0 if packed else 1], packed):
+            pending = self.tensors["pending"]
+            run_blocks(self, layer, slots, pending, lengths, given, out, packed)
             return
         config = configured(self, "extend", slots.numel(), given)
         launch_tokens(
