@@ -54,13 +54,14 @@ def main() -> None:
         "--shapes", nargs="*", type=shape_of, default=[(8, 1024), (1, 8192)], metavar="ROWSxTOKENS"
     )
     parser.add_argument(
-        "--try", nargs="*", default=[], metavar="TILE,STAGES,WARPS[,MAXNREG]",
-        dest="tried", help="MAXNREG: registers of a thread that prepares",
+        "--try", nargs="*", default=[], metavar="TILE,STAGES,WARPS[,MAXNREG,EACH]",
+        dest="tried", help="MAXNREG, EACH: registers of what prepares, and its programs before it shares heads",
     )  # fmt: skip
     parser.add_argument("--old-most", type=int, default=1 << 20, help="tokens that OLD is timed at")
     parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing after so many")
     parser.add_argument("--no-fla", action="store_true")
+    parser.add_argument("--no-old", action="store_true")
     parser.add_argument("--kernels", action="store_true", help="say how long each kernel takes")
     parser.add_argument("--json", type=Path, help="write the figures")
     args = parser.parse_args()
@@ -78,7 +79,7 @@ def main() -> None:
             say(f"out of time: {name} {shape[0]} x {shape[1]}")
             continue
         runs = {"new": prompt(args.new / name, shape).run}
-        if shape[0] * shape[1] <= args.old_most:
+        if shape[0] * shape[1] <= args.old_most and not args.no_old:
             runs = {"old": prompt(args.old / name, shape).run, **runs}
         for tried in args.tried:
             runs[tried] = prompt(args.new / name, shape, tried).run
@@ -109,7 +110,7 @@ def jobs(args: argparse.Namespace, names: list[str]) -> list[Job]:
     for name, shape in itertools.product(names, ((8, 1024), (1, 1024))):
         if any((shape[0] == 1) == (rows == 1) for rows, _ in args.shapes):
             found += [(str(args.new / name), tried, shape) for tried in ("", *args.tried)]
-            found.append((str(args.old / name), "", shape))
+            found += [] if args.no_old else [(str(args.old / name), "", shape)]
     peers = {known(Path(name).stem) for name in names} - {None} if not args.no_fla else set()
     return [(str(each), str(share), (1, 1024)) for share in range(SHARES) for each in peers] + found
 
@@ -149,6 +150,8 @@ def errors(args: argparse.Namespace, name: str) -> list[dict[str, Any]]:
     for which, folder, tried in (
         ("old", args.old, ""), ("new", args.new, ""), *((x, args.new, x) for x in args.tried[:1]),
     ):  # fmt: skip
+        if which == "old" and args.no_old:
+            continue
         try:
             output, state = prompt(folder / name, (2, CHECKED), tried).errors()
         except Exception as error:
@@ -212,9 +215,10 @@ def prompt(path: Path, shape: Shape, tried: str = "") -> Prompt:
 
 
 def configure(module: ModuleType, rows: int, tried: str) -> None:
-    tile, stages, warps, *registers = map(int, tried.split(","))
-    if registers:
-        module.PREPARING = {**module.PREPARING, "maxnreg": registers[0]}
+    tile, stages, warps, *preparing = map(int, tried.split(","))
+    if preparing:
+        registers, module.EACH = preparing
+        module.PREPARING = {**module.PREPARING, "maxnreg": registers}
     config = {"TILE": tile, "STAGES": stages, "num_warps": warps}
     kernel = "sweep" if "sweep" in module.CONFIGS["default"] else "extend"
     more = {} if kernel == "sweep" else {"TOKENS": 16}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvgen.algebra.chunk import chunks
 from kvgen.algebra.form import Form
 from kvgen.codegen.operands import all_given, few_bits
-from kvgen.kernels.choice import Choice, Tiling, below, of_channels, when
+from kvgen.kernels.choice import Choice, Tiling, below, least, of_channels, when
 from kvgen.kernels.extend import Extend
 from kvgen.kernels.knobs import Config
 from kvgen.kernels.load import Load, warps_for
@@ -18,12 +18,21 @@ PREPARE = "prepare"
 BLOCK = 64
 # keys beyond this leave no room for a second block, nor for wide tiles
 LONG_KEYS = 128
+# bytes of shared memory that blocks in flight may take beside all else
+MOST_SHARED = 200_000
 
-TILING = Choice(
-    when(Tiling(of_channels(64), 64, stages=2), few=True, k=below(LONG_KEYS + 1)),
-    when(Tiling(of_channels(64), 64), few=True),
-    when(Tiling(of_channels(64), 32, stages=2), k=below(LONG_KEYS + 1)),
-    when(Tiling(of_channels(16), 64)),
+# few rows want programs, and blocks in flight; many have other programs to wait with
+FEW_BITS = Choice(
+    when(Tiling(of_channels(64), 64), k=least(LONG_KEYS + 1)),
+    when(Tiling(of_channels(32), 32, stages=3), filled=below(1.5)),
+    when(Tiling(of_channels(64), 64, stages=3), filled=below(4)),
+    when(Tiling(of_channels(64), 64, stages=2)),
+)
+# products in parts take registers, so that a warp has as few rows as tensor cores take
+IN_PARTS = Choice(
+    when(Tiling(of_channels(16), 64), k=least(LONG_KEYS + 1)),
+    when(Tiling(of_channels(32), 32, stages=3), filled=below(1.5)),
+    when(Tiling(of_channels(128), 64, stages=3)),
 )
 
 
@@ -32,6 +41,7 @@ class Sweep(Extend):
     knobs = ("TILE", "STAGES", "num_warps")
     rules = (wide, fills_threads, shallow)
     behind = ()
+    alike = False
 
     def exists(self, form: Form) -> bool:
         # float32 vectors in shared memory, in two parts, are as many bytes as there are
@@ -46,13 +56,14 @@ class Sweep(Extend):
         return size.held(self.name, BLOCK, held, config, shared)
 
     def rule(self, load: Load, batch: int) -> Config:
-        tiling = TILING(load.facts(batch) | {"few": few_bits(load.form)})
+        tiling = (FEW_BITS if few_bits(load.form) else IN_PARTS)(load.facts(batch))
         width = load.tile(tiling.tile)
-        return {
-            "TILE": width,
-            "STAGES": tiling.stages,
-            "num_warps": max(4, warps_for(load.k * width, tiling.each)),
-        }
+        config = {"TILE": width, "STAGES": tiling.stages, "num_warps": 4}
+        config["num_warps"] = max(4, warps_for(load.k * width, tiling.each))
+        size = Size(load.form, load.records)
+        while config["STAGES"] > 1 and self.need(size, config).shared > MOST_SHARED:
+            config["STAGES"] -= 1
+        return config
 
 
 SWEEP = Sweep()

@@ -13,6 +13,8 @@ from kvgen.runtime.numbers import parts_of, power_of_two
 
 # bytes that are prepared at once, of as many rows as that is enough for
 PREPARED = 1 << 30
+# programs for each multiprocessor from which on they may have several heads
+EACH = 4
 # warps that prepare a block: its products have as many rows as four of them take
 PREPARING = {"num_warps": 4}
 
@@ -47,6 +49,11 @@ def run_blocks(
         part = slice(start, start + most)
         count = slots[part].numel()
         places = cache.heads * (blocks if packed else count * blocks)
+        # heads that have their keys in common, as long as there are programs for all of a GPU
+        ratio, most_heads = cache.table.ratio, max(1, places // (EACH * cache.processors))
+        heads = max(
+            each for each in range(1, ratio + 1) if each <= most_heads and ratio % each == 0
+        )
         options = {"dtype": torch.float32, "device": cache.device}
         prepared = [
             torch.empty(places * numbers, **options),
@@ -66,8 +73,8 @@ def run_blocks(
         }
         call = layer, slots[part], inputs, outputs
         launch_tokens(
-            cache, "prepare", (places,), *call, **shared, ROWS=power_of_two(rows) if packed else 1,
-            **PREPARING,
+            cache, "prepare", (places // heads,), *call, **shared, HEADS=heads,
+            ROWS=power_of_two(rows) if packed else 1, **PREPARING,
         )  # fmt: skip
         launch_tokens(
             cache, "sweep", tiles_grid(cache, count, config), *call, **shared, TILE=config["TILE"],

@@ -40,11 +40,13 @@ PARTS = 3
 
 
 class Item(NamedTuple):
-    """What is prepared. node: what it is of. write: which write it is for."""
+    """What is prepared. node: what it is of. write: which write it is for. factor: of a read, what
+    it is times wherever it is used."""
 
     what: str
     node: Node | None = None
     write: int = 0
+    factor: Node | None = None
 
 
 @dataclass
@@ -76,26 +78,41 @@ def blocks(form: Form, records: Records, shapes: Shapes) -> Blocks:
 
 
 class _Places:
-    """Where what is prepared of a block lies: a pointer and an offset."""
+    """Where what is prepared of a block lies: a pointer and an offset. turn: the number of the head
+    among those of a program, where it has several."""
 
-    def __init__(self, build: Builder, lanes: Lanes, shapes: Shapes, prepared: Prepared) -> None:
+    def __init__(
+        self,
+        build: Builder,
+        lanes: Lanes,
+        shapes: Shapes,
+        prepared: Prepared,
+        turn: Value | None = None,
+    ) -> None:
         self.build, self.lanes, self.shapes, self.prepared = build, lanes, shapes, prepared
-        self.tokens = build.given("TOKENS")
+        self.turn, self.tokens = turn, build.given("TOKENS")
+
+    def _pointer(self, name: str, size: str) -> Value:
+        """Where the first head's lie, or those of the head whose turn it is."""
+        pointer = self.build.given(name, type="pointer")
+        if self.turn is None:
+            return pointer
+        return self.build.add(pointer, self.build.mul(self.turn, self.build.given(size)))
 
     def number(self, item: Item, axes: str = "T") -> tuple[Value, Value]:
         """Of every token, or of the block."""
         index = self.build.number(_index(self.prepared.numbers, item))
         start = self.build.mul(index, self.tokens)
         offset = self.build.add(start, self.lanes.token) if axes else start
-        return self.build.given("numbers_at", type="pointer"), offset
+        return self._pointer("numbers_at", "NUMBERS"), offset
 
     def matrix(self, item: Item, part: int) -> tuple[Value, Value]:
-        pointer = self.build.given("matrices_at", type="pointer")
+        pointer = self._pointer("matrices_at", "HALVES")
         rows = self._rows(self.prepared.matrices, item, part)
         return pointer, self.build.add(self.build.mul(rows, self.tokens), self.lanes.token)
 
     def vectors(self, item: Item, part: int) -> tuple[Value, Value]:
-        pointer = self.build.given("vectors_at", type="pointer")
+        pointer = self._pointer("vectors_at", "HALVES")
         rows = self._rows(self.prepared.vectors, item, part)
         span = self.build.number(self.shapes.span("K"))
         return pointer, self.build.add(self.build.mul(rows, span), self.lanes.key)
@@ -131,7 +148,15 @@ class _Prepare(Triangle):
             self.weights = build.function(EXP, between, name="weights")
 
     def kernel(self, prepared: Prepared) -> Kernel:
-        build, form, lanes = self.build, self.form, self.lanes
+        """What is the same for all heads of a program comes in front of the loop over them."""
+        build, lanes = self.build, self.lanes
+        with build.loop("turn", "HEADS", "1") as turn:
+            lanes.head = build.add(build.given("first_head"), turn, "head")
+            self._head(_Places(build, lanes, self.shapes, prepared, turn))
+        return build.kernel()
+
+    def _head(self, places: _Places) -> None:
+        build, form, lanes, prepared = self.build, self.form, self.lanes, places.prepared
         self.find_vectors()
         before = build.binary("lt", build.along(lanes.token, "S"), lanes.token)
         self.ancestors = build.let(
@@ -143,7 +168,6 @@ class _Prepare(Triangle):
             for index in range(len(form.keys)):
                 self.score(column, index)
         self.solve()
-        places = _Places(build, lanes, self.shapes, prepared)
         for item in prepared.numbers:
             value = self._number(item)
             build.store(*places.number(item, value.axes), value)
@@ -155,7 +179,6 @@ class _Prepare(Triangle):
             for part in range(prepared.parts):
                 rows = self._part(self.vectors[item.node].rows, part)
                 build.store(*places.vectors(item, part), rows)
-        return build.kernel()
 
     def _part(self, value: Value, part: int) -> Value:
         return self.build.helper(Helper("_part", (str(part),), elementwise=True), value)
@@ -168,6 +191,7 @@ class _Prepare(Triangle):
         else:
             assert item.node is not None
             found = self.lead(item.node) if item.what == "lead" else self.token.value(item.node)
+            found = self.times(found, self._factor(item))
         assert found is not None
         return self.each(found)
 
@@ -178,7 +202,11 @@ class _Prepare(Triangle):
             return self.build.where(self.ancestors, self.inverse, 0.0)
         assert item.node is not None
         mixed = item.what == "mixed"
-        return self.mixed[item.node] if mixed else self.scores[item.node, item.write]
+        found = self.mixed[item.node] if mixed else self.scores[item.node, item.write]
+        return self.build.times(found, self._factor(item))
+
+    def _factor(self, item: Item) -> Value | None:
+        return self.token.value(item.factor) if item.factor else None
 
     def _rest(self, index: int) -> Value | None:
         """What a write is still to be times in the state behind the block."""
@@ -205,6 +233,11 @@ class _Sweep:
         self.places = _Places(build, lanes, shapes, self.prepared)
         self.token = Lowering(build, form.graph, self, self.names, lanes.masks)
         self.factors = solve(form).factors or {}
+        # by what is computed of a node
+        self.users: dict[Node, list[Node]] = {}
+        for node in reachable([form.output, *(write.d for write in form.writes)]):
+            for arg in dict.fromkeys(node.args):
+                self.users.setdefault(arg, []).append(node)
 
     # -- what is there without being computed
 
@@ -245,7 +278,7 @@ class _Sweep:
         }
         alone = None
         if unknown is not None:
-            reads = {read: self._read(read) for read in self.factors}
+            reads = {self._whole(read)[0]: self._read(read) for read in self.factors}
             value = self.token.again("_alone", reads).value(sides[unknown])
             alone = self._of_tokens(value, "alone")
             name = self.names.get(sides[unknown], "write")
@@ -258,9 +291,9 @@ class _Sweep:
             found, column = self._read(read), read.args[0]
             if alone is not None:
                 called = self._called(column)
-                item = Item("mixed", column)
+                item = Item("mixed", column, factor=self._whole(read)[1])
                 found = self._with(alone, item, found, f"{called}_mixed", f"{called}_read")
-            self.token.known[read] = found
+            self.token.known[self._whole(read)[0]] = found
         self._output(self.token.value(form.output))
         self._update()
         return build.kernel()
@@ -273,14 +306,29 @@ class _Sweep:
         state = build.given("state", "VK", "float")
         columns = build.turned(self._rows(column), f"{called}_columns")
         found = build.dot(state, columns, PRODUCT, name=f"{called}_found")
-        if self.form.decays or self._scaled(column):
-            found = build.mul(found, self._number(Item("lead", column), f"{called}_lead"))
+        factor = self._whole(read)[1]
+        if self.form.decays or self._scaled(column) or factor:
+            lead = self._number(Item("lead", column, factor=factor), f"{called}_lead")
+            found = build.mul(found, lead)
         for index, write in self.writes.items():
             if self.form.writes[index].d.reads:
                 continue
-            item = Item("scores", column, index)
+            item = Item("scores", column, index, factor)
             found = self._with(write, item, found, f"{called}_scores", f"{called}_base")
         return found
+
+    def _whole(self, read: Node) -> tuple[Node, Node | None]:
+        """A read with the numbers that it is times wherever it is used, and their product."""
+        graph, node, factor = self.form.graph, read, None
+        ends = (self.form.output, *(write.d for write in self.form.writes))
+        while node not in ends:
+            users = self.users.get(node, [])
+            others = [arg for arg in users[0].args if arg is not node] if len(users) == 1 else []
+            if len(others) != 1 or users[0].op != "mul" or others[0].axes.channels:
+                return node, factor
+            (node,), (other,) = users, others
+            factor = other if factor is None else graph.mul(factor, other)
+        return node, factor
 
     def _rows(self, node: Node) -> Value:
         """A vector of every token: an input as it came, or as it was prepared."""

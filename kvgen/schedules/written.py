@@ -57,7 +57,7 @@ def written(form: Form, records: Records) -> dict[str, Written]:
         return found
     prompt = blocks(form, records, shapes)
     return found | {
-        PREPARE: _written(prompt.prepare, form, records, own, prompt.prepared),
+        PREPARE: _written(prompt.prepare, form, records, [*own, "head"], prompt.prepared),
         SWEEP.name: _written(prompt.sweep, form, records, OWN.split(), prompt.prepared),
     }
 
