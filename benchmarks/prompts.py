@@ -55,7 +55,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--try", nargs="*", default=[], metavar="TILE,STAGES,WARPS[,MAXNREG,EACH]",
-        dest="tried", help="MAXNREG, EACH: registers of what prepares, and its programs before it shares heads",
+        dest="tried", help="MAXNREG, EACH: of what prepares, registers, and programs until it shares",
     )  # fmt: skip
     parser.add_argument("--old-most", type=int, default=1 << 20, help="tokens that OLD is timed at")
     parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
@@ -104,13 +104,11 @@ def shape_of(text: str) -> Shape:
 
 
 def jobs(args: argparse.Namespace, names: list[str]) -> list[Job]:
-    """What is compiled: programs differ by whether there is one row, not by how many or by their
-    length. The largest first."""
+    """What is compiled, the largest first. How many heads a program prepares hangs on the shape."""
     found: list[Job] = []
-    for name, shape in itertools.product(names, ((8, 1024), (1, 1024))):
-        if any((shape[0] == 1) == (rows == 1) for rows, _ in args.shapes):
-            found += [(str(args.new / name), tried, shape) for tried in ("", *args.tried)]
-            found += [] if args.no_old else [(str(args.old / name), "", shape)]
+    for name, shape in itertools.product(names, args.shapes):
+        found += [(str(args.new / name), tried, shape) for tried in ("", *args.tried)]
+        found += [] if args.no_old else [(str(args.old / name), "", shape)]
     peers = {known(Path(name).stem) for name in names} - {None} if not args.no_fla else set()
     return [(str(each), str(share), (1, 1024)) for share in range(SHARES) for each in peers] + found
 
