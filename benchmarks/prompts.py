@@ -55,7 +55,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--try", nargs="*", default=[], metavar="TILE,STAGES,WARPS[,MAXNREG,EACH]",
-        dest="tried", help="MAXNREG, EACH: of what prepares, registers, and programs until it shares",
+        dest="tried", help="MAXNREG, EACH: registers of what prepares, programs until it shares",
     )  # fmt: skip
     parser.add_argument("--old-most", type=int, default=1 << 20, help="tokens that OLD is timed at")
     parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
