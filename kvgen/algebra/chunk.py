@@ -34,6 +34,19 @@ def chunks(form: Form) -> bool:
 
     Then scores and what is solved are T × T numbers for a head, whatever the value channel.
     """
+    return _by_columns(form) and all(not decay.channel for decay in form.decays)
+
+
+def swept(form: Form) -> bool:
+    """The same of a prompt's blocks, where each key channel may have a decay of its own, of at most
+    1: then a block's vectors are scaled by what decays in it."""
+    by_channel = [decay for decay in form.decays if decay.channel]
+    scaled = form.decays == form.scaled_decays and len(by_channel) == 1
+    scaled = scaled and by_channel[0].channel == "K" and not form.factored
+    return _by_columns(form) and (not by_channel or scaled)
+
+
+def _by_columns(form: Form) -> bool:
     reads = [column.axes.channels == "K" for column in form.columns]
     return (
         form.windows
@@ -41,7 +54,6 @@ def chunks(form: Form) -> bool:
         and all(reads)
         and not form.whole_v
         and not form.carries
-        and all(not decay.channel for decay in form.decays)
         and all(key not in form.late for key in form.keys)
         and (not form.writes_read or solve(form).factors is not None)
         and LEAST_KEYS <= form.spec.size("K") <= MOST_KEYS

@@ -33,8 +33,10 @@ def times_input(form: Form, node: Node) -> tuple[Node, Node] | None:
 
 def few_bits(form: Form) -> bool:
     """Whether a prompt's products with the state take 16 bits of each number: the state keeps no
-    more of it, its tokens forgive that, and inputs are multiplied as they came."""
-    return form.spec.storage.state.coarse and all_given(form) and forgives(form)
+    more of it, its tokens forgive that, and inputs are multiplied as they came, or scaled by what
+    decays."""
+    few = all_given(form) or form.decay("K") is not None
+    return form.spec.storage.state.coarse and few and forgives(form)
 
 
 def all_given(form: Form) -> bool:

@@ -377,7 +377,10 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
         found["chunk"] = 8 if form.spec.storage.state.narrow else 16
     if context.get("sweep"):
         found["block"] = BLOCK
-        found["prepared"] = str(context["prepared_sizes"])
+        # products of a block have as many rows as four warps take; vectors that are scaled channel
+        # by channel are more than these hold
+        warps = 8 if form.decay("K") else 4
+        found["prepared"] = str((*context["prepared_sizes"], warps))
     if context["without_short"]:
         found["without_short"] = quoted(context["without_short"])
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvgen.algebra.chunk import chunks
+from kvgen.algebra.chunk import swept
 from kvgen.algebra.form import Form
 from kvgen.codegen.operands import all_given, few_bits
 from kvgen.kernels.choice import Choice, Tiling, below, least, of_channels, when
@@ -44,8 +44,9 @@ class Sweep(Extend):
     alike = False
 
     def exists(self, form: Form) -> bool:
-        # float32 vectors in shared memory, in two parts, are as many bytes as there are
-        return chunks(form) and (all_given(form) or form.spec.size("K") <= LONG_KEYS)
+        # vectors in three parts are as many bytes as there are
+        few = all_given(form) or few_bits(form)
+        return swept(form) and (few or form.spec.size("K") <= LONG_KEYS)
 
     def need(self, size: Size, config: Config) -> Need:
         """What a turn loads is in shared memory as often as turns are in flight."""

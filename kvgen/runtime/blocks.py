@@ -15,8 +15,8 @@ from kvgen.runtime.numbers import parts_of, power_of_two
 PREPARED = 1 << 30
 # programs for each multiprocessor from which on they may have several heads
 EACH = 4
-# warps that prepare a block: its products have as many rows as four of them take
-PREPARING = {"num_warps": 4}
+# what else is asked of the compiler for what prepares
+PREPARING: dict[str, int] = {}
 
 
 def in_blocks(cache: Launching, rows: int, tokens: int, packed: bool) -> bool:
@@ -40,7 +40,7 @@ def run_blocks(
     as there is room for."""
     rows, block = slots.numel(), cache.table.block
     config = configured(cache, "sweep", rows, given)
-    numbers, halves = cache.table.prepared
+    numbers, halves, warps = cache.table.prepared
     # packed rows have so many blocks together at most
     blocks = out.shape[0] // block + rows if packed else parts_of(out.shape[1], block)
     each = blocks * cache.heads * (4 * numbers + 2 * halves)
@@ -74,7 +74,7 @@ def run_blocks(
         call = layer, slots[part], inputs, outputs
         launch_tokens(
             cache, "prepare", (places // heads,), *call, **shared, HEADS=heads,
-            ROWS=power_of_two(rows) if packed else 1, **PREPARING,
+            ROWS=power_of_two(rows) if packed else 1, num_warps=warps, **PREPARING,
         )  # fmt: skip
         launch_tokens(
             cache, "sweep", tiles_grid(cache, count, config), *call, **shared, TILE=config["TILE"],

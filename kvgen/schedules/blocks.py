@@ -23,6 +23,7 @@ from kvgen.codegen.operands import component, few_bits, times_input
 from kvgen.functions.exp import EXP
 from kvgen.ir.build import Builder
 from kvgen.ir.values import Helper, Kernel, Value
+from kvgen.kernels.sweep import BLOCK
 from kvgen.schedules.loads import INPUTS, Lanes, TokenLoads
 from kvgen.schedules.lowering import Lowering
 from kvgen.schedules.triangle import Triangle
@@ -34,7 +35,10 @@ SQUARE = Helper("_product_in_block")
 DIAGONAL = Helper("_own_scores")
 # of what hangs on the state, with inputs, and with what is prepared
 PRODUCT, PREPARED = Helper("_product_of_state"), Helper("_product_with_prepared")
-JOINED = Helper("_joined", elementwise=True)
+VECTORS = Helper("_product_with_vectors")
+# where every key channel has a decay of its own
+KEPT, REST = Helper("_kept_by_channel"), Helper("_rest_by_channel")
+SCORES = Helper("_scores_by_channel")
 # of a float32 in as many bfloat16 as hold all of it
 PARTS = 3
 
@@ -103,6 +107,11 @@ class _Places:
         """Of every token, or of the block."""
         index = self.build.number(_index(self.prepared.numbers, item))
         start = self.build.mul(index, self.tokens)
+        if axes == "K":
+            # as many numbers as there are keys
+            for more in range(1, -(-self.shapes.span("K") // BLOCK)):
+                _index(self.prepared.numbers, item._replace(what="", write=more))
+            return self._pointer("numbers_at", "NUMBERS"), self.build.add(start, self.lanes.key)
         offset = self.build.add(start, self.lanes.token) if axes else start
         return self._pointer("numbers_at", "NUMBERS"), offset
 
@@ -136,6 +145,11 @@ class _Prepare(Triangle):
 
     def find_decays(self) -> None:
         build = self.build
+        if self.by_channel:
+            (decay,) = self.form.decays
+            real = build.along(self.lanes.real_token, "S")
+            self.log = build.where(real, self.token.value(decay.log), 0.0, "log")
+            return
         for decay in self.form.decays:
             log = build.where(self.lanes.real_token, self.token.value(decay.log), 0.0, "log")
             self.log = log
@@ -146,6 +160,38 @@ class _Prepare(Triangle):
             )
             between = build.helper(BETWEEN, self.ancestors, log, products, axes="ST")
             self.weights = build.function(EXP, between, name="weights")
+
+    @property
+    def by_channel(self) -> bool:
+        return self.form.decay("K") is not None
+
+    def score(self, column: Node, index: int) -> Value:
+        if not self.by_channel:
+            return super().score(column, index)
+        build, vector, near = self.build, self.vectors[column], self.vectors[self.form.keys[index]]
+        rows = [build.cast(each.rows, "float") for each in (vector, near)]
+        score = build.helper(SCORES, *rows, self.log, self.lanes.token, axes="ST")
+        number = near.number and build.along(near.number, "S")
+        score = build.times(score, number, vector.number)
+        name = f"{vector.called}_scores"
+        self.scores[column, index] = build.where(self.ancestors, score, 0.0, name)
+        return self.scores[column, index]
+
+    def _vector(self, item: Item) -> Value:
+        """A vector over K, as it lies in memory before it is parted."""
+        build = self.build
+        if item.what == "rest":
+            vector, scale = self.vectors[self.form.keys[item.write]], REST
+        else:
+            assert item.node is not None
+            vector, scale = self.vectors[item.node], KEPT
+        number = vector.number and build.along(vector.number, "S")
+        factor = self._factor(item)
+        found = build.times(build.cast(vector.rows, "float"), number)
+        found = build.times(found, factor and build.along(factor, "S"))
+        if self.by_channel:
+            found = build.mul(found, build.helper(scale, self.log, self.lanes.token, axes="SK"))
+        return found
 
     def kernel(self, prepared: Prepared) -> Kernel:
         """What is the same for all heads of a program comes in front of the loop over them."""
@@ -168,16 +214,15 @@ class _Prepare(Triangle):
             for index in range(len(form.keys)):
                 self.score(column, index)
         self.solve()
-        for item in prepared.numbers:
+        for item in (item for item in prepared.numbers if item.what):
             value = self._number(item)
             build.store(*places.number(item, value.axes), value)
         for item in prepared.matrices:
             for part in range(prepared.parts):
                 build.store(*places.matrix(item, part), self._part(self._matrix(item), part))
         for item in prepared.vectors:
-            assert item.node is not None
             for part in range(prepared.parts):
-                rows = self._part(self.vectors[item.node].rows, part)
+                rows = self._part(self._vector(item), part)
                 build.store(*places.vectors(item, part), rows)
 
     def _part(self, value: Value, part: int) -> Value:
@@ -185,7 +230,8 @@ class _Prepare(Triangle):
 
     def _number(self, item: Item) -> Value:
         if item.what == "lasting":
-            return self.build.function(EXP, self.build.sum(self.log, "T"), name="lasting")
+            total = self.build.sum(self.log, "S" if self.by_channel else "T")
+            return self.build.function(EXP, total, name="lasting")
         if item.what == "rest":
             found = self._rest(item.write)
         else:
@@ -304,10 +350,16 @@ class _Sweep:
         build, column = self.build, read.args[0]
         called = self._called(column)
         state = build.given("state", "VK", "float")
-        columns = build.turned(self._rows(column), f"{called}_columns")
-        found = build.dot(state, columns, PRODUCT, name=f"{called}_found")
-        factor = self._whole(read)[1]
-        if self.form.decays or self._scaled(column) or factor:
+        factor, by_channel = self._whole(read)[1], self.form.decay("K") is not None
+        if by_channel or times_input(self.form, column) is None:
+            # only where vectors are prepared for that are they times what they are to be
+            wanted = Item("kept", column, factor=factor) if by_channel else Item("kept", column)
+            columns = [build.turned(each) for each in self._parts(wanted, f"{called}_rows")]
+            found = build.helper(VECTORS, state, *columns, axes="VT", name=f"{called}_found")
+        else:
+            columns = build.turned(self._rows(column), f"{called}_columns")
+            found = build.dot(state, columns, PRODUCT, name=f"{called}_found")
+        if not by_channel and (self.form.decays or self._scaled(column) or factor):
             lead = self._number(Item("lead", column, factor=factor), f"{called}_lead")
             found = build.mul(found, lead)
         for index, write in self.writes.items():
@@ -331,16 +383,17 @@ class _Sweep:
         return node, factor
 
     def _rows(self, node: Node) -> Value:
-        """A vector of every token: an input as it came, or as it was prepared."""
+        """An input's vector of every token, as it came."""
         found = times_input(self.form, node)
-        if found is None:
-            name = f"{self._called(node)}_rows"
-            parts = [
-                self.build.load(*self.places.vectors(Item("rows", node), part), None)
-                for part in range(self.prepared.parts)
-            ]
-            return self.build.helper(JOINED, *parts, name=name)
+        assert found is not None
         return self.inputs.stored(found[0], f"{self.names.get(found[0], component(found[0]))}_rows")
+
+    def _parts(self, item: Item, name: str) -> list[Value]:
+        """Prepared vectors of every token, in parts."""
+        return [
+            self.build.load(*self.places.vectors(item, part), None, name if part == 0 else None)
+            for part in range(self.prepared.parts)
+        ]
 
     def _scaled(self, node: Node) -> bool:
         """Whether a vector is an input times a number."""
@@ -360,11 +413,16 @@ class _Sweep:
     def _update(self) -> None:
         build, form = self.build, self.form
         state = build.given("state", "VK", "float")
-        found = state
+        found, by_channel = state, form.decay("K") is not None
         if form.decays:
-            found = build.mul(state, self._number(Item("lasting"), "lasting", ""))
+            axes = "K" if by_channel else ""
+            found = build.mul(state, self._number(Item("lasting"), "lasting", axes))
         for index, key in enumerate(form.keys):
             value = self.writes[index]
+            if by_channel or times_input(form, key) is None:
+                rows = self._parts(Item("rest", key, index), "rest_rows")
+                found = build.helper(PREPARED, value, found, *rows, axes="VK")
+                continue
             if form.decays or self._scaled(key):
                 rest = self._number(Item("rest", None, index), "rest")
                 value = build.mul(value, build.along(rest, "S"))

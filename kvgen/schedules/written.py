@@ -48,11 +48,11 @@ class Written:
 
 def written(form: Form, records: Records) -> dict[str, Written]:
     """The schedules that a form has, by what templates call them."""
-    if not chunks(form):
-        return {}
     shapes = Shapes(form.spec.size("K"), form.spec.size("V"))
     own = (OWN + GIVEN).split()
-    found = {CHUNK.name: _written(chunk(form, records, shapes), form, records, own)}
+    found: dict[str, Written] = {}
+    if chunks(form):
+        found[CHUNK.name] = _written(chunk(form, records, shapes), form, records, own)
     if not SWEEP.exists(form):
         return found
     prompt = blocks(form, records, shapes)
