@@ -94,6 +94,8 @@ class Prepared(Protocol):
     def vectors(self) -> Sequence[object]: ...
     @property
     def parts(self) -> int: ...
+    @property
+    def vector_parts(self) -> int: ...
 
 
 class Scheduled(Protocol):
@@ -388,8 +390,9 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
 
 def _prepared_sizes(prepared: Prepared, shapes: Shapes) -> tuple[int, int]:
     """How many numbers of 32 bits, and of 16, are prepared of a prompt's block."""
-    tokens, keys = len(prepared.matrices) * BLOCK, len(prepared.vectors) * shapes.span("K")
-    return len(prepared.numbers) * BLOCK, prepared.parts * BLOCK * (tokens + keys)
+    tokens = prepared.parts * len(prepared.matrices) * BLOCK
+    keys = prepared.vector_parts * len(prepared.vectors) * shapes.span("K")
+    return len(prepared.numbers) * BLOCK, BLOCK * (tokens + keys)
 
 
 def _features(form: Form, features: tuple[str, ...]) -> dict[str, object]:

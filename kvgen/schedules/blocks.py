@@ -36,6 +36,7 @@ DIAGONAL = Helper("_own_scores")
 # of what hangs on the state, with inputs, and with what is prepared
 PRODUCT, PREPARED = Helper("_product_of_state"), Helper("_product_with_prepared")
 VECTORS = Helper("_product_with_vectors")
+NOTHING = Helper("_no_reads", ("TILE",))
 # where every key channel has a decay of its own
 KEPT, REST = Helper("_kept_by_channel"), Helper("_rest_by_channel")
 SCORES = Helper("_scores_by_channel")
@@ -56,10 +57,11 @@ class Item(NamedTuple):
 @dataclass
 class Prepared:
     """What one kernel leaves for the other of a block: numbers of its tokens; matrices, tokens by
-    tokens, and behind these vectors, tokens by keys, both in so many parts, bfloat16 numbers of
+    tokens, and behind these vectors, tokens by keys, each in so many parts, bfloat16 numbers of
     which they are the sum."""
 
     parts: int
+    vector_parts: int
     numbers: list[Item] = field(default_factory=list)
     matrices: list[Item] = field(default_factory=list)
     vectors: list[Item] = field(default_factory=list)
@@ -117,17 +119,16 @@ class _Places:
 
     def matrix(self, item: Item, part: int) -> tuple[Value, Value]:
         pointer = self._pointer("matrices_at", "HALVES")
-        rows = self._rows(self.prepared.matrices, item, part)
+        rows = self._rows(_index(self.prepared.matrices, item) * self.prepared.parts + part)
         return pointer, self.build.add(self.build.mul(rows, self.tokens), self.lanes.token)
 
     def vectors(self, item: Item, part: int) -> tuple[Value, Value]:
         pointer = self._pointer("vectors_at", "HALVES")
-        rows = self._rows(self.prepared.vectors, item, part)
+        rows = self._rows(_index(self.prepared.vectors, item) * self.prepared.vector_parts + part)
         span = self.build.number(self.shapes.span("K"))
         return pointer, self.build.add(self.build.mul(rows, span), self.lanes.key)
 
-    def _rows(self, items: list[Item], item: Item, part: int) -> Value:
-        place = _index(items, item) * self.prepared.parts + part
+    def _rows(self, place: int) -> Value:
         start = self.build.mul(self.build.number(place), self.tokens)
         return self.build.add(start, self.build.along(self.lanes.token, "S"))
 
@@ -221,7 +222,7 @@ class _Prepare(Triangle):
             for part in range(prepared.parts):
                 build.store(*places.matrix(item, part), self._part(self._matrix(item), part))
         for item in prepared.vectors:
-            for part in range(prepared.parts):
+            for part in range(prepared.vector_parts):
                 rows = self._part(self._vector(item), part)
                 build.store(*places.vectors(item, part), rows)
 
@@ -275,7 +276,10 @@ class _Sweep:
             lanes.masks["V"] = build.given("real_value", "V", "bool")
         self.names = {**value_names(form, records), **form.graph.names}
         self.inputs = TokenLoads(build, lanes, self.names)
-        self.prepared = Prepared(1 if few_bits(form) else PARTS)
+        # of keys that read and write what is alike, what both are rounded by must not add up
+        vector_parts = 2 if form.writes_read else 1
+        few = few_bits(form)
+        self.prepared = Prepared(1 if few else PARTS, vector_parts if few else PARTS)
         self.places = _Places(build, lanes, shapes, self.prepared)
         self.token = Lowering(build, form.graph, self, self.names, lanes.masks)
         self.factors = solve(form).factors or {}
@@ -355,7 +359,10 @@ class _Sweep:
             # only where vectors are prepared for that are they times what they are to be
             wanted = Item("kept", column, factor=factor) if by_channel else Item("kept", column)
             columns = [build.turned(each) for each in self._parts(wanted, f"{called}_rows")]
-            found = build.helper(VECTORS, state, *columns, axes="VT", name=f"{called}_found")
+            nothing = build.helper(NOTHING, columns[0], axes="VT")
+            found = build.helper(
+                VECTORS, state, nothing, *columns, axes="VT", name=f"{called}_found"
+            )
         else:
             columns = build.turned(self._rows(column), f"{called}_columns")
             found = build.dot(state, columns, PRODUCT, name=f"{called}_found")
@@ -392,7 +399,7 @@ class _Sweep:
         """Prepared vectors of every token, in parts."""
         return [
             self.build.load(*self.places.vectors(item, part), None, name if part == 0 else None)
-            for part in range(self.prepared.parts)
+            for part in range(self.prepared.vector_parts)
         ]
 
     def _scaled(self, node: Node) -> bool:
@@ -421,7 +428,7 @@ class _Sweep:
             value = self.writes[index]
             if by_channel or times_input(form, key) is None:
                 rows = self._parts(Item("rest", key, index), "rest_rows")
-                found = build.helper(PREPARED, value, found, *rows, axes="VK")
+                found = build.helper(VECTORS, value, found, *rows, axes="VK")
                 continue
             if form.decays or self._scaled(key):
                 rest = self._number(Item("rest", None, index), "rest")
