@@ -218,6 +218,8 @@ def configure(module: ModuleType, rows: int, tried: str) -> None:
         registers, module.EACH = preparing
         module.PREPARING = {**module.PREPARING, "maxnreg": registers}
     config = {"TILE": tile, "STAGES": stages, "num_warps": warps}
+    # as many stages as are asked for
+    module.BESIDE = 0
     kernel = "sweep" if "sweep" in module.CONFIGS["default"] else "extend"
     more = {} if kernel == "sweep" else {"TOKENS": 16}
     module.CONFIGS.setdefault(torch.cuda.get_device_name(), {})[kernel] = {rows: config | more}

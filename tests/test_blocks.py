@@ -307,7 +307,7 @@ def test_what_is_prepared() -> None:
     for name, few in itertools.product(SWEPT, ("bfloat16", "float32")):
         analysis = analysed(name, f"state={few}", K=16, V=16)
         table = compiler.built(analysis, {}).Cache.table
-        numbers, halves, _ = table.prepared
+        numbers, halves, *_ = table.prepared
         assert table.block == 64 and numbers % 64 == 0
         matrices = (2 if name == "iplr" else 1) + (name in TRIANGLES)
         assert halves >= 64 * 64 * matrices

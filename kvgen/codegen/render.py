@@ -39,6 +39,7 @@ from kvgen.codegen.kernels import (
     window_arguments,
 )
 from kvgen.codegen.literals import escaped, literal, quoted, text_literal, tuple_text
+from kvgen.codegen.operands import times_input
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.short import short_decode_scope
@@ -382,7 +383,13 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
         # products of a block have as many rows as four warps take; vectors that are scaled channel
         # by channel are more than these hold
         warps = 8 if form.decay("K") else 4
-        found["prepared"] = str((*context["prepared_sizes"], warps))
+        prepared, k = context["sweep"].prepared, context["shapes"].span("K")
+        scaled = len(prepared.vectors) * prepared.vector_parts
+        found_inputs = [times_input(form, x) for x in (*form.columns, *form.keys)]
+        given = len({each[0] for each in found_inputs if each})
+        vectors = scaled if form.decay("K") else scaled + given
+        stage = 2 * BLOCK * (k * vectors + BLOCK * len(prepared.matrices) * prepared.parts)
+        found["prepared"] = str((*context["prepared_sizes"], warps, stage))
     if context["without_short"]:
         found["without_short"] = quoted(context["without_short"])
     return found

@@ -19,7 +19,7 @@ BLOCK = 64
 # keys beyond this leave no room for a second block, nor for wide tiles
 LONG_KEYS = 128
 # bytes of shared memory that blocks in flight may take beside all else
-MOST_SHARED = 200_000
+MOST_SHARED = 230_000
 
 # few rows want programs, and blocks in flight; many have other programs to wait with
 FEW_BITS = Choice(
@@ -50,8 +50,14 @@ class Sweep(Extend):
 
     def need(self, size: Size, config: Config) -> Need:
         """What a turn loads is in shared memory as often as turns are in flight."""
-        vectors = 2 * BLOCK * size.k * size.vectors
-        matrices = 2 * BLOCK * BLOCK * len(size.columns) * (1 if few_bits(size.form) else 3)
+        form, few = size.form, few_bits(size.form)
+        count, parts = size.vectors, 1
+        if form.decay("K"):
+            # of columns and keys, each scaled by itself
+            count = len(size.columns) + len(form.keys)
+            parts = 3 if not few else 2 if form.writes_read else 1
+        vectors = 2 * BLOCK * size.k * count * parts
+        matrices = 2 * BLOCK * BLOCK * len(size.columns) * (1 if few else 3)
         held = size.k * config["TILE"] + 3 * BLOCK * config["TILE"]
         shared = config["STAGES"] * (vectors + matrices)
         return size.held(self.name, BLOCK, held, config, shared)

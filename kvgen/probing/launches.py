@@ -16,6 +16,7 @@ from kvgen.codegen.features import EXTEND, VERIFY
 from kvgen.codegen.features import SHORT as SHORT_CONTEXTS
 from kvgen.kernels.registry import named
 from kvgen.kernels.short import SHORT
+from kvgen.kernels.size import SHARED
 from kvgen.language import spec as specs
 from kvgen.language.spec import Spec, Tensor
 
@@ -132,6 +133,8 @@ def _place(module: Any, target: GPUTarget) -> None:
     """What the module would find on the target, where all decodes of a session are one step's."""
     overlaps = target.backend == "cuda" and int(target.arch) >= 90
     module.overlapping = lambda table, device: overlaps
+    name = f"sm_{target.arch}" if target.backend == "cuda" else str(target.arch)
+    module.shared_memory = lambda device: SHARED[name]
     # tensors without memory do, for nothing is executed
     module.check_memory = lambda cache: None
     module.step_of = lambda cache, layer, slots: ("step", 1 << layer, slots) if overlaps else None

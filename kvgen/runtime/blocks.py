@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvgen.runtime.device import best_of
+from kvgen.runtime.device import best_of, shared_memory
 from kvgen.runtime.launches import Given, Launching, batch_of, configured, launch_tokens, tiles_grid
 from kvgen.runtime.numbers import parts_of, power_of_two
 
 # bytes that are prepared at once, of as many rows as that is enough for
 PREPARED = 1 << 30
+# bytes of shared memory that a sweep takes beside its blocks
+BESIDE = 4 << 10
 # programs for each multiprocessor from which on they may have several heads
 EACH = 4
 # what else is asked of the compiler for what prepares
@@ -40,7 +42,11 @@ def run_blocks(
     as there is room for."""
     rows, block = slots.numel(), cache.table.block
     config = configured(cache, "sweep", rows, given)
-    numbers, halves, warps = cache.table.prepared
+    numbers, halves, warps, stage = cache.table.prepared
+    stages = config["STAGES"]
+    if slots.device.type != "cpu":
+        # as many blocks in flight as there is room for
+        stages = max(1, min(stages, (shared_memory(slots.device) - BESIDE) // stage))
     # packed rows have so many blocks together at most
     blocks = out.shape[0] // block + rows if packed else parts_of(out.shape[1], block)
     each = blocks * cache.heads * (4 * numbers + 2 * halves)
@@ -78,5 +84,5 @@ def run_blocks(
         )  # fmt: skip
         launch_tokens(
             cache, "sweep", tiles_grid(cache, count, config), *call, **shared, TILE=config["TILE"],
-            STAGES=config["STAGES"], num_warps=config["num_warps"],
+            STAGES=stages, num_warps=config["num_warps"],
         )  # fmt: skip

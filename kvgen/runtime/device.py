@@ -15,6 +15,8 @@ import triton  # pyright: ignore[reportMissingTypeStubs]
 from kvgen.runtime.numbers import unknown
 from kvgen.runtime.table import Table
 
+# bytes of shared memory that any GPU has for a program
+LEAST_SHARED = 1 << 16
 # GPUs, and dtypes on them, that the caller has been warned of
 WARNED: list[object] = []
 
@@ -36,6 +38,12 @@ def overlapping(table: Table, device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.hip or not compiled(table):
         return False
     return torch.cuda.get_device_capability(device)[0] >= 9
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes that one program can have of a GPU's shared memory."""
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", LEAST_SHARED)
 
 
 def tuned_places(table: Table, device: torch.device | str) -> int:
