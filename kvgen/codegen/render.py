@@ -196,7 +196,7 @@ def _scheduled(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) -> d
             context["step_tensors"],
         ),
         "block": BLOCK,
-        "prepared_sizes": sweep and _prepared_sizes(sweep.prepared, context["shapes"]),
+        "prepared_sizes": sweep and _prepared_sizes(sweep, context["shapes"]),
         "scheduled_helpers": {name for each in there for name in each.helpers},
         "helpers": context["helpers"].union(*(each.functions for each in there)),
     }
@@ -395,8 +395,10 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
     return found
 
 
-def _prepared_sizes(prepared: Prepared, shapes: Shapes) -> tuple[int, int]:
+def _prepared_sizes(sweep: Scheduled, shapes: Shapes) -> tuple[int, int]:
     """How many numbers of 32 bits, and of 16, are prepared of a prompt's block."""
+    prepared = sweep.prepared
+    assert prepared is not None
     tokens = prepared.parts * len(prepared.matrices) * BLOCK
     keys = prepared.vector_parts * len(prepared.vectors) * shapes.span("K")
     return len(prepared.numbers) * BLOCK, BLOCK * (tokens + keys)

@@ -18,7 +18,7 @@ BESIDE = 4 << 10
 # programs for each multiprocessor from which on they may have several heads
 EACH = 4
 # what else is asked of the compiler for what prepares
-PREPARING: dict[str, int] = {}
+PREPARING: dict[str, Any] = {}
 
 
 def in_blocks(cache: Launching, rows: int, tokens: int, packed: bool) -> bool:
@@ -53,20 +53,19 @@ def run_blocks(
     most = rows if packed else max(1, PREPARED // each)
     for start in range(0, rows, most):
         part = slice(start, start + most)
-        count = slots[part].numel()
-        places = cache.heads * (blocks if packed else count * blocks)
+        held = slots[part].numel()
+        places = cache.heads * (blocks if packed else held * blocks)
         # heads that have their keys in common, as long as there are programs for all of a GPU
         ratio, most_heads = cache.table.ratio, max(1, places // (EACH * cache.processors))
         heads = max(
             each for each in range(1, ratio + 1) if each <= most_heads and ratio % each == 0
         )
-        options = {"dtype": torch.float32, "device": cache.device}
         prepared = [
-            torch.empty(places * numbers, **options),
-            torch.empty(places * halves, **{**options, "dtype": torch.bfloat16}),
+            torch.empty(places * count, dtype=dtype, device=cache.device)
+            for count, dtype in ((numbers, torch.float32), (halves, torch.bfloat16))
         ]
         inputs, outputs, ends = given, out, lengths
-        if count < rows:
+        if held < rows:
             inputs = {name: x[part] if name in cache.tokens else x for name, x in given.items()}
             outputs, ends = out[part], lengths[part]
         shared: dict[str, Any] = {
@@ -83,6 +82,6 @@ def run_blocks(
             ROWS=power_of_two(rows) if packed else 1, num_warps=warps, **PREPARING,
         )  # fmt: skip
         launch_tokens(
-            cache, "sweep", tiles_grid(cache, count, config), *call, **shared, TILE=config["TILE"],
+            cache, "sweep", tiles_grid(cache, held, config), *call, **shared, TILE=config["TILE"],
             STAGES=stages, num_warps=config["num_warps"],
         )  # fmt: skip
