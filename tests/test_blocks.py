@@ -4,27 +4,32 @@ interpreter; which recurrences have such kernels, and when they run."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from typing import Any
 
 import alike
 import pytest
 import torch
+from tuned_records import H200, record
 from twins import analysed, ids, made, within_rounding
 
 from kvgen import compiler
 from kvgen.checking.checker import EXACT
 from kvgen.checking.samples import Sampler, packed, padded, plain
-from kvgen.checking.twin import Tensors, Twin
+from kvgen.checking.twin import Made, Tensors, Twin
 from kvgen.checking.windows import Extend
 from kvgen.codegen.operands import few_bits
 from kvgen.kernels.extend import EXTEND
+from kvgen.kernels.load import load_of
 from kvgen.kernels.registry import kernels_of
+from kvgen.kernels.size import SHARED, Size
 from kvgen.kernels.sweep import SWEEP
 from kvgen.shipped import resolve, shipped
+from kvgen.tuning import plan
+from kvgen.wisdom.store import Store
 
-pytestmark = pytest.mark.usefixtures("rounded")
+pytestmark = pytest.mark.usefixtures("rounded", "own")
 
 # decays that hang on tokens, on the head alone, or none; two reads or one; another key reads than
 # writes, of a vector that is no input times a number; one of two writes that needs no read
@@ -54,12 +59,32 @@ DEALT_AGAIN = [(name, storage) for name in SWEPT for storage in STORED]
 SIZES = ({"K": 16, "V": 16}, {"K": 24, "V": 20})
 MODULE = "gated_deltanet"
 KERNELS = ["prepare", "sweep"]
+# modules that run as if they had times of a sweep, with what they had before
+TIMED: list[tuple[dict[str, Any], Any]] = []
+
+
+@pytest.fixture(autouse=True)
+def as_it_was() -> Iterator[None]:
+    yield
+    while TIMED:
+        configs, before = TIMED.pop()
+        configs["sweep"] = before
+
+
+def swept(name: str, *storage: str, **sizes: int) -> Made:
+    """A module that takes prompts in blocks, as one whose sweep is tuned does."""
+    model = made(name, *storage, **sizes)
+    configs = model.module.CONFIGS["default"]
+    if "sweep" in configs:
+        TIMED.append((configs, configs["sweep"]))
+        configs["sweep"] = {n: SWEEP.asked(each) for n, each in configs["sweep"].items()}
+    return model
 
 
 def long(name: str, *storage: str, sizes: dict[str, int] = SIZES[0], **options: Any) -> Twin:
     """A twin of a module with the kernels."""
     options = {"slots": 6, "layers": 2, "buffer": 8, **options}
-    return Twin(made(name, *storage, **sizes), "cpu", **options)
+    return Twin(swept(name, *storage, **sizes), "cpu", **options)
 
 
 def serve(pair: Twin, lengths: list[list[int]]) -> None:
@@ -111,7 +136,7 @@ def test_inputs_of_sixteen_bits(storage: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("tile", [16, 32, 64])
 def test_several_tiles_of_a_head(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = long(MODULE, sizes={"K": 16, "V": 64}, seed=6)
-    config = {"TILE": tile, "STAGES": 1, "num_warps": 4}
+    config = {"TILE": tile, "STAGES": 1, "num_warps": 4, "us": 1.0}
     monkeypatch.setitem(pair.module.CONFIGS["default"], "sweep", {1: config})
     serve(pair, [[70, 3, 0, 129]])
 
@@ -130,7 +155,7 @@ def test_as_many_rows_at_a_time_as_there_is_room_for(
 
 
 def as_exact(name: str, tokens: int, noise: float, decay: float) -> None:
-    model = made(name, K=32, V=16)
+    model = swept(name, K=32, V=16)
     alone = alike.run(model, tokens, noise, decay, 1)["S"]
     error = alike.run(model, tokens, noise, decay, 0)["S"]
     # where nothing decays, the last bit of a key's norm adds up, which may happen to be right
@@ -158,7 +183,7 @@ def test_other_keys_that_are_alike(name: str, noise: float, decay: float, tokens
 )
 def test_what_is_rounded_does_not_grow(name: str) -> None:
     """A state in 16 bits, the same key again and again, writes as strong as they get."""
-    model = made(name, "state=bfloat16", K=32, V=16)
+    model = swept(name, "state=bfloat16", K=32, V=16)
     alone = alike.run(model, 192, 0.0, 1.0, 1)
     found = alike.run(model, 192, 0.0, 1.0, 0)
     assert found["S"] <= max(2 * alone["S"], 1e-2), (found, alone)
@@ -270,14 +295,13 @@ IN_ORDER = {**CONFIG, "TOKENS": 16}
 @pytest.mark.parametrize(
     ("tuned", "wanted"),
     [
-        ({}, KERNELS),
-        # a GPU's records from before there was the other kernel
-        ({"extend": {8: {**IN_ORDER, "us": 9.0}}}, KERNELS),
+        ({}, ["extend"]),
+        ({"extend": {8: {**IN_ORDER, "us": 9.0}}}, ["extend"]),
+        # only what has been timed on a GPU runs there
+        ({"sweep": {8: CONFIG}}, ["extend"]),
         ({"sweep": {8: {**CONFIG, "us": 9.0}}}, KERNELS),
         ({"extend": {8: {**IN_ORDER, "us": 9.0}}, "sweep": {8: {**CONFIG, "us": 8.0}}}, KERNELS),
         ({"extend": {8: {**IN_ORDER, "us": 7.0}}, "sweep": {8: {**CONFIG, "us": 8.0}}}, ["extend"]),
-        # while the other kernel is tuned
-        ({"extend": {8: IN_ORDER}, "sweep": {}}, ["extend"]),
     ],
 )
 def test_the_one_that_is_faster_runs(
@@ -296,10 +320,45 @@ def test_the_one_that_is_faster_runs(
     assert names == wanted
 
 
-def test_what_is_asked_for_alone_runs_alone() -> None:
+def test_what_is_tuned_is_chosen(
+    launched: Callable[[Twin], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the goals of a search to the kernels that a module launches."""
+    analysis = analysed(MODULE, K=16, V=16)
+    for effort, wanted in (("quick", []), ("full", [1, 8])):
+        goals = [each for each in plan.goals(analysis, (4, 64), effort) if each.kernel == "sweep"]
+        assert [each.batch for each in goals] == wanted
+    for goal in goals:
+        of = plan.key(analysis, goal, H200)
+        config = {**CONFIG, "STAGES": goal.batch}
+        Store.default().add([record(of, 9.0, spec=analysis.spec.name, config=config)])
+    module = compiler.built(analysis)
+    assert {n: each["us"] for n, each in module.CONFIGS[H200]["sweep"].items()} == {1: 9.0, 8: 9.0}
+    for gpu, names in ((H200, KERNELS), ("another GPU", ["extend"])):
+        monkeypatch.setattr(module, "gpu_name", lambda table, device, gpu=gpu: gpu)
+        pair = Twin(Made(analysis, module), "cpu", slots=6, layers=1, buffer=8)
+        heard = launched(pair)
+        pair.together(Extend(pair, [1], [70]))
+        assert [each for each in heard if each in (*KERNELS, "extend")] == names
+
+
+def test_a_search_runs_what_it_times() -> None:
     default = compiler.built(analysed(MODULE, K=16, V=16), {}).CONFIGS["default"]
-    assert EXTEND.alone(default) == {**default, "sweep": {}}
-    assert SWEEP.alone(default) == default
+    assert "us" not in str(default["sweep"])
+    assert SWEEP.asked(CONFIG) == {**CONFIG, "us": 0.0} and EXTEND.asked(IN_ORDER) == IN_ORDER
+
+
+@pytest.mark.parametrize("state", ["float32", "split", "bfloat16", "float16"])
+def test_rules_fit_a_gpu(state: str) -> None:
+    """For one row as for many, by what blocks in flight are reckoned to take."""
+    for each in shipped():
+        analysis = compiler.analyse(resolve(each.name), {"storage.state": state})
+        if not SWEEP.exists(analysis.form):
+            continue
+        load, size = load_of(analysis.form, analysis.records), Size(analysis.form, analysis.records)
+        for config in SWEEP.untuned(load).values():
+            assert SWEEP.need(size, config).shared <= SHARED["sm_90"], (each.name, config)
+            assert SWEEP.is_safe(analysis.form, config), (each.name, config)
 
 
 def test_what_is_prepared() -> None:

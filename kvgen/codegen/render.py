@@ -389,7 +389,9 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
         given = len({each[0] for each in found_inputs if each})
         vectors = scaled if form.decay("K") else scaled + given
         stage = 2 * BLOCK * (k * vectors + BLOCK * len(prepared.matrices) * prepared.parts)
-        found["prepared"] = str((*context["prepared_sizes"], warps, stage))
+        # beside a solve there are no registers to keep what heads have in common
+        heads = 1 if form.writes_read else form.spec.ratio
+        found["prepared"] = str((*context["prepared_sizes"], warps, heads, stage))
     if context["without_short"]:
         found["without_short"] = quoted(context["without_short"])
     return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from kvgen.algebra.form import Form
 from kvgen.codegen.cost import Cost
@@ -14,7 +14,6 @@ from kvgen.kernels.load import LONG, Load, warps_for
 from kvgen.kernels.rules import fills_threads, leaves_room, wide
 from kvgen.kernels.size import Need, Size
 
-T = TypeVar("T")
 # rows of a prompt: the one batch at which it is tuned
 PROMPT_ROWS = 8
 
@@ -37,13 +36,6 @@ class Extend(Kernel):
     one_tile = True
     alike = True
     spills = 1024
-    behind = ("sweep",)
-
-    def alone(self, table: Mapping[str, T]) -> dict[str, T]:
-        """Of the other kernel there stays that it has no configuration: where a GPU merely has no
-        records of it, it runs."""
-        nothing = {name: type(known)() for name, known in table.items() if name in self.behind}
-        return {**table, **nothing}
 
     def exists(self, form: Form) -> bool:
         return form.windows

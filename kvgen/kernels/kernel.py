@@ -159,6 +159,10 @@ class Kernel(Subject):
         """Of configurations by kernel, those beside which it runs where it can."""
         return {name: known for name, known in table.items() if name not in self.behind}
 
+    def asked(self, config: Config) -> dict[str, float]:
+        """A configuration as a module has it that is to run with it."""
+        return dict(config)
+
     def launch(
         self, module: ModuleType, cache: Any, layer: int, slots: Any, given: Mapping[str, Any]
     ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kvgen.algebra.chunk import swept
 from kvgen.algebra.form import Form
 from kvgen.codegen.operands import all_given, few_bits
 from kvgen.kernels.choice import Choice, Tiling, below, least, of_channels, when
-from kvgen.kernels.extend import Extend
+from kvgen.kernels.extend import PROMPT_ROWS, Extend
 from kvgen.kernels.knobs import Config
 from kvgen.kernels.load import Load, warps_for
 from kvgen.kernels.rules import fills_threads, shallow, wide
@@ -19,7 +21,7 @@ BLOCK = 64
 # keys beyond this leave no room for a second block, nor for wide tiles
 LONG_KEYS = 128
 # bytes of shared memory that blocks in flight may take beside all else
-MOST_SHARED = 230_000
+MOST_SHARED = 226_000
 
 # few rows want programs, and blocks in flight; many have other programs to wait with
 FEW_BITS = Choice(
@@ -40,13 +42,20 @@ class Sweep(Extend):
     name = "sweep"
     knobs = ("TILE", "STAGES", "num_warps")
     rules = (wide, fills_threads, shallow)
-    behind = ()
     alike = False
 
     def exists(self, form: Form) -> bool:
         # vectors in three parts are as many bytes as there are
         few = all_given(form) or few_bits(form)
         return swept(form) and (few or form.spec.size("K") <= LONG_KEYS)
+
+    def batches(self, asked: Sequence[int]) -> Sequence[int]:
+        """One long prompt has a configuration of its own."""
+        return (1, PROMPT_ROWS)
+
+    def asked(self, config: Config) -> dict[str, float]:
+        """It runs only where it has been timed."""
+        return {**config, "us": 0.0}
 
     def need(self, size: Size, config: Config) -> Need:
         """What a turn loads is in shared memory as often as turns are in flight."""

@@ -102,7 +102,9 @@ def launches_of(module: Any, case: Case, target: GPUTarget) -> list[Launch]:
     assert spec is not None and not wrong
     configs = module.CONFIGS
     kernel = named(case.kernel)
-    tables = kernel.alone(configs["default"]) | {case.kernel: {case.rows: case.config}}
+    tables = kernel.alone(configs["default"]) | {
+        case.kernel: {case.rows: kernel.asked(case.config)}
+    }
     module.CONFIGS = configs | {"default": tables}
     _place(module, target)
     try:

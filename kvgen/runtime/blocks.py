@@ -22,14 +22,15 @@ PREPARING: dict[str, Any] = {}
 
 
 def in_blocks(cache: Launching, rows: int, tokens: int, packed: bool) -> bool:
-    """Whether a call takes its prompts so: there is more than one block, what a row comes to may
-    hang on how long the others are, and nothing tuned is faster. tokens: of a row, or of all."""
+    """Whether a call takes its prompts so: where that has been timed on this GPU and what does
+    without is not faster, of more than a block, and if a row's bits may hang on how long others
+    are. tokens: of a row, or of all."""
     table = cache.table
     if packed:
         tokens //= rows
-    # whoever times the other kernel leaves this one no configuration
-    known = table.names["CONFIGS"].get(cache.gpu, {}).get("sweep", True)
-    if tokens <= table.block or not table.block or cache.invariant or not known:
+    tuned = table.names["CONFIGS"].get(cache.gpu, {}).get("sweep", {})
+    timed = any("us" in config for config in tuned.values())
+    if not timed or tokens <= table.block or cache.invariant:
         return False
     return best_of(table, cache.gpu, "sweep", "extend", batch_of(cache, rows)) == "sweep"
 
@@ -42,7 +43,7 @@ def run_blocks(
     as there is room for."""
     rows, block = slots.numel(), cache.table.block
     config = configured(cache, "sweep", rows, given)
-    numbers, halves, warps, stage = cache.table.prepared
+    numbers, halves, warps, most_heads, stage = cache.table.prepared
     stages = config["STAGES"]
     if slots.device.type != "cpu":
         # as many blocks in flight as there is room for
@@ -56,10 +57,8 @@ def run_blocks(
         held = slots[part].numel()
         places = cache.heads * (blocks if packed else held * blocks)
         # heads that have their keys in common, as long as there are programs for all of a GPU
-        ratio, most_heads = cache.table.ratio, max(1, places // (EACH * cache.processors))
-        heads = max(
-            each for each in range(1, ratio + 1) if each <= most_heads and ratio % each == 0
-        )
+        few = max(1, min(most_heads, places // (EACH * cache.processors)))
+        heads = max(each for each in range(1, few + 1) if most_heads % each == 0)
         prepared = [
             torch.empty(places * count, dtype=dtype, device=cache.device)
             for count, dtype in ((numbers, torch.float32), (halves, torch.bfloat16))
