@@ -328,6 +328,9 @@ def test_what_is_tuned_is_chosen(
     for effort, wanted in (("quick", []), ("full", [1, 8])):
         goals = [each for each in plan.goals(analysis, (4, 64), effort) if each.kernel == "sweep"]
         assert [each.batch for each in goals] == wanted
+    # a GPU on which no decode is tuned counts as unknown
+    decode = plan.key(analysis, plan.Goal("decode", 4), H200)
+    Store.default().add([record(decode, spec=analysis.spec.name)])
     for goal in goals:
         of = plan.key(analysis, goal, H200)
         config = {**CONFIG, "STAGES": goal.batch}

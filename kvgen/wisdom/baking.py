@@ -80,8 +80,8 @@ def _constants(kernel: Kernel, answer: Answer, buffer: int) -> dict[str, float]:
     assert record is not None
     # a decode with another buffer takes another time
     same = kernel.plain or record.at.get("buffer", buffer) == buffer
-    # of a search that was cut short it may be the kernel's alone
-    comparable = kernel.takes_steps and same and not record.is_cut
+    # of a search that was cut short it may be the kernel's alone; prompts find nothing in a buffer
+    comparable = ((kernel.takes_steps and same) or kernel.prompt) and not record.is_cut
     us = {"us": round(record.median, 2)} if comparable else {}
     return dict(record.config) | us
 
