@@ -53,8 +53,6 @@ def main() -> None:
     if args.one:
         said(args)
         return
-    if args.ranks > 1 and args.dtype == "float32":
-        parser.error("--ranks: only in bfloat16, as what float32 changes of vLLM is of one process")
     arms = args.arms.split(",") if args.arms else every(args.dtype)
     if args.ranks > 1:
         arms += [f"{arm}@{args.ranks}" for arm in (STOCK, *arms)]
@@ -106,9 +104,11 @@ def said(args: argparse.Namespace) -> None:
         options["load_format"] = "auto"
     if several:
         options |= engine.spread(int(ranks))
+        if args.dtype == "float32":
+            options["worker_extension_cls"] = "benchmarks.servers.float32_ranks.Keeper"
     llm = engine.start(
         engine.ARMS[name], model, batches=(1, args.rows), tiny=args.tiny, max_model_len=length,
-        max_num_seqs=args.rows, **forced.options(), **options,
+        max_num_seqs=args.rows, **{**forced.options(), **options},
     )  # fmt: skip
     vocabulary = models.config(args.model, args.tiny)["vocab_size"]
     prompt = PROMPT if not args.tiny else 9
