@@ -122,6 +122,23 @@ def write(folder: Path, name: str, tiny: bool = False) -> Path:
     return made
 
 
+def write_weights(folder: Path, name: str, tiny: bool = False) -> Path:
+    """Write a model's drawn weights as a checkpoint, from which each rank takes its share; the
+    folder that holds it. They are not those that a server draws for itself."""
+    import torch
+    import transformers
+
+    about = config(name, tiny)
+    chosen = transformers.AutoConfig.for_model(**about)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(chosen, dtype=torch.bfloat16)
+    model.to_empty(device="cuda" if torch.cuda.is_available() else "cpu")
+    draw(model)
+    made = write(folder, name, tiny)
+    model.save_pretrained(made)
+    return made
+
+
 # weights -----------------------------------------------------------------------------------------
 
 
@@ -173,6 +190,8 @@ GAINS = {
     "o_proj.weight": 0.5,
     "down_proj.weight": 0.5,
     "w2_weight": 0.5,
+    # as Transformers has it
+    "experts.down_proj": 0.5,
 }
 CYCLE = 64
 Fresh = Callable[[], "torch.Tensor"]

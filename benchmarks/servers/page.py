@@ -184,7 +184,10 @@ def shares(runs: Sequence[Figures]) -> str:
 def equal(found: Figures) -> str:
     about, stock = found["about"], found["stock"]
     rows = [equal_row("vLLM float32, one prompt at a time", stock, None)]
-    rows += [equal_row(ARMS[arm], each, stock) for arm, each in found["arms"].items()]
+    for arm, each in found["arms"].items():
+        rows.append(equal_row(named(arm), each, stock))
+        if arm.startswith("kvgen-") and "from one GPU" in each:
+            rows.append(equal_row(f"{named(arm)}, beside one", each["from one GPU"], stock))
     head = ["beside vLLM float32, 64 prompts together", "largest", "over D", "mean", "over D",
             "prompts that part", "largest gap there"]  # fmt: skip
     head[0] = head[0].replace("64", str(about["prompts"]))
@@ -192,6 +195,12 @@ def equal(found: Figures) -> str:
         f"{about['prompts']} prompts, {about['tokens']} tokens each, model `{about['model']}` in "
         f"{about['dtype']}, on {machine(about)}. D is the first row.\n\n" + table(head, rows, 1)
     )
+
+
+def named(arm: str) -> str:
+    """An arm, or one that is spread over GPUs, as `ARM@RANKS`."""
+    name, _, ranks = arm.partition("@")
+    return f"{ARMS[name]} on {ranks} GPUs" if ranks else ARMS[name]
 
 
 def equal_row(name: str, each: Figures, stock: Figures | None) -> list[str]:
@@ -319,6 +328,8 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     "vllm-speed": (speed, "h200-vllm-speed.json"),
     "vllm-equal": (equal, "h200-vllm-equal.json"),
     "vllm-equal-float32": (equal, "h200-vllm-equal-float32.json"),
+    "vllm-ranks": (equal, "h200-vllm-ranks.json"),
+    "vllm-ranks-float32": (equal, "h200-vllm-ranks-float32.json"),
     "vllm-soak": (soak, "h200-vllm-soak.json", "h200-vllm-soak-float32.json"),
     "vllm-drafts": (drafts, "h200-vllm-drafts.json"),
     "transformers-speed": (generating, "h200-transformers.json"),
