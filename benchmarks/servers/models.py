@@ -86,7 +86,8 @@ TINY_EXPERTS: Config = {
 def layers(count: int) -> Config:
     """Three layers of linear attention to one of attention, as these models have them."""
     kinds = ["full_attention" if at % 4 == 3 else "linear_attention" for at in range(count)]
-    return {"num_hidden_layers": count, "layer_types": kinds}
+    # the second as SGLang reads it
+    return {"num_hidden_layers": count, "full_attention_interval": 4, "layer_types": kinds}
 
 
 MODELS: dict[str, Config] = {
