@@ -120,12 +120,11 @@ def arguments(
 
 @dataclass(frozen=True)
 class Request:
-    """tokens: the prompt. new: how many more. leaves: after how many it is aborted; 0: it is not."""
+    """tokens: the prompt. new: how many more."""
 
     name: str
     tokens: Sequence[int]
     new: int
-    leaves: int = 0
 
 
 def asked(name: str, row: int, length: int, new: int, vocabulary: int) -> Request:

@@ -227,9 +227,10 @@ def say(text: str) -> None:
 
 def summary(run: dict[str, Any]) -> None:
     memory = run["memory"]
+    blocks = f"{memory['blocks']} blocks, " if "blocks" in memory else ""
     say(
-        f"{run['arm']} on {run['about']['model']}: {memory['blocks']} blocks, "
-        f"{memory['requests']:.1f} requests of {memory['tokens']} tokens"
+        f"{run['arm']} on {run['about']['model']}: {blocks}"
+        f"{memory['requests']:.1f} requests, {memory['tokens']} tokens"
     )
     for row in run["rows"]:
         fastest = min(row["rounds"], key=lambda each: each["median_ms"])
