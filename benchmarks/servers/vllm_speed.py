@@ -101,7 +101,8 @@ def joined(files: list[dict[str, Any]]) -> dict[str, Any]:
     for file in files:
         for run in file["runs"]:
             about = run["about"]
-            runs[run["arm"], about["model"], str(about["staggered"]), str(about["buffer"])] = run
+            kind = about["model"], about["staggered"], about["buffer"], about.get("overlap", False)
+            runs[run["arm"], *map(str, kind)] = run
     return {"runs": list(runs.values())}
 
 
