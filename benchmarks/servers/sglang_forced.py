@@ -17,15 +17,18 @@ from benchmarks.servers import sglang_engine
 @dataclass
 class Book:
     """logs: log-probabilities [rows, steps, vocabulary] in float32; tokens: what is to be said
-    [rows, steps]; None: a model chooses. lengths: tokens of the prompts, by row."""
+    [rows, steps]; None: a model chooses. lengths: tokens of the prompts, by row. first: the name of
+    the first row."""
 
     logs: torch.Tensor
     tokens: torch.Tensor | None
     lengths: torch.Tensor
+    first: int = 0
 
-    def write(self, rows: torch.Tensor, seen: torch.Tensor, logits: torch.Tensor) -> Any:
-        """seen: [n], tokens that each row's logits [n, vocabulary] come after. The tokens that
-        follow; None where a model chooses them."""
+    def write(self, names: torch.Tensor, seen: torch.Tensor, logits: torch.Tensor) -> Any:
+        """names: [n]. seen: [n], tokens that each one's logits [n, vocabulary] come after. The
+        tokens that follow; None where a model chooses them."""
+        rows = names - self.first
         steps = seen - self.lengths[rows]
         said = logits[:, : self.logs.shape[2]].float()
         self.logs[rows, steps] = said.log_softmax(-1)
@@ -43,21 +46,26 @@ class Listener:
         self.runner.sample = self.sampled
 
     def open(
-        self, lengths: list[int], steps: int, vocabulary: int, tokens: torch.Tensor | None
+        self,
+        lengths: list[int],
+        steps: int,
+        vocabulary: int,
+        tokens: torch.Tensor | None,
+        first: int = 0,
     ) -> Book:
         """A new book for what the server does next."""
         where = next(self.runner.model.parameters()).device
         logs = torch.zeros(len(lengths), steps, vocabulary, device=where)
         forced = None if tokens is None else tokens.to(where)
-        self.book = Book(logs, forced, torch.tensor(lengths, device=where))
+        self.book = Book(logs, forced, torch.tensor(lengths, device=where), first)
         return self.book
 
     def sampled(self, output: Any, batch: Any) -> torch.Tensor:
         if self.book is None:
             return self.sample(output, batch)
         where = output.next_token_logits.device
-        rows = torch.tensor([int(name) for name in batch.rids], device=where)
-        logits = output.next_token_logits[: len(rows)]
-        forced = self.book.write(rows, batch.seq_lens[: len(rows)].long(), logits)
+        names = torch.tensor([int(name) for name in batch.rids], device=where)
+        logits = output.next_token_logits[: len(names)]
+        forced = self.book.write(names, batch.seq_lens[: len(names)].long(), logits)
         chosen = self.sample(output, batch)
         return chosen if forced is None else forced.to(chosen.dtype)
