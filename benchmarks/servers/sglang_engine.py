@@ -308,6 +308,13 @@ def bytes_of(cache: Any) -> dict[str, int]:
     return found
 
 
+def key_bytes(server: Server) -> int:
+    """What a token takes of keys and values, in all layers of attention."""
+    pool = runner(server).token_to_kv_pool
+    pool = getattr(pool, "full_kv_pool", pool)
+    return sum(each[0].nbytes for each in (*pool.k_buffer, *pool.v_buffer))
+
+
 def versions() -> dict[str, str]:
     from importlib.metadata import version
 
