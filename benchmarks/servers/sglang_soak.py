@@ -95,9 +95,9 @@ def soaked(args: argparse.Namespace) -> None:
         sglang_engine.ARMS[args.one],
         models.write(args.folder / args.one, "soak", args.tiny),
         batches=(1, 2, 4, 8, 16, 32, 48, ROWS), tiny=args.tiny, max_running_requests=rows,
-        context_length=2 * LONGEST + NEW if not args.tiny else 128, max_total_tokens=room, max_mamba_cache_size=4 * rows,
-        max_prefill_tokens=2048, mem_fraction_static=0.4, disable_radix_cache=False,
-        mamba_radix_cache_strategy="no_buffer",
+        context_length=2 * LONGEST + NEW if not args.tiny else 128, max_total_tokens=room,
+        max_mamba_cache_size=4 * rows, max_prefill_tokens=2048, mem_fraction_static=0.4,
+        disable_radix_cache=False, mamba_radix_cache_strategy="no_buffer",
         # as if requests would say little, so that more are let in than there is room for
         schedule_conservativeness=0.05,
     )  # fmt: skip
