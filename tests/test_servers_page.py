@@ -67,6 +67,20 @@ def test_speed_is_the_fastest_round_over_stock_float32(tmp_path: Path) -> None:
     assert "40% at 8" in found
 
 
+def test_sglang_stands_beside_its_own_rings(tmp_path: Path) -> None:
+    runs = [run(f"{who}-float32", us, 50.0) for who, us in
+            (("kvgen", 100.0), ("replay", 200.0), ("stock", 400.0))]  # fmt: skip
+    for each in runs:
+        each["about"] = {name: value for name, value in each["about"].items() if name != "vllm"}
+        each["about"] |= {"sglang": "0.5.17", "timed_at": "the scheduler"}
+    late = [each | {"about": each["about"] | {"overlap": True}} for each in runs]
+    found = written(tmp_path, "sglang-speed", {"runs": [*runs, *late]})
+    head = "| batch | SGLang float32 | its own rings float32 | kvgen float32 |"
+    assert found.count(head) == 8
+    assert "over SGLang's own with float32 states" in found and "vLLM" not in found
+    assert "some GPU (sglang 0.5.17" in found and "tokens, overlap schedule.**" in found
+
+
 def test_models_and_kinds_of_prompts_have_tables_of_their_own(tmp_path: Path) -> None:
     runs = [run("stock-float32", 4.0, 400.0, late) for late in (False, True)]
     found = written(tmp_path, "vllm-speed", {"runs": runs})
