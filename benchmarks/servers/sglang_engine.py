@@ -144,12 +144,13 @@ class Server:
     waiting: list[Any] = field(default_factory=list)
     feed: Callable[[], Sequence[Any]] | None = None
     after: Callable[[Any, Any], None] | None = None
-    unfinished: int = 0
 
     def __post_init__(self) -> None:
         scheduler = self.scheduler
         scheduler.request_receiver = self
-        scheduler.output_streamer.__class__.stream_output = unheard
+        # the front end, which would hear of each token, is not there
+        channels = scheduler.ipc_channels
+        channels.send_to_detokenizer.socket = channels.send_to_tokenizer.socket = None
         queue, results = scheduler._add_request_to_queue, scheduler.process_batch_result
 
         def queued(request: Any, is_retracted: bool = False) -> None:
@@ -197,10 +198,6 @@ class Server:
 
 def done(request: Any) -> bool:
     return bool(request.finished())
-
-
-def unheard(*args: Any, **options: Any) -> None:
-    """In place of telling SGLang's front end, which is not there."""
 
 
 def tokenized(request: Request) -> Any:

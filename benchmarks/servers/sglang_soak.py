@@ -90,7 +90,7 @@ def soaked(args: argparse.Namespace) -> None:
     patient(0.0 if args.tiny else 4 * STUCK)
     started = time.time()
     rows = ROWS if not args.tiny else 3
-    room = args.tokens if not args.tiny else 40
+    room = args.tokens if not args.tiny else 110
     server = sglang_engine.start(
         sglang_engine.ARMS[args.one],
         models.write(args.folder / args.one, "soak", args.tiny),
