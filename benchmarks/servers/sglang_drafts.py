@@ -2,8 +2,9 @@
 
     python benchmarks/servers/sglang_drafts.py FOLDER --json docs/data/h200-sglang-drafts.json
 
-Every arm runs with windows of 4 tokens and without. What a request takes is what its slot has of SGLang's pools, tensor by tensor; how many fit is what
-goes into so many bytes of states and keys. Texts are compared up to the first difference, where the
+Every arm runs with windows of 4 tokens and without. What a request takes is what its slot has of
+SGLang's pools, tensor by tensor; how many fit is what goes into so many bytes of states and keys.
+Texts are compared up to the first difference, where the
 figures say how far apart the two best tokens are without drafts.
 """
 
