@@ -21,12 +21,14 @@ from benchmarks.servers.engine import BUFFER, Steps, peak_bytes, prompt, say, se
 
 __all__ = ["ARMS", "BUFFER", "Arm", "Request", "Server", "peak_bytes", "prepare", "say", "settle"]
 
-# read when SGLang is imported: FlashInfer is not looked for, nothing is asked of a network
+# read when SGLang is imported: FlashInfer is not looked for, nothing is asked of a network, and the
+# few things that torch compiles need no processes of their own
 ENVIRONMENT = {
     "SGLANG_IS_FLASHINFER_AVAILABLE": "0",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
 
 
