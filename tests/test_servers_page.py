@@ -140,6 +140,39 @@ def test_a_soak_tells_what_is_lost_and_what_has_grown(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+SGLANG = {"gpu": "some GPU", "sglang": "0.5.17", "torch": "2.11.0", "triton": "3.6.0"}
+
+
+def test_a_soak_of_sglang_stands_beside_stocks_own(tmp_path: Path) -> None:
+    stock = {"aborted": 40, "preempted": 9, "preemptions": 11, "known": 150, "lost": [],
+             "parted": 100, "gap": 0.5}  # fmt: skip
+    ours = stock | {"parted": 90, "lost": ["7"], "left": 1, "stock": stock}
+    about = {**SGLANG, "arm": "kvgen-float32", "requests": 500}
+    found = written(tmp_path, "sglang-soak", ours | {"about": about})
+    assert line(found, "SGLang float32")[1:] == ["40", "9 (11 times)", "150", "0", "100", "5.0e-01"]
+    assert line(found, "kvgen float32")[4:6] == ["2", "90"]
+
+
+def test_what_fits_with_windows_is_over_stock_with_windows(tmp_path: Path) -> None:
+    def fit(arm: str, drafts: int, requests: int) -> dict[str, Any]:
+        return {"arm": arm, "drafts": drafts, "requests": requests, "state_bytes": 19 << 20,
+                "tokens_a_step": 3.5}  # fmt: skip
+
+    fits = [
+        fit("kvgen-float32", 4, 600),
+        fit("stock-float32", 4, 150),
+        fit("kvgen-float32", 0, 620),
+    ]
+    same = {"kvgen-float32": {"requests": 16, "parted": 2, "gap": 0.25}}
+    about = {**SGLANG, "memory_bytes": 16 << 30, "longest": 1024}
+    found = written(tmp_path, "sglang-drafts", {"about": about, "fit": fits, "same": same})
+    rows = [each for each in found.splitlines() if each.startswith("| kvgen")]
+    assert [cell.strip() for cell in rows[1].strip("|").split("|")] == [
+        "kvgen float32", "4", "19.0", "600", "4.00", "3.50", "2 of 16 (2.5e-01)",
+    ]  # fmt: skip
+    assert rows[0].count("–") == 2
+
+
 # Transformers ------------------------------------------------------------------------------------
 
 

@@ -12,55 +12,20 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.drafts_page import table
+from benchmarks.servers import sglang_page
+from benchmarks.servers.named import MIB, STOCK, VLLM, Figures, machine, served
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "servers.md"
 DATA = ROOT / "docs" / "data"
 BLOCK = re.compile(r"(<!-- (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.S)
-Figures = dict[str, Any]
-# what each is compared with
-STOCK = "stock-float32"
-
-
-@dataclass(frozen=True)
-class Server:
-    """key: as figures name its version. name: as the tables name it. arms: by who decodes, whose
-    states a name ends with."""
-
-    key: str
-    name: str
-    arms: Mapping[str, str]
-
-    def arm(self, name: str) -> str:
-        """An arm, or one that is spread over GPUs, as `ARM@RANKS`."""
-        name, _, ranks = name.partition("@")
-        who, _, state = name.partition("-")
-        return f"{self.arms[who]} {state}" + (f" on {ranks} GPUs" if ranks else "")
-
-    def order(self, name: str) -> tuple[int, int]:
-        who, _, state = name.partition("-")
-        return list(self.arms).index(who), ("float32", "split", "bfloat16").index(state)
-
-
-VLLM = Server("vllm", "vLLM", {"stock": "vLLM", "kvgen": "kvgen"})
-SGLANG = Server(
-    "sglang", "SGLang", {"stock": "SGLang", "replay": "its own rings", "kvgen": "kvgen"}
-)
-
-
-def served(about: Figures) -> Server:
-    return SGLANG if "sglang" in about else VLLM
-
-
-MIB = 1 << 20
 
 
 def main(arguments: list[str]) -> int:
@@ -86,12 +51,6 @@ def filled(text: str, data: Path) -> str:
         return f"{match[1]}\n{render(*figures)}\n{match[3]}"
 
     return BLOCK.sub(block, text)
-
-
-def machine(about: Figures, server: str = "") -> str:
-    kept = (server or served(about).key, "torch", "triton")
-    names = ", ".join(f"{name} {about[name]}" for name in kept)
-    return f"{about['gpu']} ({names})"
 
 
 # speed -------------------------------------------------------------------------------------------
@@ -365,6 +324,8 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     "transformers-speed": (generating, "h200-transformers.json"),
     "sglang-speed": (speed, "h200-sglang-speed.json"),
     "sglang-equal": (equal, "h200-sglang-equal.json"),
+    "sglang-soak": (sglang_page.soak, "h200-sglang-soak.json"),
+    "sglang-drafts": (sglang_page.drafts, "h200-sglang-drafts.json"),
 }
 
 if __name__ == "__main__":

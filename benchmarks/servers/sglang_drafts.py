@@ -2,9 +2,9 @@
 
     python benchmarks/servers/sglang_drafts.py FOLDER --json docs/data/h200-sglang-drafts.json
 
-Every arm runs with windows of 4 tokens and without, on text that repeats and text that does not.
-What a request takes is what its slot has of SGLang's pools, tensor by tensor; how many fit is what
-goes into so many bytes of states and keys. Texts are compared up to the first difference, where the
+Every arm runs with windows of 4 tokens and without. What a request takes is what its slot has of
+SGLang's pools, tensor by tensor; how many fit is what goes into so many bytes of states and keys.
+Texts are compared up to the first difference, where the
 figures say how far apart the two best tokens are without drafts.
 """
 
@@ -32,7 +32,8 @@ WINDOWS = {
 ROWS, PROMPT, TOKENS = 16, 96, 64
 # of states and keys, and tokens of the longest request
 MEMORY, LONGEST = 16 << 30, 1024
-PEAK = 60.0
+# so that drafts are often right, and often not
+PEAK = 18.0
 # seconds after which a server does not start, a batch does not end any more
 START, STUCK = 240.0, 90.0
 
@@ -86,7 +87,7 @@ def measured(args: argparse.Namespace) -> None:
         else sglang_engine.Request(str(row), cycle(row, prompt, vocabulary), tokens)
         for row in range(rows)
     ]
-    gaps = None
+    book = None
     if not drafts:
         from benchmarks.servers.sglang_forced import Listener
 
@@ -94,7 +95,8 @@ def measured(args: argparse.Namespace) -> None:
     patient(0.0 if args.tiny else STUCK)
     found = server.run(asked)
     patient(0)
-    if not drafts:
+    gaps = None
+    if book is not None:
         best = book.logs.topk(2, dim=-1).values
         gaps = (best[..., 0] - best[..., 1]).tolist()
     steps = [count for count in found.tokens if count]

@@ -21,12 +21,14 @@ from benchmarks.servers.engine import BUFFER, Steps, peak_bytes, prompt, say, se
 
 __all__ = ["ARMS", "BUFFER", "Arm", "Request", "Server", "peak_bytes", "prepare", "say", "settle"]
 
-# read when SGLang is imported: FlashInfer is not looked for, nothing is asked of a network
+# read when SGLang is imported: FlashInfer is not looked for, nothing is asked of a network, and the
+# few things that torch compiles need no processes of their own
 ENVIRONMENT = {
     "SGLANG_IS_FLASHINFER_AVAILABLE": "0",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
 
 
@@ -144,12 +146,13 @@ class Server:
     waiting: list[Any] = field(default_factory=list)
     feed: Callable[[], Sequence[Any]] | None = None
     after: Callable[[Any, Any], None] | None = None
-    unfinished: int = 0
 
     def __post_init__(self) -> None:
         scheduler = self.scheduler
         scheduler.request_receiver = self
-        scheduler.output_streamer.__class__.stream_output = unheard
+        # the front end, which would hear of each token, is not there
+        channels = scheduler.ipc_channels
+        channels.send_to_detokenizer.socket = channels.send_to_tokenizer.socket = None
         queue, results = scheduler._add_request_to_queue, scheduler.process_batch_result
 
         def queued(request: Any, is_retracted: bool = False) -> None:
@@ -197,10 +200,6 @@ class Server:
 
 def done(request: Any) -> bool:
     return bool(request.finished())
-
-
-def unheard(*args: Any, **options: Any) -> None:
-    """In place of telling SGLang's front end, which is not there."""
 
 
 def tokenized(request: Request) -> Any:

@@ -69,14 +69,14 @@ def requests(count: int, seed: int, vocabulary: int, tiny: bool) -> list[Asked]:
     """Up to 64 new tokens after prompts of which half begin as others do; one in twelve is
     aborted."""
     chosen = random.Random(seed)
-    longest, most = (LONGEST, NEW) if not tiny else (20, 5)
+    longest, most, stems = (LONGEST, NEW, STEMS) if not tiny else (20, 5, 1)
     found = []
     for row in range(count):
         length, new = chosen.randint(longest // 20, longest), chosen.randint(1, most)
         own = prompt(row, length, vocabulary)["prompt_token_ids"]
         if chosen.random() < 0.5:
             # one in three such is what the others go on from
-            stem = chosen.randrange(STEMS)
+            stem = chosen.randrange(stems)
             known = prompt(10_000 + stem, longest // 2 + 3 * stem % 40, vocabulary)
             rest = own[: length // 2] if chosen.random() < 2 / 3 else []
             own = known["prompt_token_ids"] + rest
@@ -90,7 +90,7 @@ def soaked(args: argparse.Namespace) -> None:
     patient(0.0 if args.tiny else 4 * STUCK)
     started = time.time()
     rows = ROWS if not args.tiny else 3
-    room = args.tokens if not args.tiny else 40
+    room = args.tokens if not args.tiny else 110
     server = sglang_engine.start(
         sglang_engine.ARMS[args.one],
         models.write(args.folder / args.one, "soak", args.tiny),
