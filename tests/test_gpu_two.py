@@ -67,7 +67,7 @@ def only_there(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert torch.cuda.memory_allocated(0) == before
     events: Any = profile.events()
     ran = [event for event in events if "cuda" in str(event.device_type).lower()]
-    assert any(event.name == "_decode_kernel" for event in ran)
+    assert any(event.name.endswith("decode_kernel") for event in ran)
     assert not {event.name for event in ran if event.device_index != 1}
 
 
