@@ -14,6 +14,9 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
+    Part,
+    Pass,
+    Passed,
     Statement,
     Store,
     Sum,
@@ -30,7 +33,8 @@ LINE = 88
 ATOM, UNARY, PRODUCT, SUM, COMPARISON, AND = 6, 5, 4, 3, 2, 1
 OPERATORS = {
     "add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT),
-    "mod": ("%", PRODUCT), "lt": ("<", COMPARISON), "eq": ("==", COMPARISON),
+    "floordiv": ("//", PRODUCT), "mod": ("%", PRODUCT), "shr": (">>", COMPARISON),
+    "and": ("&", AND), "lt": ("<", COMPARISON), "eq": ("==", COMPARISON),
 }  # fmt: skip
 # what is worth a line wherever it is used
 LINES = ("dot", "scan")
@@ -63,12 +67,19 @@ class _Printer:
             if isinstance(each, Let) and each.value.op == "either"
             for arg in each.value.args
         }
+        # what a function gives at once, by the whole of it
+        self.parts: dict[Value, list[Value | None]] = {}
+        for each in everywhere(kernel.body):
+            part = each.value.detail if isinstance(each, Let) else None
+            if isinstance(each, Let) and isinstance(part, Part):
+                parts = self.parts.setdefault(each.value.args[0], [None] * part.count)
+                parts[part.number] = each.value
 
     def lines(self, block: Block, pad: str) -> list[str]:
         found: list[str] = []
         for statement in block:
             note = statement.value.note if isinstance(statement, Let) else None
-            note = statement.note if isinstance(statement, Store) else note
+            note = statement.note if isinstance(statement, Store | When) else note
             lines = self.statement(statement, pad)
             found += [f"{pad}# {note}", *lines] if note and lines else lines
         return found
@@ -80,23 +91,39 @@ class _Printer:
                 line = self.let(value)
                 return [pad + line] if line else []
             case Store(pointer, offset, value, guard):
-                at = f"{self.inside(pointer, SUM)} + {self.inside(offset, SUM)}"
-                mask = self.along(guard, offset.axes, ATOM if guard.op != "every" else AND)
-                value = self.along(value, offset.axes, AND)
-                return [f"{pad}tl.store({at}, {value}, mask={mask})"]
+                args = [self.at(pointer, offset), self.along(value, offset.axes, AND)]
+                args += [f"mask={self.along(guard, offset.axes, AND)}"] if guard else []
+                return [f"{pad}tl.store({', '.join(args)})"]
             case Do(called):
                 return [f"{pad}{called}()"]
             case When(constant, body, holds):
                 header = f"{pad}if {constant}:" if holds else f"{pad}if not {constant}:"
                 return [header, *self.lines(body, deeper)]
-            case Loop(index, count, stages, body):
-                turns = f"tl.range({count}, num_stages={stages})"
-                return [f"{pad}for {index.detail} in {turns}:", *self.lines(body, deeper)]
+            case Loop(index, count, stages, body, passed):
+                turns = f"tl.range({count}, num_stages={stages})" if stages else f"range({count})"
+                first = [line for each in passed for line in self.passed(each)]
+                lines = [f"{pad}{line}" for line in first]
+                return [*lines, f"{pad}for {index.detail} in {turns}:", *self.lines(body, deeper)]
+            case Pass(value, next):
+                return [f"{pad}{self.of(value)[0]} = {self.of(next)[0]}"]
+
+    def passed(self, passed: Passed) -> list[str]:
+        """What stands before a loop of what its turns pass on."""
+        name, (first, _) = str(passed.value.detail), self.of(passed.first)
+        if first == name:
+            # what stands before the kernel's lines, and is changed in them
+            self.written |= dict.fromkeys((passed.value, passed.last), (name, ATOM))
+            return []
+        name = self.new(name)
+        self.written |= dict.fromkeys((passed.value, passed.last), (name, ATOM))
+        return [f"{name} = {first}"]
 
     def let(self, value: Value) -> str | None:
         """The value's line, if it has one."""
-        if value.op == "either":
+        if value.op == "either" or value in self.written or value in self.parts:
             return None
+        if isinstance(value.detail, Part):
+            return self.apart(value.args[0])
         text, binds = self.text(value)
         both = self.sides.get(value)
         if both is not None:
@@ -114,6 +141,15 @@ class _Printer:
         self.written[value] = text, binds
         return None
 
+    def apart(self, whole: Value) -> str:
+        """The line of all that a function gives at once."""
+        names: list[str] = []
+        for part in self.parts[whole]:
+            names.append(self.new(part.name or "term") if part else "_")
+            if part:
+                self.written[part] = names[-1], ATOM
+        return f"{', '.join(names)} = {self.text(whole)[0]}"
+
     # -- values
 
     def of(self, value: Value) -> Written:
@@ -125,10 +161,11 @@ class _Printer:
 
     def along(self, value: Value, axes: str, level: int) -> str:
         """The value among others of more axes."""
+        if value.op == "every" and not value.name:
+            text, binds = self.every(value, axes)
+            return text if binds >= level else f"({text})"
         if not value.axes or value.axes == axes:
             return self.inside(value, level)
-        if value.op == "every":
-            return self.every(value, axes)[0]
         places = ", ".join(":" if axis in value.axes else "None" for axis in axes)
         return f"{self.inside(value, ATOM)}[{places}]"
 
@@ -167,11 +204,14 @@ class _Printer:
                 inner = self.inside(args[0], AND)
                 if value.op == "total":
                     return f"tl.sum({inner}, {place})", ATOM
-                return f"tl.cumsum({inner}, {place}, reverse=True)", ATOM
+                end = ", reverse=True" if detail.from_end else ""
+                return f"tl.cumsum({inner}, {place}{end})", ATOM
             case "turned":
                 return f"tl.trans({self.inside(args[0], AND)})", ATOM
             case "along":
                 return self.of(args[0])
+            case "column":
+                return self.along(args[0], axes, ATOM), ATOM
             case _:
                 return self.called(value), ATOM
 
@@ -185,12 +225,15 @@ class _Printer:
 
     def load(self, value: Value) -> str:
         pointer, offset, *masks = value.args
-        at = f"{self.inside(pointer, SUM)} + {self.inside(offset, SUM)}"
-        if offset.op == "number" and offset.detail == 0:
-            at = self.inside(pointer, SUM)
+        at, zero = self.at(pointer, offset), "0" if value.type == "int" else "0.0"
         for mask in masks:
-            return f"tl.load({at}, mask={self.along(mask, offset.axes, AND)}, other=0.0)"
+            return f"tl.load({at}, mask={self.along(mask, offset.axes, AND)}, other={zero})"
         return f"tl.load({at})"
+
+    def at(self, pointer: Value, offset: Value) -> str:
+        if offset.op == "number" and offset.detail == 0:
+            return self.inside(pointer, SUM)
+        return f"{self.inside(pointer, SUM)} + {self.inside(offset, SUM)}"
 
     def called(self, value: Value) -> str:
         helper = value.detail

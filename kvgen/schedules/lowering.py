@@ -10,6 +10,7 @@ from typing import Protocol
 
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.naming import described
+from kvgen.algebra.padding import padded_with_zeros
 from kvgen.functions.abs import ABS
 from kvgen.functions.exp import EXP
 from kvgen.functions.log import LOG
@@ -45,6 +46,7 @@ class Lowering:
     masks: Mapping[str, Value]
     suffix: str = ""
     known: dict[Node, Value] = field(default_factory=dict)
+    padded: dict[Node, bool] = field(default_factory=dict)
 
     def beside(self, loads: Loads, suffix: str) -> Lowering:
         """The same values of other tokens."""
@@ -71,7 +73,7 @@ class Lowering:
     def clean(self, node: Node) -> Value:
         """With zeros where a channel has no lanes, for sums and products."""
         value, mask = self.value(node), self.masks.get(node.axes.channels)
-        if mask is None or self.loads.has(node):
+        if mask is None or padded_with_zeros(node, self.loads.has, self.padded):
             return value
         return self.build.where(mask, value, 0.0)
 

@@ -17,7 +17,8 @@ def _block(block: Block) -> Block:
     for statement in block:
         match statement:
             case Loop(index):
-                same, turn = _parted(_block(statement.body), index)
+                moving = {index, *(each.value for each in statement.passed)}
+                same, turn = _parted(_block(statement.body), moving)
                 found += [*same, replace(statement, body=turn)]
             case When():
                 found.append(replace(statement, body=_block(statement.body)))
@@ -26,10 +27,9 @@ def _block(block: Block) -> Block:
     return Block(tuple(found))
 
 
-def _parted(body: Block, index: Value) -> tuple[list[Statement], Block]:
-    """What does not follow from the number of the turn, and the rest. Of memory that is read there
-    nothing is stored to: a token's records lie behind those that are held."""
-    moving = {index}
+def _parted(body: Block, moving: set[Value]) -> tuple[list[Statement], Block]:
+    """What does not follow from what moves from turn to turn, and the rest. Of memory that is read
+    there nothing is stored to: a token's records lie behind those that are held."""
     same: list[Statement] = []
     turn: list[Statement] = []
     for statement in body:

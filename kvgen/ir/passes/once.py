@@ -16,6 +16,7 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
+    Pass,
     Statement,
     Store,
     Value,
@@ -83,9 +84,15 @@ def _block(block: Block, wanted: set[Value], known: dict[Value, Value]) -> Block
                     found.append(Let(kept))
                     known[value] = kept
             case Store(pointer, offset, value, guard):
-                args = of(pointer), of(offset), of(value), of(guard)
+                args = of(pointer), of(offset), of(value), guard and of(guard)
                 found.append(Store(*args, statement.note))
-            case Loop() | When():
+            case Pass(value, next):
+                found.append(Pass(value, of(next)))
+            case Loop():
+                body = _block(statement.body, wanted, known)
+                passed = tuple(replace(each, first=of(each.first)) for each in statement.passed)
+                found.append(replace(statement, body=body, passed=passed))
+            case When():
                 found.append(replace(statement, body=_block(statement.body, wanted, known)))
             case _:
                 found.append(statement)
