@@ -17,10 +17,9 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
+    Move,
     Op,
     Part,
-    Pass,
-    Passed,
     Statement,
     Store,
     Sum,
@@ -199,10 +198,14 @@ class Builder:
         pointer: Value,
         offset: Value,
         value: Value,
-        guard: Value | None,
+        guard: Value | None = None,
         note: str | None = None,
     ) -> None:
         self.open[-1][0].append(Store(pointer, offset, value, guard, note))
+
+    def move(self, given: Value, value: Value) -> None:
+        """What was computed of the given before stays as it is."""
+        self.open[-1][0].append(Move(given, value))
 
     def do(self, called: str) -> None:
         self.open[-1][0].append(Do(called))
@@ -215,21 +218,12 @@ class Builder:
         self.open[-1][0].append(When(constant, Block(tuple(statements)), holds, note))
 
     @contextmanager
-    def loop(self, index: str, count: str, stages: str | None, *passed: Passed) -> Iterator[Value]:
+    def loop(self, index: str, count: str, stages: str | None) -> Iterator[Value]:
         turn = Value("given", (), "", "int", index)
         self.open.append(([], {}))
         yield turn
         statements, _ = self.open.pop()
-        self.open[-1][0].append(Loop(turn, count, stages, Block(tuple(statements)), passed))
-
-    def passed(self, first: Value, name: str) -> Passed:
-        """What turns of a loop pass on, under one name."""
-        inside, behind = (Value("given", (), first.axes, first.type, name) for _ in range(2))
-        return Passed(inside, first, behind)
-
-    def go_on(self, passed: Passed, next: Value) -> None:
-        """What the next turn finds."""
-        self.open[-1][0].append(Pass(passed.value, next))
+        self.open[-1][0].append(Loop(turn, count, stages, Block(tuple(statements))))
 
 
 def other(axis: str) -> str:

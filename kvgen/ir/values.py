@@ -97,13 +97,21 @@ class Let:
 
 @dataclass(frozen=True)
 class Store:
-    """A value at a pointer and an offset. guard: where it is stored, if not everywhere."""
+    """A value at a pointer and an offset. guard: where it is stored, None for everywhere."""
 
     pointer: Value
     offset: Value
     value: Value
-    guard: Value | None = None
+    guard: Value | None
     note: str | None = None
+
+
+@dataclass(frozen=True)
+class Move:
+    """What stands before the kernel's own lines is another value from here on."""
+
+    given: Value
+    value: Value
 
 
 @dataclass(frozen=True)
@@ -124,23 +132,6 @@ class When:
 
 
 @dataclass(frozen=True)
-class Passed:
-    """What turns of a loop pass on: as each finds it, as the first does, as the last leaves it."""
-
-    value: Value
-    first: Value
-    last: Value
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What the next turn finds for a value, or what is behind the loop."""
-
-    value: Value
-    next: Value
-
-
-@dataclass(frozen=True)
 class Loop:
     """Statements once for every number below a count. stages: how many turns are in flight."""
 
@@ -148,10 +139,9 @@ class Loop:
     count: str
     stages: str | None
     body: Block
-    passed: tuple[Passed, ...] = ()
 
 
-Statement = Let | Store | Do | When | Loop | Pass
+Statement = Let | Store | Move | Do | When | Loop
 
 
 @dataclass(frozen=True)
@@ -179,12 +169,10 @@ def used(statement: Statement) -> tuple[Value, ...]:
         case Let(value):
             return value.args
         case Store(pointer, offset, value, guard):
-            return (pointer, offset, value, guard) if guard else (pointer, offset, value)
-        case Loop(passed=passed):
-            return tuple(each.first for each in passed)
-        case Pass(_, value):
+            return (pointer, offset, value, *(() if guard is None else (guard,)))
+        case Move(_, value):
             return (value,)
-        case _:
+        case Loop() | When() | Do():
             return ()
 
 

@@ -11,8 +11,8 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
+    Move,
     Part,
-    Pass,
     Store,
     Sum,
     Value,
@@ -65,19 +65,13 @@ def _block(block: Block, known: set[Value], within: Conditional, order: str) -> 
                 axes = set(offset.axes)
                 _expect(set(value.axes) <= axes, value, "stored to fewer places than it has")
                 if guard is not None:
-                    fits = set(guard.axes) <= axes
-                    _expect(fits, guard, "guards more places than are stored to")
+                    _expect(set(guard.axes) <= axes, guard, "guards more places than are stored to")
                     _expect(guard.type == "bool", guard, "no condition")
+            case Move(given, value):
+                alike = (given.axes, given.type) == (value.axes, value.type)
+                _expect(given.op == "given" and alike, value, "no other value of what is given")
             case Loop(index):
-                found = {each.value for each in statement.passed}
-                next = {each.value for each in statement.body if isinstance(each, Pass)}
-                for value in found ^ next:
-                    _expect(False, value, "passed on to no turn, or to none that looks for it")
-                _block(statement.body, {*known, index, *found}, within, order)
-                known |= {each.last for each in statement.passed}
-            case Pass(value, next):
-                alike = (value.axes, value.type) == (next.axes, next.type)
-                _expect(alike, next, "no such value as the turn before has found")
+                _block(statement.body, {*known, index}, within, order)
             case _:
                 pass
 

@@ -14,9 +14,8 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
+    Move,
     Part,
-    Pass,
-    Passed,
     Statement,
     Store,
     Sum,
@@ -99,24 +98,11 @@ class _Printer:
             case When(constant, body, holds):
                 header = f"{pad}if {constant}:" if holds else f"{pad}if not {constant}:"
                 return [header, *self.lines(body, deeper)]
-            case Loop(index, count, stages, body, passed):
+            case Move(given, value):
+                return [f"{pad}{self.inside(given, ATOM)} = {self.inside(value, AND)}"]
+            case Loop(index, count, stages, body):
                 turns = f"tl.range({count}, num_stages={stages})" if stages else f"range({count})"
-                first = [line for each in passed for line in self.passed(each)]
-                lines = [f"{pad}{line}" for line in first]
-                return [*lines, f"{pad}for {index.detail} in {turns}:", *self.lines(body, deeper)]
-            case Pass(value, next):
-                return [f"{pad}{self.of(value)[0]} = {self.of(next)[0]}"]
-
-    def passed(self, passed: Passed) -> list[str]:
-        """What stands before a loop of what its turns pass on."""
-        name, (first, _) = str(passed.value.detail), self.of(passed.first)
-        if first == name:
-            # what stands before the kernel's lines, and is changed in them
-            self.written |= dict.fromkeys((passed.value, passed.last), (name, ATOM))
-            return []
-        name = self.new(name)
-        self.written |= dict.fromkeys((passed.value, passed.last), (name, ATOM))
-        return [f"{name} = {first}"]
+                return [f"{pad}for {index.detail} in {turns}:", *self.lines(body, deeper)]
 
     def let(self, value: Value) -> str | None:
         """The value's line, if it has one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvgen.ir.values import Block, Kernel, Let, Loop, Statement, Value, When, everywhere
+from kvgen.ir.values import Block, Kernel, Let, Loop, Move, Statement, Value, When, everywhere
 
 
 def hoisted(kernel: Kernel) -> Kernel:
@@ -17,7 +17,8 @@ def _block(block: Block) -> Block:
     for statement in block:
         match statement:
             case Loop(index):
-                moving = {index, *(each.value for each in statement.passed)}
+                moves = (each for each in everywhere(statement.body) if isinstance(each, Move))
+                moving = {index, *(each.given for each in moves)}
                 same, turn = _parted(_block(statement.body), moving)
                 found += [*same, replace(statement, body=turn)]
             case When():

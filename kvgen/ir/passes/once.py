@@ -16,7 +16,7 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
-    Pass,
+    Move,
     Statement,
     Store,
     Value,
@@ -86,13 +86,9 @@ def _block(block: Block, wanted: set[Value], known: dict[Value, Value]) -> Block
             case Store(pointer, offset, value, guard):
                 args = of(pointer), of(offset), of(value), guard and of(guard)
                 found.append(Store(*args, statement.note))
-            case Pass(value, next):
-                found.append(Pass(value, of(next)))
-            case Loop():
-                body = _block(statement.body, wanted, known)
-                passed = tuple(replace(each, first=of(each.first)) for each in statement.passed)
-                found.append(replace(statement, body=body, passed=passed))
-            case When():
+            case Move(given, value):
+                found.append(Move(given, of(value)))
+            case Loop() | When():
                 found.append(replace(statement, body=_block(statement.body, wanted, known)))
             case _:
                 found.append(statement)
