@@ -91,7 +91,7 @@ def test_axes_are_in_order() -> None:
 def test_printed() -> None:
     text = lines(passed(looped()))
     assert text == [
-        "rows = tl.load(x_at + (token * 64)[:, None] + key[None, :], "
+        "rows = tl.load(x_at + token[:, None] * 64 + key[None, :], "
         "mask=real_token[:, None], other=0.0)",
         "scores = _product(rows, tl.trans(rows))",
         "own = tl.sum(scores, 0)",

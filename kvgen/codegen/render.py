@@ -19,7 +19,6 @@ from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, plan_records
 from kvgen.codegen import cost, inlined, scopes
 from kvgen.codegen.chained import chain_scope
-from kvgen.codegen.columns import offered as offers_dots
 from kvgen.codegen.config import ANY_GPU, Tuned, configs_text, legend
 from kvgen.codegen.features import ALL, completed
 from kvgen.codegen.hint import command
@@ -39,6 +38,7 @@ from kvgen.codegen.kernels import (
     window_arguments,
 )
 from kvgen.codegen.literals import escaped, literal, quoted, text_literal, tuple_text
+from kvgen.codegen.operands import offered as offers_dots
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.short import short_decode_scope
@@ -52,6 +52,8 @@ from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
 # the templates that call the runtime
 SPOKEN = ("calls.py.jinja", "table.py.jinja")
+# vectors that a function brings side by side
+WIDTHS = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Scheduled(Protocol):
     def helpers(self) -> Collection[str]: ...
     @property
     def functions(self) -> Collection[str]: ...
+    @property
+    def per_head(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -136,14 +140,14 @@ def render(
     records: Records,
     form_text: str,
     tuned: Tuned,
-    features: tuple[str, ...] = ALL,
-    scheduled: Mapping[str, Scheduled] | None = None,
+    features: tuple[str, ...],
+    scheduled: Mapping[str, Scheduled],
 ) -> str:
     """The module's text: what is the same gives the same bytes. features: what it can do.
     scheduled: the kernels whose lines a schedule gives, by name."""
     context = _context(form, records, tuned)
     context |= _window(form, records, context) | _features(form, features)
-    context |= _scheduled(context, scheduled or {})
+    context |= _scheduled(context, scheduled)
     signatures = _signatures(context)
     context["table"] = table_text(form, records, signatures, _more(form, context), context["fresh"])
     kernels = {*signatures, *(context["features"])}
@@ -162,9 +166,18 @@ def render(
 
 def _scheduled(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) -> dict[str, Any]:
     """Kernels that schedules lay out, as far as the module has them."""
+    decode = scheduled["decode"]
     chunk = scheduled.get("chunk") if context["has_verify"] else None
-    more = set(chunk.functions) if chunk else set()
-    return {"chunk": chunk, "helpers": context["helpers"] | more}
+    more = set(decode.functions) | (set(chunk.functions) if chunk else set())
+    # vectors that lie side by side, most of them
+    operands = context["chain"].operands if context["chain"] else []
+    widest = [n for n in WIDTHS if n in operands or f"_columns_{n}" in decode.helpers]
+    return {
+        "decode": decode,
+        "chunk": chunk,
+        "helpers": context["helpers"] | more,
+        "widths": [n for n in WIDTHS if n <= max(widest, default=0)],
+    }
 
 
 def _spaced(text: str) -> str:
@@ -197,7 +210,6 @@ def _context(form: Form, records: Records, tuned: Tuned) -> dict[str, Any]:
     ratio = spec.ratio
     shapes = Shapes(sizes["K"], sizes["V"])
     single = per_head(form, records)
-    decode = scopes.decode_scope(form, records, shapes, single)
     step = scopes.step_scope(form, records, shapes)
     fold = scopes.fold_scope(form, records, shapes)
     lines, reference_helpers = reference_lines(spec)
@@ -224,12 +236,12 @@ def _context(form: Form, records: Records, tuned: Tuned) -> dict[str, Any]:
         "hash": module_hash,
         "ratio": ratio,
         "shapes": shapes,
-        "decode": decode,
+        "single": single,
         "step": step,
         "fold": fold,
         # whether anything that tensor cores multiply is stored in 16 bits
         "narrow": spec.storage.state.narrow or any(s.dtype.narrow for s in records.stored),
-        "helpers": decode.helpers | step.helpers | fold.helpers,
+        "helpers": step.helpers | fold.helpers,
         "reference_helpers": reference_helpers,
         "reference_lines": lines,
         "tensors": tensors,
@@ -286,7 +298,7 @@ def _signatures(context: dict[str, Any]) -> dict[str, Signature]:
     step, read = (_names(context[each]) for each in ("step_tensors", "matrix_tensors"))
     tokens = _names(context["decode_tensors"])
     found = {
-        "decode": Signature(context["decode_arguments"], tokens, not context["decode"].per_head),
+        "decode": Signature(context["decode_arguments"], tokens, not context["single"]),
         "recurrent": Signature(context["step_arguments"], step),
         "fold": Signature((), step),
         "read": Signature((), read),
@@ -381,7 +393,7 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
     """What `verify` and `extend` add, where several tokens can pass over the state at once."""
     if not form.windows:
         return {"verify": None, "chain": None}
-    shapes, single = context["shapes"], context["decode"].per_head
+    shapes, single = context["shapes"], context["single"]
     verify = verify_scope(form, records, shapes, single)
     extend = extend_scope(form, records, shapes)
     chain = chain_scope(form, records, shapes, single) if chains(form) else None
@@ -449,7 +461,7 @@ def _paged(form: Form, records: Records, context: dict[str, Any]) -> dict[str, A
     carried_tensors = [t for t in tensors if t.name in carried]
     record_tensors = [t for t in context["tensors"] if t.name in stored]
     read = [t for t in context["decode_tensors"] if t.name not in stored | carried]
-    shapes, single = context["shapes"], context["decode"].per_head
+    shapes, single = context["shapes"], context["single"]
     decode = short_decode_scope(form, records, shapes, single)
     verify = short_verify_scope(form, records, shapes, single)
     extend = short_extend_scope(form, records, shapes)

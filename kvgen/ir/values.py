@@ -59,6 +59,10 @@ class Part:
 Detail = float | int | str | Helper | Function | Sum | Part | None
 
 
+class Wish(str):
+    """What a value is called if it gets a line for another reason than its name."""
+
+
 @dataclass(frozen=True, eq=False)
 class Value:
     """What a kernel computes once for every place along its axes.

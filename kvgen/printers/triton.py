@@ -21,6 +21,7 @@ from kvgen.ir.values import (
     Sum,
     Value,
     When,
+    Wish,
     everywhere,
     inner,
     used,
@@ -76,11 +77,15 @@ class _Printer:
 
     def lines(self, block: Block, pad: str) -> list[str]:
         found: list[str] = []
+        before: Statement | None = None
         for statement in block:
             note = statement.value.note if isinstance(statement, Let) else None
             note = statement.note if isinstance(statement, Store | When) else note
             lines = self.statement(statement, pad)
+            if _is_other(statement, before):
+                lines[0] = f"{pad}else:"
             found += [f"{pad}# {note}", *lines] if note and lines else lines
+            before = statement if lines else before
         return found
 
     def statement(self, statement: Statement, pad: str) -> list[str]:
@@ -111,29 +116,30 @@ class _Printer:
         if isinstance(value.detail, Part):
             return self.apart(value.args[0])
         text, binds = self.text(value)
-        both = self.sides.get(value)
-        if both is not None:
-            if both not in self.written:
-                self.written[both] = self.new(value.name or "term"), ATOM
-            return f"{self.written[both][0]} = {text}"
+        if value in self.sides:
+            return f"{self.called(value)} = {text}"
         plain = value.type in ("int", "long", "bool", "pointer")
         free = value.op in FREE or plain
         again = self.uses[value] > 1 or value in self.carried
         long = len(text) > LINE and not plain and value.op != "load"
-        if value.name or value.op in LINES or (again and not free) or long:
-            name = self.new(value.name or "term")
-            self.written[value] = name, ATOM
-            return f"{name} = {text}"
+        named = value.name and not isinstance(value.name, Wish)
+        if named or value.op in LINES or (again and not free) or long:
+            return f"{self.called(value)} = {text}"
         self.written[value] = text, binds
         return None
+
+    def called(self, value: Value) -> str:
+        """The value's name from here on: of two that stand for the same it is one."""
+        both = self.sides.get(value, value)
+        if both not in self.written:
+            self.written[both] = self.new(value.name or "term"), ATOM
+        return self.written[both][0]
 
     def apart(self, whole: Value) -> str:
         """The line of all that a function gives at once."""
         names: list[str] = []
         for part in self.parts[whole]:
-            names.append(self.new(part.name or "term") if part else "_")
-            if part:
-                self.written[part] = names[-1], ATOM
+            names.append(self.called(part) if part else "_")
         return f"{', '.join(names)} = {self.text(whole)[0]}"
 
     # -- values
@@ -152,11 +158,16 @@ class _Printer:
             return text if binds >= level else f"({text})"
         if not value.axes or value.axes == axes:
             return self.inside(value, level)
+        if value.op == "mul" and value.type == "int" and self.of(value)[1] < ATOM:
+            # numbers of places, times how far apart these are
+            text, binds = self.text(value, axes)
+            return text if binds >= level else f"({text})"
         places = ", ".join(":" if axis in value.axes else "None" for axis in axes)
         return f"{self.inside(value, ATOM)}[{places}]"
 
-    def text(self, value: Value) -> Written:
-        args, axes, detail = value.args, value.axes, value.detail
+    def text(self, value: Value, among: str | None = None) -> Written:
+        """among: the axes of what it stands among."""
+        args, axes, detail = value.args, among or value.axes, value.detail
         match value.op:
             case "given":
                 return str(detail), ATOM
@@ -169,7 +180,8 @@ class _Printer:
                 return f"-{self.along(args[0], axes, UNARY)}", UNARY
             case op if op in OPERATORS:
                 sign, level = OPERATORS[op]
-                right = level if op in ("add", "mul") and value.type != "float" else level + 1
+                chain = op == "add" and value.type != "float" and args[1].op == op
+                right = level if chain else level + 1
                 first, second = self.along(args[0], axes, level), self.along(args[1], axes, right)
                 return f"{first} {sign} {second}", level
             case "every":
@@ -199,7 +211,7 @@ class _Printer:
             case "column":
                 return self.along(args[0], axes, ATOM), ATOM
             case _:
-                return self.called(value), ATOM
+                return self.call(value), ATOM
 
     def every(self, value: Value, axes: str) -> Written:
         """Conditions of a whole program, then those of its elements. Triton's interpreter takes a
@@ -221,12 +233,21 @@ class _Printer:
             return self.inside(pointer, SUM)
         return f"{self.inside(pointer, SUM)} + {self.inside(offset, SUM)}"
 
-    def called(self, value: Value) -> str:
+    def call(self, value: Value) -> str:
         helper = value.detail
         assert isinstance(helper, Helper)
         axes = [value.axes if helper.elementwise else arg.axes for arg in value.args]
         args = [self.along(arg, each, AND) for arg, each in zip(value.args, axes, strict=True)]
         return f"{helper.name}({', '.join([*args, *helper.constants])})"
+
+
+def _is_other(statement: Statement, before: Statement | None) -> bool:
+    """Whether a statement is there just where the one before it is not."""
+    return (
+        isinstance(statement, When)
+        and isinstance(before, When)
+        and (before.constant, before.holds) == (statement.constant, not statement.holds)
+    )
 
 
 def _carried(block: Block) -> set[Value]:

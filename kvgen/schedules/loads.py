@@ -51,6 +51,17 @@ class Program:
         """The mask of a channel, where it has one."""
         return [self.masks[channel]] if channel in self.masks else []
 
+    def heads(self, axis: str) -> Value:
+        """How many heads a cache's tensor has."""
+        heads = self.build.given("heads")
+        if axis == "HV" or self.ratio == 1:
+            return heads
+        return self.build.binary("floordiv", heads, self.build.number(self.ratio))
+
+    def plane(self, name: str) -> Value:
+        """Where a head's state begins."""
+        return self.build.given(f"{local(name)}_at", type="pointer")
+
     def at(self, stored: Stored) -> Value:
         """Where the records of the head begin."""
         return self.build.given(f"{local(stored.name)}_at", type="pointer")
@@ -104,8 +115,8 @@ class GivenLoads:
     def has(self, node: Node) -> bool:
         return leaf_of(node).op in INPUTS
 
-    def __call__(self, node: Node) -> Value:
-        return self.build.cast(self.stored(node), "float", self.names.get(node))
+    def __call__(self, node: Node, name: str | None) -> Value:
+        return self.build.cast(self.stored(node), "float", name)
 
     def stored(self, node: Node, name: str | None = None) -> Value:
         """As it lies in memory."""
@@ -187,11 +198,11 @@ class RecordLoads:
     def has(self, node: Node) -> bool:
         return node in self.by_node
 
-    def __call__(self, node: Node) -> Value:
+    def __call__(self, node: Node, name: str | None) -> Value:
         stored = self.by_node[node]
-        raw = self.stored(stored)
         # what has 32 bits is as it is computed
-        return self.build.cast(raw, "float") if raw.type == "stored" else raw
+        raw = self.stored(stored, None if stored.dtype.narrow else name)
+        return self.build.cast(raw, "float", name)
 
     def stored(self, stored: Stored, name: str | None = None) -> Value:
         """As it lies in memory."""

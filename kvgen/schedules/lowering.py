@@ -17,7 +17,7 @@ from kvgen.functions.log import LOG
 from kvgen.functions.registry import FUNCTIONS, function_of, reduces
 from kvgen.functions.sqrt import SQRT
 from kvgen.ir.build import Builder
-from kvgen.ir.values import Helper, Value
+from kvgen.ir.values import Helper, Value, Wish
 
 POWER = Helper("_power", elementwise=True)
 # factors of a power that are multiplied one by one
@@ -31,7 +31,7 @@ class Loads(Protocol):
     def tokens(self) -> tuple[str, str]: ...
     def has(self, node: Node) -> bool: ...
 
-    def __call__(self, node: Node) -> Value: ...
+    def __call__(self, node: Node, name: str | None) -> Value: ...
 
 
 @dataclass
@@ -67,8 +67,10 @@ class Lowering:
         return self.known[root]
 
     def name(self, node: Node) -> str | None:
-        found = self.names.get(node) or described(node, self.names)
-        return found and found + self.suffix
+        if node in self.names:
+            return self.names[node] + self.suffix
+        wish = described(node, self.names)
+        return wish and Wish(wish + self.suffix)
 
     def clean(self, node: Node) -> Value:
         """With zeros where a channel has no lanes, for sums and products."""
@@ -82,7 +84,7 @@ class Lowering:
         if node.is_const:
             return build.number(node.const)
         if self.loads.has(node):
-            return self.loads(node)
+            return self.loads(node, self.name(node))
         name = self.name(node)
         if reduces(node):
             return self._of(node, build.sum(self.clean(node.args[0]), str(node.value), name))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 
 from kvgen.algebra.chunk import chunks
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import Shapes, namer_for
+from kvgen.codegen.kernels import Shapes, cache_names, local, namer_for, per_head
 from kvgen.functions.registry import FUNCTIONS
 from kvgen.ir.passes.dead import without_dead
 from kvgen.ir.passes.helpers import helpers_of
@@ -17,13 +18,18 @@ from kvgen.ir.passes.once import computed_once
 from kvgen.ir.values import Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chunk import CHUNK
+from kvgen.kernels.decode import DECODE
 from kvgen.printers.triton import printed
 from kvgen.schedules.chunk import chunk
+from kvgen.schedules.decode import decode
 
 PASSES = (without_dead, hoisted, computed_once)
-# names that other kernels' templates use for what is a schedule's own here
-OWN = """
-since total kept weight value real_value ancestors path weights state lead
+# names that other kernels' templates use for what is a schedule's own in all kernels, and in some
+OWN = "since total kept weight value real_value state"
+CHUNKS = "ancestors path weights lead"
+DECODES = """
+tile value_tile wide leads high low
+since_key since_value total_key total_value kept_key kept_value
 """
 
 
@@ -40,21 +46,31 @@ class Written:
 
 def written(form: Form, records: Records) -> dict[str, Written]:
     """The schedules that a form has, by what templates call them."""
-    if not chunks(form):
-        return {}
     shapes = Shapes(form.spec.size("K"), form.spec.size("V"))
-    return {CHUNK.name: _written(chunk(form, records, shapes), form, records, shapes)}
+    write = partial(_written, form, records, shapes)
+    single = per_head(form, records)
+    own = DECODES
+    if not single:
+        # what is another in every tile
+        own += " ".join(["head", *(f"{local(name)}_at" for name in cache_names(form, records))])
+    found = {DECODE.name: write(decode(form, records, shapes), own, single)}
+    if chunks(form):
+        found[CHUNK.name] = write(chunk(form, records, shapes), CHUNKS)
+    return found
 
 
-def _written(kernel: Kernel, form: Form, records: Records, shapes: Shapes) -> Written:
+def _written(
+    form: Form, records: Records, shapes: Shapes, kernel: Kernel, own: str, single: bool = True
+) -> Written:
+    """own: names that are the schedule's."""
     kernel = passed(kernel)
     extents = {"V": "TILE", "P": "SPAN", "K": str(shapes.span("K")), "S": "TOKENS", "T": "TOKENS"}
     namer = namer_for(form, records)
-    namer.taken -= set(OWN.split())
+    namer.taken -= set(f"{OWN} {own}".split())
     lines = printed(kernel, extents, namer.new)
     called = helpers_of(kernel)
     functions = [name for name in called if name in FUNCTIONS or name == "_power"]
-    return Written(lines, [name for name in called if name not in functions], functions)
+    return Written(lines, [name for name in called if name not in functions], functions, single)
 
 
 def passed(kernel: Kernel) -> Kernel:
