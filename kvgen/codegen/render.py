@@ -176,7 +176,8 @@ def _scheduled(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) -> d
         "decode": decode,
         "chunk": chunk,
         "helpers": context["helpers"] | more,
-        "widths": [n for n in WIDTHS if n <= max(widest, default=0)],
+        # of 4 and more there are halves, of 2 there is no need for a function of its own
+        "widths": [n for n in WIDTHS if n in widest or 2 < n < max(widest, default=0)],
     }
 
 

@@ -190,7 +190,10 @@ class _Printer:
                 chosen, *sides = (self.along(arg, axes, AND) for arg in args)
                 return f"tl.where({', '.join([chosen, *sides])})", ATOM
             case "cast":
-                return f"{self.inside(args[0], ATOM)}.to({TYPES[value.type]})", ATOM
+                kind, inner = TYPES[value.type], self.inside(args[0], ATOM)
+                if args[0].op == "number":
+                    return f"tl.cast({inner}, {kind})", ATOM
+                return f"{inner}.to({kind})", ATOM
             case "function":
                 assert isinstance(detail, Function)
                 return detail.triton.format(*(self.along(arg, axes, AND) for arg in args)), ATOM

@@ -31,7 +31,7 @@ TIMES = Helper("_times")
 @dataclass
 class Read:
     """A read. column: what the state is read with, times what is left of it along that channel.
-    scores: with the buffer, for each write."""
+    scores: with the buffer, for each write; weight: what they are times, if anything."""
 
     node: Node
     near: str
@@ -39,6 +39,7 @@ class Read:
     called: str
     column: Value
     scores: list[Value] = field(default_factory=list)
+    weight: Value | None = None
 
 
 def decode(form: Form, records: Records, shapes: Shapes) -> Kernel:
@@ -159,9 +160,12 @@ class _Decode:
             read = self.reads[node] = Read(node, near, far, called, decayed)
             # factored keys hold no decay of their own: the column's serves for all of them
             asked = decayed if near == "K" and self.form.factored else vector
+            # heads of a group have scores in common, but no weights
+            weight = read.weight = None if at_unit and not self.single else buffer.weight
+            name = f"{called}_score"
             for side in self.keys if near == "K" else self.values:
-                score = build.sum(build.mul(side, asked), near, f"{called}_score")
-                read.scores.append(score)
+                score = build.sum(build.mul(side, asked), near, None if weight else name)
+                read.scores.append(build.times(weight, score, name=name))
 
     # -- reads
 
@@ -202,7 +206,7 @@ class _Decode:
             tile = build.turned(state) if near == "K" else state
             through = self._through(near)
             product = build.dot(tile, columns, TIMES, name="found")
-            names = [f"{self.names.get(column, 'column')}_found" for column in through]
+            names = [f"{self.names.get(column, 'column')}_through" for column in through]
             parts = dict(zip(through, self._apart(product, names), strict=True))
             for node in self.form.reads:
                 column = node.args[0]
@@ -254,7 +258,8 @@ class _Decode:
             if read.far == "K" and self.form.factored:
                 # what comes back over K is a sum of keys that are recorded before their decay
                 side = build.mul(side, buffer.kept["K"], "keys_now")
-            weighted = build.times(buffer.weight, score, name=Wish(f"{read.called}_weighted"))
-            held = build.sum(build.mul(side, weighted), "P")
-            found = build.add(found, held, name if number == len(sides) else None)
+            weight = None if read.weight else buffer.weight
+            held = build.sum(build.mul(side, build.times(weight, score)), "P")
+            last = number == len(sides)
+            found = build.add(found, held, name if last else f"{read.called}_so_far")
         return found

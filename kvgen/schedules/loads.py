@@ -12,6 +12,8 @@ from kvgen.ir.values import Value
 from kvgen.values.axes import Axes
 
 INPUTS = ("input", "param")
+# those that a program has numbers along; of any other a value has one component
+AXES = ("H", "HV", "K", "V")
 
 
 class Program:
@@ -133,10 +135,11 @@ class GivenLoads:
             index = self._index(axis, node)
             if position < len(axes) - 1:
                 stride = build.given(f"{called}_{stride_name(axis)}", type="long")
-                # a number is as wide as what it is multiplied with
-                wide = index if index.op == "number" else build.cast(index, "long")
-                index = build.mul(wide, stride)
-            offsets.append(index)
+                # a stride may be anything, so what it is times has 64 bits
+                first = index.op == "number" and index.detail == 1
+                index = stride if first else build.mul(build.cast(index, "long"), stride)
+            if axis in AXES or node.value != 0:
+                offsets.append(index)
         total = build.total(offsets)
         pointer = build.given(pointer_name(called), type="pointer")
         return build.load(pointer, total, build.every(*real) if real else None, name)

@@ -84,7 +84,8 @@ class Lowering:
         if node.is_const:
             return build.number(node.const)
         if self.loads.has(node):
-            return self.loads(node, self.name(node))
+            name = self.name(node)
+            return self.loads(node, name and str(name))
         name = self.name(node)
         if reduces(node):
             return self._of(node, build.sum(self.clean(node.args[0]), str(node.value), name))
