@@ -203,9 +203,9 @@ class Builder:
     ) -> None:
         self.open[-1][0].append(Store(pointer, offset, value, guard, note))
 
-    def move(self, given: Value, value: Value) -> None:
+    def move(self, given: Value, value: Value, note: str | None = None) -> None:
         """What was computed of the given before stays as it is."""
-        self.open[-1][0].append(Move(given, value))
+        self.open[-1][0].append(Move(given, value, note))
 
     def do(self, called: str) -> None:
         self.open[-1][0].append(Do(called))
@@ -218,12 +218,14 @@ class Builder:
         self.open[-1][0].append(When(constant, Block(tuple(statements)), holds, note))
 
     @contextmanager
-    def loop(self, index: str, count: str, stages: str | None) -> Iterator[Value]:
+    def loop(
+        self, index: str, count: str, stages: str | None, note: str | None = None
+    ) -> Iterator[Value]:
         turn = Value("given", (), "", "int", index)
         self.open.append(([], {}))
         yield turn
         statements, _ = self.open.pop()
-        self.open[-1][0].append(Loop(turn, count, stages, Block(tuple(statements))))
+        self.open[-1][0].append(Loop(turn, count, stages, Block(tuple(statements)), note))
 
 
 def other(axis: str) -> str:

@@ -116,6 +116,7 @@ class Move:
 
     given: Value
     value: Value
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class Loop:
     count: str
     stages: str | None
     body: Block
+    note: str | None = None
 
 
 Statement = Let | Store | Move | Do | When | Loop

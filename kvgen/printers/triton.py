@@ -60,6 +60,7 @@ class _Printer:
         )
         self.carried = _carried(kernel.body)
         self.written: dict[Value, Written] = {}
+        self.named: set[Value] = set()
         # those that stand for the same, by what they are together
         self.sides = {
             arg: each.value
@@ -80,7 +81,7 @@ class _Printer:
         before: Statement | None = None
         for statement in block:
             note = statement.value.note if isinstance(statement, Let) else None
-            note = statement.note if isinstance(statement, Store | When) else note
+            note = statement.note if isinstance(statement, Store | Move | When | Loop) else note
             lines = self.statement(statement, pad)
             if _is_other(statement, before):
                 lines[0] = f"{pad}else:"
@@ -104,7 +105,11 @@ class _Printer:
                 header = f"{pad}if {constant}:" if holds else f"{pad}if not {constant}:"
                 return [header, *self.lines(body, deeper)]
             case Move(given, value):
-                return [f"{pad}{self.inside(given, ATOM)} = {self.inside(value, AND)}"]
+                name, (text, binds) = self.of(given)[0], self.of(value)
+                if value.op in ("add", "mul") and value.args[0] is given and binds < ATOM:
+                    sign, other = OPERATORS[value.op][0], value.args[1]
+                    return [f"{pad}{name} {sign}= {self.along(other, value.axes, AND)}"]
+                return [f"{pad}{name} = {text}"]
             case Loop(index, count, stages, body):
                 turns = f"tl.range({count}, num_stages={stages})" if stages else f"range({count})"
                 return [f"{pad}for {index.detail} in {turns}:", *self.lines(body, deeper)]
@@ -131,6 +136,7 @@ class _Printer:
     def called(self, value: Value) -> str:
         """The value's name from here on: of two that stand for the same it is one."""
         both = self.sides.get(value, value)
+        self.named.add(value)
         if both not in self.written:
             self.written[both] = self.new(value.name or "term"), ATOM
         return self.written[both][0]
@@ -158,12 +164,19 @@ class _Printer:
             return text if binds >= level else f"({text})"
         if not value.axes or value.axes == axes:
             return self.inside(value, level)
-        if value.op == "mul" and value.type == "int" and self.of(value)[1] < ATOM:
-            # numbers of places, times how far apart these are
+        if self.spreads(value):
             text, binds = self.text(value, axes)
             return text if binds >= level else f"({text})"
         places = ", ".join(":" if axis in value.axes else "None" for axis in axes)
         return f"{self.inside(value, ATOM)}[{places}]"
+
+    def spreads(self, value: Value) -> bool:
+        """Whether what the value is made of gets its axes: numbers of places, times how far apart
+        these are, and what is there or is not as a whole."""
+        if value in self.named:
+            return False
+        whole = value.op == "where" and not value.args[0].axes
+        return whole or (value.op == "mul" and value.type == "int")
 
     def text(self, value: Value, among: str | None = None) -> Written:
         """among: the axes of what it stands among."""

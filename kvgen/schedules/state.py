@@ -9,26 +9,39 @@ from kvgen.ir.values import Helper, Value
 from kvgen.schedules.loads import Program
 
 
-def load_state(lanes: Program, form: Form, whole: bool = True, raw: bool = False) -> Value:
+def load_state(
+    lanes: Program, form: Form, whole: bool = True, raw: bool = False, name: str | None = "state"
+) -> Value:
     """A tile in float32. whole: all that is kept of it. raw: as it lies there."""
     build, state = lanes.build, form.spec.storage.state
+    offset, mask = offset_in_state(lanes, form.spec.storage.layout), state_mask(lanes)
+    at = [lanes.plane(plane) for plane in form.planes]
     if whole and state.partial:
-        at, mask = [lanes.plane(name) for name in form.planes], _mask(lanes)
-        high = build.load(at[0], _offset(lanes, form), mask, "high")
-        low = build.load(at[1], _offset(lanes, form), mask, "low", type="int")
-        return build.helper(Helper(state.join), high, low, name="state")
+        high = build.load(at[0], offset, mask, "high")
+        low = build.load(at[1], offset, mask, "low", type="int")
+        return build.helper(Helper(state.join), high, low, name=name)
     kept = state.planes[0].dtype == FLOAT32
     kind = "float" if kept else "stored"
-    name = "state" if kept or raw else None
-    at = lanes.plane(form.planes[0])
-    found = build.load(at, _offset(lanes, form), _mask(lanes), name, type=kind)
-    return found if raw else build.cast(found, "float", "state")
+    found = build.load(at[0], offset, mask, name if kept or raw else None, type=kind)
+    return found if raw else build.cast(found, "float", name)
 
 
-def _offset(lanes: Program, form: Form) -> Value:
-    build, shapes = lanes.build, lanes.shapes
+def store_state(lanes: Program, form: Form, state: Value, note: str | None = None) -> None:
+    """note: what a reader should know of where it is stored."""
+    build, kept = lanes.build, form.spec.storage.state
+    offset, mask = offset_in_state(lanes, form.spec.storage.layout), state_mask(lanes)
+    parts = [state]
+    if kept.partial:
+        whole = build.helper(Helper(kept.part), state)
+        parts = build.parts(whole, state.axes, ["new_high", "new_low"])
+    for plane, part in zip(form.planes, parts, strict=True):
+        build.store(lanes.plane(plane), offset, part, mask, note)
+        note = None
+
+
+def offset_in_state(lanes: Program, layout: str = "kv") -> Value:
+    build, shapes, vk = lanes.build, lanes.shapes, layout == "vk"
     key, value = lanes.channel("K"), lanes.channel("V")
-    vk = form.spec.storage.layout == "vk"
     row, size = (value, shapes.k) if vk else (key, shapes.v)
     if shapes.k * shapes.v >= MOST_32:
         row = build.cast(row, "long")
@@ -36,6 +49,6 @@ def _offset(lanes: Program, form: Form) -> Value:
     return build.add(key, rows) if vk else build.add(rows, value)
 
 
-def _mask(lanes: Program) -> Value | None:
+def state_mask(lanes: Program) -> Value | None:
     masks = [*lanes.real("K"), *lanes.real("V")]
     return lanes.build.every(*masks) if masks else None

@@ -39,6 +39,12 @@ class TokenProgram(Program):
             of_group = build.binary("floordiv", tile, per_head)
             self.called, self.head = called, build.add(first, of_group, f"{called}head")
 
+    def begun(self) -> None:
+        """The only tile, which stands before the kernel's lines."""
+        self.value_tile, self.value = self.build.given("value_tile"), self.build.given("value", "V")
+        if self.shapes.masks_v:
+            self.masks["V"] = self.build.given("real_value", "V", "bool")
+
     def at(self, stored: Stored) -> Value:
         width = self.shapes.size(stored.channel)
         each = self.build.given("PLACES")

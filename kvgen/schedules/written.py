@@ -22,26 +22,32 @@ from kvgen.kernels.decode import DECODE
 from kvgen.printers.triton import printed
 from kvgen.schedules.chunk import chunk
 from kvgen.schedules.decode import decode
+from kvgen.schedules.folding import fold, folded, load, read, recurrent
 
 PASSES = (without_dead, hoisted, computed_once)
 # names that other kernels' templates use for what is a schedule's own in all kernels, and in some
 OWN = "since total kept weight value real_value state"
 CHUNKS = "ancestors path weights lead"
+FOLDS = "counts leads high low"
 DECODES = """
 tile value_tile wide leads high low
 since_key since_value total_key total_value kept_key kept_value
 """
+# of one tile of a head; `folded` is what other kernels begin with
+FOLDING = {"fold": fold, "read": read, "load": load, "recurrent": recurrent, "folded": folded}
+FOLDING["folded_staged"] = partial(folded, stages="STAGES")
 
 
 @dataclass(frozen=True)
 class Written:
     """A kernel's own lines. helpers: the module's functions that it calls. functions: those of the
-    language. per_head: a program has one value head."""
+    language. per_head: a program has one value head. given: what stands before the lines."""
 
     lines: list[str]
     helpers: Collection[str]
     functions: Collection[str]
     per_head: bool = True
+    given: Collection[str] = ()
 
 
 def written(form: Form, records: Records) -> dict[str, Written]:
@@ -56,6 +62,8 @@ def written(form: Form, records: Records) -> dict[str, Written]:
     found = {DECODE.name: write(decode(form, records, shapes), own, single)}
     if chunks(form):
         found[CHUNK.name] = write(chunk(form, records, shapes), CHUNKS)
+    for name, each in FOLDING.items():
+        found[name] = write(each(form, records, shapes), FOLDS)
     return found
 
 
@@ -69,8 +77,10 @@ def _written(
     namer.taken -= set(f"{OWN} {own}".split())
     lines = printed(kernel, extents, namer.new)
     called = helpers_of(kernel)
+    given = tuple(kernel.given)
     functions = [name for name in called if name in FUNCTIONS or name == "_power"]
-    return Written(lines, [name for name in called if name not in functions], functions, single)
+    helpers = [name for name in called if name not in functions]
+    return Written(lines, helpers, functions, single, given)
 
 
 def passed(kernel: Kernel) -> Kernel:
