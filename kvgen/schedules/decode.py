@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, reachable
-from kvgen.algebra.naming import described, value_names
 from kvgen.algebra.records import Records
 from kvgen.codegen.kernels import Shapes, boundary, per_head, unit_level
 from kvgen.codegen.operands import component, offered, times_input
@@ -23,7 +22,7 @@ from kvgen.ir.values import TOKEN, Helper, Kernel, Value, Wish
 from kvgen.schedules.buffered import Buffered
 from kvgen.schedules.lowering import Lowering
 from kvgen.schedules.state import load_state
-from kvgen.schedules.token import Leaving, StepLoads, TokenProgram
+from kvgen.schedules.token import Leaving, StepLoads, TokenProgram, give_lines, names_of
 
 TIMES = Helper("_times")
 
@@ -52,8 +51,7 @@ class _Decode:
         self.build = build = Builder(TOKEN)
         self.single = per_head(form, records)
         self.lanes = lanes = TokenProgram(build, shapes, form.spec.ratio, self.single)
-        recorded = {stored.node: stored.name for stored in records.stored}
-        self.names = {**recorded, **value_names(form, records), **form.graph.names}
+        self.names = names_of(form, records)
         self.inputs = StepLoads(build, lanes, self.names, form, records)
         self.token = Lowering(build, form.graph, self.inputs, self.names, lanes.masks)
         self.buffer = Buffered(self.token, form, records, lanes)
@@ -71,9 +69,7 @@ class _Decode:
     def kernel(self) -> Kernel:
         build, lanes, form = self.build, self.lanes, self.form
         before_tiles, before_reads = boundary(form.columns, self.roots, self.unit)
-        for node in (*before_tiles, *before_reads):
-            # a line of its own, where it is computed
-            self.names.setdefault(node, described(node, self.names) or "term")
+        give_lines(self.names, (*before_tiles, *before_reads))
         leaving = Leaving(lanes, self.token, form, self.records, self.unit)
         note = "with one tile a program, its state is on the way before anything else is computed"
         with build.when("EARLY", note=note):

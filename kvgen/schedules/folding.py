@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, reachable
-from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import Records, replay_needs
 from kvgen.codegen.kernels import Shapes, boundary
 from kvgen.functions.exp import EXP
@@ -15,7 +14,15 @@ from kvgen.ir.values import TOKEN, Helper, Kernel, Value
 from kvgen.schedules.loads import RecordLoads
 from kvgen.schedules.lowering import Lowering
 from kvgen.schedules.state import load_state, offset_in_state, state_mask, store_state
-from kvgen.schedules.token import Leaving, StepLoads, TokenProgram, carried_at, newest_sum
+from kvgen.schedules.token import (
+    Leaving,
+    StepLoads,
+    TokenProgram,
+    carried_at,
+    give_lines,
+    names_of,
+    newest_sum,
+)
 
 
 def fold(form: Form, records: Records, shapes: Shapes) -> Kernel:
@@ -80,7 +87,7 @@ class _Tile:
         self.build = build = Builder(TOKEN)
         self.lanes = lanes = TokenProgram(build, shapes, form.spec.ratio, single=True)
         lanes.begun()
-        self.names = {**value_names(form, records), **form.graph.names}
+        self.names = names_of(form, records)
         self.state = build.given("state", "KV", "float")
         self.mask = state_mask(lanes)
 
@@ -141,6 +148,7 @@ class _Tile:
         factors = self._factors(form.decays)
         roots = [*form.roots, *factors.values()]
         _, before_reads = boundary(form.columns, roots, set())
+        give_lines(self.names, before_reads)
         for node in before_reads:
             token.value(node)
         self._read(token, form.reads)

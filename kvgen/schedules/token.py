@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kvgen.algebra.form import Carry, Form
 from kvgen.algebra.graph import Node, leaf_of
+from kvgen.algebra.naming import described, value_names
 from kvgen.algebra.records import Records, Stored
 from kvgen.codegen.kernels import HEADS, MOST_32, Shapes, local
 from kvgen.codegen.stores import same_head
@@ -16,6 +17,18 @@ from kvgen.language.spec import MAX_BUFFER
 from kvgen.schedules.loads import GivenLoads, Program
 from kvgen.schedules.lowering import Lowering
 from kvgen.values.axes import Axes
+
+
+def names_of(form: Form, records: Records) -> dict[Node, str]:
+    """What values are called: as in the spec, by their part in the form, or as recorded."""
+    recorded = {stored.node: stored.name for stored in records.stored}
+    return {**recorded, **value_names(form, records), **form.graph.names}
+
+
+def give_lines(names: dict[Node, str], nodes: Iterable[Node]) -> None:
+    """Have values computed where they are asked for, and not within what looks at them later."""
+    for node in nodes:
+        names.setdefault(node, described(node, names) or "term")
 
 
 class TokenProgram(Program):
