@@ -10,7 +10,7 @@ from kvgen.algebra.records import Records, replay_needs
 from kvgen.codegen.kernels import Shapes, boundary
 from kvgen.functions.exp import EXP
 from kvgen.ir.build import Builder
-from kvgen.ir.values import TOKEN, Helper, Kernel, Value
+from kvgen.ir.values import TOKEN, Helper, Kernel, Value, Wish
 from kvgen.schedules.loads import RecordLoads
 from kvgen.schedules.lowering import Lowering
 from kvgen.schedules.state import load_state, offset_in_state, state_mask, store_state
@@ -120,7 +120,7 @@ class _Tile:
             self._update(record, form.keys, factors, counts, note)
         if form.factored:
             newest = newest_sum(build, self.lanes, form, self.records)
-            self._times(build.function(EXP, newest))
+            self._times(build.function(EXP, newest, name=Wish("decayed")))
 
     def _record(self, j: Value, suffix: str) -> Lowering:
         """A record's values; of a correction that is computed again not the recorded one."""
@@ -211,7 +211,8 @@ class _Tile:
             note = None
         for key, write in zip(keys, self.form.writes, strict=True):
             w, d = (kept(token.clean(node), 0.0) for node in (key, write.d))
-            build.move(self.state, build.add(self.state, build.mul(w, d)), note)
+            written = build.mul(w, d, Wish("written"))
+            build.move(self.state, build.add(self.state, written), note)
             note = None
 
     def _times(self, factor: Value, note: str | None = None) -> None:
