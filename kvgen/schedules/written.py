@@ -19,6 +19,8 @@ from kvgen.ir.values import Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.decode import DECODE
+from kvgen.kernels.fold import FOLD
+from kvgen.kernels.recurrent import RECURRENT
 from kvgen.printers.triton import printed
 from kvgen.schedules.chunk import chunk
 from kvgen.schedules.decode import decode
@@ -34,8 +36,8 @@ tile value_tile wide leads high low
 since_key since_value total_key total_value kept_key kept_value
 """
 # of one tile of a head; `folded` is what other kernels begin with
-FOLDING = {"fold": fold, "read": read, "load": load, "recurrent": recurrent, "folded": folded}
-FOLDING["folded_staged"] = partial(folded, stages="STAGES")
+FOLDING = {FOLD.name: fold, RECURRENT.name: recurrent, "read": read, "load": load}
+FOLDING |= {"folded": folded, "folded_staged": partial(folded, stages="STAGES")}
 
 
 @dataclass(frozen=True)
