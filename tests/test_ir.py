@@ -249,6 +249,27 @@ def test_functions_that_give_several() -> None:
     ]
 
 
+def test_several_at_once_have_one_line_where_others_stand_for_them() -> None:
+    build = Builder(TOKEN)
+    state, at = build.given("state", "KV", "float"), build.given("x_at", type="pointer")
+    value = build.given("value", "V")
+    with build.when("DOT"):
+        split = build.helper(Helper("tl.split"), state, axes="VC")
+        first, second = build.parts(split, "V", ["first", "second"])
+    with build.when("DOT", holds=False):
+        sums = [build.sum(build.mul(state, build.number(x)), "K") for x in (2.0, 3.0)]
+    found = [build.either("DOT", *pair) for pair in zip((first, second), sums, strict=True)]
+    build.store(at, value, build.add(*found), None)
+    assert lines(passed(build.kernel())) == [
+        "if DOT:",
+        "    first, second = tl.split(state)",
+        "else:",
+        "    first = tl.sum(state * 2.0, 0)",
+        "    second = tl.sum(state * 3.0, 0)",
+        "tl.store(x_at + value, first + second)",
+    ]
+
+
 def test_a_wish_is_a_name_for_a_line_that_there_is_anyway() -> None:
     build = Builder(TOKEN)
     x, at = build.given("x", "K", "float"), build.given("x_at", type="pointer")

@@ -116,7 +116,7 @@ class _Printer:
 
     def let(self, value: Value) -> str | None:
         """The value's line, if it has one."""
-        if value.op == "either" or value in self.written or value in self.parts:
+        if value.op == "either" or value in self.named or value in self.parts:
             return None
         if isinstance(value.detail, Part):
             return self.apart(value.args[0])

@@ -202,7 +202,7 @@ class _Decode:
             tile = build.turned(state) if near == "K" else state
             through = self._through(near)
             product = build.dot(tile, columns, TIMES, name="found")
-            names = [f"{self.names.get(column, 'column')}_through" for column in through]
+            names = [self._through_name(column) for column in through]
             parts = dict(zip(through, self._apart(product, names), strict=True))
             for node in self.form.reads:
                 column = node.args[0]
@@ -211,6 +211,12 @@ class _Decode:
                     factors = parts[column], *self._left(read), number
                     found[node] = build.times(*factors, name=f"{read.called}_found")
         return found
+
+    def _through_name(self, column: Node) -> str:
+        """What a column's part of a product is called: found, if it is not times anything yet."""
+        read = next(read for read in self.reads.values() if read.node.args[0] is column)
+        plain = column not in self.numbers and not self._left(read)
+        return f"{read.called}_{'found' if plain else 'through'}"
 
     def _through(self, near: str) -> list[Node]:
         return [column for column in self.form.columns if column.axes.channels == near]
@@ -238,7 +244,7 @@ class _Decode:
     def _apart(self, product: Value, names: list[str]) -> list[Value]:
         """The columns of a product one by one."""
         if len(names) == 1:
-            return [self.build.sum(product, "C")]
+            return [self.build.sum(product, "C", Wish(names[0]))]
         count = 1 << (len(names) - 1).bit_length()
         helper = Helper("tl.split" if count == 2 else f"_apart_{count}")
         whole = self.build.helper(helper, product, axes=product.axes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,7 @@ from kvgen.ir.passes.dead import without_dead
 from kvgen.ir.passes.helpers import helpers_of
 from kvgen.ir.passes.invariant import hoisted
 from kvgen.ir.passes.once import computed_once
-from kvgen.ir.values import Kernel
+from kvgen.ir.values import TOKEN, Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.decode import DECODE
@@ -27,6 +27,8 @@ from kvgen.schedules.decode import decode
 from kvgen.schedules.folding import fold, folded, load, read, recurrent
 
 PASSES = (without_dead, hoisted, computed_once)
+# a token alone has few values, and what it loads stands where its registers last
+OF_TOKENS = (without_dead,)
 # names that other kernels' templates use for what is a schedule's own in all kernels, and in some
 OWN = "since total kept weight value real_value state"
 CHUNKS = "ancestors path weights lead"
@@ -73,7 +75,7 @@ def _written(
     form: Form, records: Records, shapes: Shapes, kernel: Kernel, own: str, single: bool = True
 ) -> Written:
     """own: names that are the schedule's."""
-    kernel = passed(kernel)
+    kernel = passed(kernel, OF_TOKENS if kernel.axes == TOKEN else PASSES)
     extents = {"V": "TILE", "P": "SPAN", "K": str(shapes.span("K")), "S": "TOKENS", "T": "TOKENS"}
     namer = namer_for(form, records)
     namer.taken -= set(f"{OWN} {own}".split())
@@ -85,9 +87,9 @@ def _written(
     return Written(lines, helpers, functions, single, given)
 
 
-def passed(kernel: Kernel) -> Kernel:
+def passed(kernel: Kernel, passes: Iterable[Callable[[Kernel], Kernel]] = PASSES) -> Kernel:
     """The kernel as it is printed."""
     verified(kernel)
-    for each in PASSES:
+    for each in passes:
         kernel = verified(each(kernel))
     return kernel
