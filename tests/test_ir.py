@@ -259,7 +259,7 @@ def test_several_at_once_have_one_line_where_others_stand_for_them() -> None:
     with build.when("DOT", holds=False):
         sums = [build.sum(build.mul(state, build.number(x)), "K") for x in (2.0, 3.0)]
     found = [build.either("DOT", *pair) for pair in zip((first, second), sums, strict=True)]
-    build.store(at, value, build.add(*found), None)
+    build.store(at, value, build.total(found), None)
     assert lines(passed(build.kernel())) == [
         "if DOT:",
         "    first, second = tl.split(state)",
