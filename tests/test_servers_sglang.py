@@ -3,6 +3,7 @@ scheduler in its place."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,14 +22,16 @@ class Asked:
     new: int
     output_ids: list[int] = field(default_factory=list)
     aborted: bool = False
+    cached_tokens: int = 0
+    retraction_count: int = 0
 
     def finished(self) -> bool:
         return self.aborted or len(self.output_ids) >= self.new
 
 
 class Scheduler:
-    """SGLang's loop, and a token a step for each of at most two requests. widest: tokens that a
-    step may give."""
+    """SGLang's loop, and a token a step for each of at most two requests; a name aborts one.
+    widest: tokens that a step may give."""
 
     enable_overlap = False
 
@@ -40,6 +43,8 @@ class Scheduler:
         )
         self.gracefully_exit = False
         self.queue: list[Asked] = []
+        self.waiting_queue: list[Asked] = []
+        self.running_batch = SimpleNamespace(reqs=[])
         self.widest = widest
 
     def _add_request_to_queue(self, request: Asked, is_retracted: bool = False) -> None:
@@ -52,7 +57,10 @@ class Scheduler:
     def event_loop_normal(self) -> None:
         while not self.gracefully_exit:
             for each in self.request_receiver.recv_requests():
-                self._add_request_to_queue(each)
+                if isinstance(each, str):
+                    next(x for x in self.queue if x.rid == each).aborted = True
+                else:
+                    self._add_request_to_queue(each)
             there = [each for each in self.queue if not each.finished()][:2]
             if there:
                 self.process_batch_result(SimpleNamespace(reqs=there), None)
@@ -89,6 +97,22 @@ def test_what_is_called_after_a_step_sees_its_tokens() -> None:
     assert seen == [[1, 1], [2, 2]]
 
 
+def test_one_that_is_aborted_before_it_runs_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sglang_engine, "aborted", lambda name: ("abort", name))
+    server = sglang_engine.Server(Scheduler())
+    waits, runs = Asked("1", 5), Asked("2", 5)
+    server.held, server.scheduler.waiting_queue = {"1": waits, "2": runs}, [waits]
+    assert server.abort("1") == ("abort", "1") and server.abort("2") == ("abort", "2")
+    assert server.done(waits) and not server.done(runs) and not server.idle()
+
+
+def test_no_name_of_a_soak_begins_with_anothers() -> None:
+    names = [each.name for each in sglang_soak.requests(120, 0, 512, tiny=True)]
+    assert len({len(each) for each in names}) == 1 and len(set(names)) == 120
+
+
 @pytest.mark.parametrize("name", sglang_engine.ARMS)
 @pytest.mark.parametrize("drafts", [False, True])
 def test_an_arm_has_rings_where_its_name_says(name: str, drafts: bool) -> None:
@@ -113,6 +137,17 @@ def test_a_book_has_what_was_said_where_it_was_said() -> None:
     assert told.tolist() == [4, 10]
     torch.testing.assert_close(book.logs[[1, 2], [0, 2]], logits.log_softmax(-1))
     assert int(book.logs.ne(0).any(-1).sum()) == 2
+
+
+def test_a_soak_aborts_those_that_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sglang_engine, "aborted", lambda name: name)
+    server = sglang_engine.Server(Scheduler())
+    asked = [sglang_soak.Asked(f"{row}", {"prompt_token_ids": [1]}, 6, leaves)
+             for row, leaves in enumerate([0, 2, 0])]  # fmt: skip
+    soak = sglang_soak.Soak(server, asked, random.Random(0))
+    soak.run(rows=2)
+    assert {name: len(each) for name, each in soak.said().items()} == {"0": 6, "1": 2, "2": 6}
+    assert soak.told()["aborted"] == 1 and soak.told()["left"] == 0
 
 
 def test_half_of_a_soaks_prompts_begin_alike() -> None:

@@ -137,12 +137,15 @@ def asked(name: str, row: int, length: int, new: int, vocabulary: int) -> Reques
 class Server:
     """A scheduler and what it has been asked.
 
-    held: SGLang's own requests, by name. after: called with each step's batch and result.
+    held: SGLang's own requests, by name. gone: those that were aborted before they ran. feed: what
+    else SGLang is given before a step, until it is None. after: called with each step's batch and
+    result.
     """
 
     scheduler: Any
     steps: Steps = field(default_factory=Steps)
     held: dict[str, Any] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
     waiting: list[Any] = field(default_factory=list)
     feed: Callable[[], Sequence[Any]] | None = None
     after: Callable[[Any, Any], None] | None = None
@@ -176,13 +179,26 @@ class Server:
         """What SGLang's loop asks for before each step; where nothing is left, the loop ends."""
         given = [*self.waiting, *(self.feed() if self.feed is not None else ())]
         self.waiting.clear()
-        if not given and self.feed is None and all(map(done, self.held.values())):
+        if not given and self.feed is None and self.idle():
             self.scheduler.gracefully_exit = True
         return given
 
+    def done(self, request: Any) -> bool:
+        return bool(request.finished()) or request.rid in self.gone
+
+    def idle(self) -> bool:
+        return all(map(self.done, self.held.values()))
+
+    def abort(self, name: str) -> Any:
+        """What SGLang is given to abort a request, and all whose names begin with its name."""
+        if any(each.rid == name for each in self.scheduler.waiting_queue):
+            # it is dropped there, without an end
+            self.gone.add(name)
+        return aborted(name)
+
     def run(self, requests: Sequence[Request]) -> Steps:
         """Admit all requests together and step until they are done."""
-        self.steps, self.held = Steps(), {}
+        self.steps, self.held, self.gone = Steps(), {}, set()
         self.waiting = [tokenized(each) for each in requests]
         self.loop()
         # a last window may give more than was asked for
@@ -196,10 +212,6 @@ class Server:
             self.scheduler.event_loop_overlap()
         else:
             self.scheduler.event_loop_normal()
-
-
-def done(request: Any) -> bool:
-    return bool(request.finished())
 
 
 def tokenized(request: Request) -> Any:

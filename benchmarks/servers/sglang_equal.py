@@ -86,14 +86,14 @@ def said(args: argparse.Namespace) -> None:
     }
     if arm.name == STOCK:
         tokens, logs = speak.together(None)
-        result |= {"tokens": tokens, "logs": logs}
+        result |= {"tokens": tokens, "free_logs": logs, "logs": logs}
         # the others wait for these
         keep({"tokens": tokens}, args.folder / "tokens.pt")
         _, result["alone_logs"] = speak.alone(tokens)
         # as long as that is what was said, it is what would be said freely
         result["alone_tokens"] = result["alone_logs"].argmax(-1)
     else:
-        result["tokens"], _ = speak.together(None)
+        result["tokens"], result["free_logs"] = speak.together(None)
         _, result["logs"] = speak.together(waited_for(args.folder / "tokens.pt"))
     keep(result, args.folder / f"{arm.name}.pt")
 

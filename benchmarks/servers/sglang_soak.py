@@ -81,7 +81,8 @@ def requests(count: int, seed: int, vocabulary: int, tiny: bool) -> list[Asked]:
             rest = own[: length // 2] if chosen.random() < 2 / 3 else []
             own = known["prompt_token_ids"] + rest
         leaves = chosen.randint(1, new) if chosen.random() < 1 / 12 else 0
-        found.append(Asked(f"{row}", {"prompt_token_ids": own}, new, leaves))
+        # no name begins with another
+        found.append(Asked(f"{row:05}", {"prompt_token_ids": own}, new, leaves))
     return found
 
 
@@ -153,10 +154,10 @@ class Soak:
     def run(self, rows: int) -> None:
         server, waiting = self.server, list(self.asked)
         leaves = {each.name: each.leaves for each in self.asked}
-        server.held = {}
+        server.held, server.gone = {}, set()
 
         def feed() -> list[Any]:
-            given = [sglang_engine.aborted(name) for name in self.leaving]
+            given = [server.abort(name) for name in self.leaving]
             self.leaving.clear()
             scheduler = server.scheduler
             there = len(scheduler.waiting_queue) + len(scheduler.running_batch.reqs)
@@ -170,7 +171,7 @@ class Soak:
                             )
                         )
                     )
-            if not waiting and all(map(sglang_engine.done, server.held.values())):
+            if not waiting and not given and server.idle():
                 server.feed = None
             return given
 
@@ -180,10 +181,11 @@ class Soak:
             for request in batch.reqs:
                 name, limit = request.rid, leaves[request.rid]
                 enough = limit and len(request.output_ids) >= limit
-                if enough and not request.finished() and name not in self.aborted:
+                # once more where it was put back meanwhile
+                if enough and not request.finished():
                     self.aborted.add(name)
                     self.leaving.append(name)
-            finished = sum(map(sglang_engine.done, server.held.values()))
+            finished = sum(map(server.done, server.held.values()))
             if finished * LOOKS >= len(self.asked) * (len(self.looks) + 1):
                 self.looks.append({"requests": finished, **held()})
 
@@ -209,7 +211,7 @@ class Soak:
             "known_tokens": sum(known),
             "most_running": self.most,
             "steps": self.steps,
-            "left": sum(not sglang_engine.done(each) for each in requests),
+            "left": sum(not self.server.done(each) for each in requests),
             "memory": self.looks,
         }
 
