@@ -186,7 +186,7 @@ class _Chunk:
             vector = self.vectors[column]
             called = vector.called
             lead = self._times(vector.number, path, name=f"{called}_lead")
-            self.lead[column] = self._times(lead, self.buffer.kept, name=f"{called}_kept")
+            self.lead[column] = self._times(lead, self.buffer.kept.get(""), name=f"{called}_kept")
             for index, key in enumerate(form.keys):
                 near = self.vectors[key]
                 number = near.number and build.along(near.number, "S")
