@@ -21,10 +21,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # what is shown of a child's last words
 TAIL = 3000
 PATIENCE = 5.0
+# what ends a process from outside; whatever it does wrong itself ends it with another one
+KILLS = (signal.SIGKILL, signal.SIGTERM)
 
 
 class ChildError(Exception):
-    """A child that did not answer. kind: 'late', 'died' or 'nonsense'."""
+    """A child that did not answer. kind: 'late', 'died', 'killed', by somebody else, or
+    'nonsense'."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -147,7 +150,8 @@ class Child:
             future.set_result(answer)
         code = self._process.wait()
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        self._end(ChildError("died", f"it ended, {how}{self._last_words()}"))
+        kind = "killed" if -code in KILLS else "died"
+        self._end(ChildError(kind, f"it ended, {how}{self._last_words()}"))
 
     def _end(self, error: ChildError) -> None:
         with self._lock:

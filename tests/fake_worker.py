@@ -1,12 +1,12 @@
 """A worker without a GPU: answers as kvgen.tuning.worker does, with times of its own making.
 
-Its argument is a JSON object of moods: {"hang": WHAT, "crash": WHAT, "wrong": WHAT, "launch": WHAT,
-"internal": WHAT, "memory": WHAT, "babble": WHAT}, where WHAT is what a request must have to bring
-it about: knobs, "kernel", and "do", which is "time" where it is not said; with {"nth": N} only the
-process's Nth such request does. Beside them {"seconds": S}, how long a timing takes; {"log": FILE},
-a line for each request; {"once": FILE}, only the first process to make that file has moods;
-{"hello": {…}}, what is said instead of what stands below; {"names": {DEVICE: NAME}}, names by what
-CUDA_VISIBLE_DEVICES says.
+Its argument is a JSON object of moods: {"hang": WHAT, "crash": WHAT, "killed": WHAT, "wrong": WHAT,
+"launch": WHAT, "internal": WHAT, "memory": WHAT, "babble": WHAT}, where WHAT is what a request must
+have to bring it about: knobs, "kernel", and "do", which is "time" where it is not said; with
+{"nth": N} only the process's Nth such request does. Beside them {"seconds": S}, how long a timing
+takes; {"log": FILE}, a line for each request; {"once": FILE}, only the first process to make that
+file has moods; {"hello": {…}}, what is said instead of what stands below; {"names": {DEVICE:
+NAME}}, names by what CUDA_VISIBLE_DEVICES says.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -41,7 +42,7 @@ def fake_us(config: dict[str, int], batch: int) -> float:
 
 # how many requests fitted so far
 SEEN: dict[str, int] = {}
-MOODS = ("hang", "crash", "wrong", "launch", "internal", "memory", "babble")
+MOODS = ("hang", "crash", "killed", "wrong", "launch", "internal", "memory", "babble")
 
 
 def answer(request: Answer, moods: Answer) -> Answer:
@@ -55,6 +56,8 @@ def answer(request: Answer, moods: Answer) -> Answer:
             case "crash":
                 print("CUDA error: an illegal memory access", file=sys.stderr)
                 os._exit(7)
+            case "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
             case "babble":
                 print("this is no answer", flush=True)
         return {"ok": False, "kind": mood, "error": f"made to be {mood}"}

@@ -24,6 +24,8 @@ from kvgen.wisdom.store import Store, triton_version
 
 pytestmark = pytest.mark.gpu
 
+# how a module's kernels store a token's outputs
+STORED = "tl.store(out_ptr + row * out_row + head.to(tl.int64) * out_head + value, "
 SMALL = {"sizes.H": "2", "sizes.HV": "4", "sizes.K": "64", "sizes.V": "64"}
 
 
@@ -120,10 +122,9 @@ def test_what_cannot_be_launched() -> None:
 def test_an_illegal_address_ends_one_process() -> None:
     """The next request finds another process, in which the same configuration ends that one too
     and no other does."""
-    right = "tl.store(out_ptr + row * out_row + head * out_head + value, "
     # untuned kernels, of which the right answers are made, are not among them
-    wrong = right.replace("out_ptr +", "out_ptr + (1 << 44) * (TILE == 32) +")
-    worker, job, config = opened(right, wrong)
+    wrong = STORED.replace("out_ptr +", "out_ptr + (1 << 44) * (TILE == 32) +")
+    worker, job, config = opened(STORED, wrong)
     assert 32 not in {c["TILE"] for c in space.defaults(job.analysis, "decode").values()}
     bad, good = {**config, "TILE": 32}, {**config, "TILE": 16}
     try:
@@ -138,9 +139,7 @@ def test_an_illegal_address_ends_one_process() -> None:
 
 
 def test_wrong_values() -> None:
-    wrong = "tl.store(out_ptr + row * out_row + head * out_head + value, 1.01 * "
-    right = "tl.store(out_ptr + row * out_row + head * out_head + value, "
-    worker, job, config = opened(right, wrong)
+    worker, job, config = opened(STORED, f"{STORED}1.01 * ")
     try:
         with pytest.raises(Refused, match="outputs off by") as refused:
             ask(worker, job, "check", config)

@@ -234,6 +234,19 @@ def test_rows_are_made_again_in_another_process(job: Job, store: Store, tmp_path
     assert len(tried) > 20
 
 
+@pytest.mark.parametrize("do", ["check", "hold", "time", "begin", "steps"])
+def test_a_worker_that_is_killed_loses_nothing(
+    do: str, job: Job, store: Store, tmp_path: Path
+) -> None:
+    """Whatever it was at is asked again of another process."""
+    once, said = tmp_path / "once", []
+    found = tuned(job, store, said=said, killed={"do": do, "nth": 1}, once=str(once))
+    assert once.exists() and found.why == "everything was tried" and not found.refused
+    assert not any("failed" in line for line in said)
+    wanted = tuned(job, store, Options((4, 16), "quick", 100.0, force=True))
+    assert found.counts == wanted.counts
+
+
 def test_rows_that_memory_has_evicted(job: Job, store: Store) -> None:
     """A crash while they are made again is no configuration's fault, either."""
     found = tuned(job, store, crash={"do": "hold", "kernel": "decode", "nth": 5})

@@ -107,6 +107,25 @@ def start(
     return LLM(**settings)
 
 
+def spread(ranks: int) -> dict[str, Any]:
+    """What LLM is given so that so many GPUs, a process each, hold a share of every layer."""
+    # a process that has looked for GPUs is not forked
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    # on a machine without a GPU a process takes any of its cores
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    return {
+        "tensor_parallel_size": ranks,
+        "distributed_executor_backend": "mp",
+        # sums go by NCCL alone, which knows how a machine's GPUs are linked
+        "disable_custom_all_reduce": True,
+    }
+
+
+def stop(llm: Any) -> None:
+    """End an engine and its processes."""
+    llm.llm_engine.engine_core.shutdown()
+
+
 def drawn(seed: int, peak: float) -> str:
     """What vLLM calls weights as models.py draws them. They are there before vLLM packs them as its
     kernels want them."""

@@ -46,6 +46,24 @@ def open_book(rows: int, steps: int, vocabulary: int, tokens: torch.Tensor | Non
     return BOOKS[0]
 
 
+class Keeper:
+    """What vLLM's worker can be asked for over all processes of an engine: its
+    `worker_extension_cls`."""
+
+    rank: int
+
+    def open_book(
+        self, rows: int, steps: int, vocabulary: int, tokens: torch.Tensor | None
+    ) -> None:
+        """A new book, in this process."""
+        open_book(rows, steps, vocabulary, tokens)
+
+    def keep_book(self, path: str) -> None:
+        """Save what was written down, [rows, steps, vocabulary]; all ranks have the same."""
+        if self.rank == 0:
+            torch.save(BOOKS[0].logs[:-1, :-1].cpu(), path)
+
+
 def written(logits: torch.Tensor, row: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     """Write down what logits [n, vocabulary] say; the logits that stand for the forced tokens."""
     if not BOOKS:
@@ -110,4 +128,7 @@ class Single(AdapterLogitsProcessor):
 def options() -> dict[str, Any]:
     """What LLM is given so that it records."""
     name = "Single" if not torch.cuda.is_available() else "Rows"
-    return {"logits_processors": [f"{__name__}:{name}"]}
+    return {
+        "logits_processors": [f"{__name__}:{name}"],
+        "worker_extension_cls": f"{__name__}.Keeper",
+    }

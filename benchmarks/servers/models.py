@@ -86,7 +86,8 @@ TINY_EXPERTS: Config = {
 def layers(count: int) -> Config:
     """Three layers of linear attention to one of attention, as these models have them."""
     kinds = ["full_attention" if at % 4 == 3 else "linear_attention" for at in range(count)]
-    return {"num_hidden_layers": count, "layer_types": kinds}
+    # the second as SGLang reads it
+    return {"num_hidden_layers": count, "full_attention_interval": 4, "layer_types": kinds}
 
 
 MODELS: dict[str, Config] = {
@@ -119,6 +120,23 @@ def write(folder: Path, name: str, tiny: bool = False) -> Path:
     made = folder / (f"{name}-tiny" if tiny else name)
     made.mkdir(parents=True, exist_ok=True)
     (made / "config.json").write_text(json.dumps(config(name, tiny), indent=1), encoding="utf-8")
+    return made
+
+
+def write_weights(folder: Path, name: str, tiny: bool = False) -> Path:
+    """Write a model's drawn weights as a checkpoint, from which each rank takes its share; the
+    folder that holds it. They are not those that a server draws for itself."""
+    import torch
+    import transformers
+
+    about = config(name, tiny)
+    chosen = transformers.AutoConfig.for_model(**about)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(chosen, dtype=torch.bfloat16)
+    model.to_empty(device="cuda" if torch.cuda.is_available() else "cpu")
+    draw(model)
+    made = write(folder, name, tiny)
+    model.save_pretrained(made)
     return made
 
 
@@ -160,6 +178,9 @@ def drawn(name: str, weight: torch.Tensor, source: torch.Generator) -> torch.Ten
     for ending, special in SPECIAL.items():
         if name.endswith(ending):
             return special(normal, uniform)
+    if name == "fc.weight":
+        # what a head that drafts makes of an embedding and a state behind it: the first
+        return torch.eye(*weight.shape, device=weight.device) + 0.02 * normal()
     if weight.dim() == 1:
         return 0.1 * normal()
     gain = next((gain for ending, gain in GAINS.items() if name.endswith(ending)), 1.0)
@@ -173,6 +194,8 @@ GAINS = {
     "o_proj.weight": 0.5,
     "down_proj.weight": 0.5,
     "w2_weight": 0.5,
+    # as Transformers has it
+    "experts.down_proj": 0.5,
 }
 CYCLE = 64
 Fresh = Callable[[], "torch.Tensor"]

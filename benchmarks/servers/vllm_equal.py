@@ -3,16 +3,21 @@
     python benchmarks/servers/vllm_equal.py FOLDER --json docs/data/h200-vllm-equal.json
     python benchmarks/servers/vllm_equal.py FOLDER --dtype float32 --json FILE
     python benchmarks/servers/vllm_equal.py FOLDER --from --json FILE    again, from what it holds
+    python benchmarks/servers/vllm_equal.py FOLDER --arms kvgen-float32 --ranks 2 --json FILE
 
 Stock decodes prompts together, choosing freely; then every arm says those tokens again, so that all
 have the same past at every step, and stock says them once more, each prompt alone. What is compared
 are log-probabilities of the whole vocabulary, and what is said freely up to the first difference.
 FOLDER holds what each arm has said (270 MB an arm).
+
+With ranks every arm speaks twice, on one GPU and on so many (`ARM@RANKS`), from one checkpoint.
+Those on several are compared with stock on one, and with the same arm on one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -22,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.servers import engine, models
-from benchmarks.servers.processes import patient, side_by_side
+from benchmarks.servers.processes import patient, side_by_side, turn
 
 STOCK = "stock-float32"
 ROWS, PROMPT, TOKENS = 64, 128, 256
@@ -38,6 +43,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--ranks", type=int, default=1, help="GPUs of one engine (tensor parallel)")
     parser.add_argument("--together", type=int, default=3, help="arms at a time")
     parser.add_argument("--tiny", action="store_true", help="sizes for a machine without a GPU")
     parser.add_argument("--json", type=Path)
@@ -48,10 +54,14 @@ def main() -> None:
         said(args)
         return
     arms = args.arms.split(",") if args.arms else every(args.dtype)
+    if args.ranks > 1:
+        arms += [f"{arm}@{args.ranks}" for arm in (STOCK, *arms)]
     if not args.kept:
         args.folder.mkdir(parents=True, exist_ok=True)
         for old in args.folder.glob("*.pt"):
             old.unlink()
+        if args.ranks > 1:
+            models.write_weights(args.folder, args.model, args.tiny)
         commands = {arm: [*sys.argv, "--one", arm] for arm in (STOCK, *arms)}
         side_by_side(commands, args.folder, args.together, STOCK)
     found = compared(args, arms)
@@ -82,41 +92,59 @@ def said(args: argparse.Namespace) -> None:
 
     from benchmarks.servers import forced
 
-    arm = engine.ARMS[args.one]
+    name, _, ranks = args.one.partition("@")
+    several = int(ranks or 1) > 1
     model = models.write(args.folder, args.model, args.tiny)
     length = PROMPT + args.tokens + 1
     if torch.cuda.is_available():
         # beside other arms there is no telling what is free
         options |= {"kv_cache_memory_bytes": 8 << 30, "gpu_memory_utilization": 0.05}
+    if args.ranks > 1:
+        # what a rank has is cut out of whole weights
+        options["load_format"] = "auto"
+    if several:
+        options |= engine.spread(int(ranks))
+        if args.dtype == "float32":
+            options["worker_extension_cls"] = "benchmarks.servers.float32_ranks.Keeper"
     llm = engine.start(
-        arm, model, batches=(1, args.rows), tiny=args.tiny, max_model_len=length,
-        max_num_seqs=args.rows, **forced.options(), **options,
+        engine.ARMS[name], model, batches=(1, args.rows), tiny=args.tiny, max_model_len=length,
+        max_num_seqs=args.rows, **{**forced.options(), **options},
     )  # fmt: skip
     vocabulary = models.config(args.model, args.tiny)["vocab_size"]
     prompt = PROMPT if not args.tiny else 9
     engine.say("started")
-    speak = Speaker(llm, args.rows, prompt, args.tokens, vocabulary)
+    speak = Speaker(
+        llm, args.rows, prompt, args.tokens, vocabulary, args.folder / f"{args.one}.book"
+    )
     if args.tiny:
         speak.stuck = 0.0
     result: dict[str, Any] = {"versions": engine.versions(), "memory": engine.memory(llm)}
-    if arm.name == STOCK:
-        tokens, logs = speak.together(None)
-        result |= {"tokens": tokens, "logs": logs}
+    if args.one == STOCK:
+        result["tokens"], result["free_logs"] = speak.together(None)
         # the others wait for these
-        keep({"tokens": tokens}, args.folder / "tokens.pt")
+        keep({"tokens": result["tokens"]}, args.folder / "tokens.pt")
+        result["logs"] = result["free_logs"]
         result["alone_tokens"], _ = speak.alone(None)
-        _, result["alone_logs"] = speak.alone(tokens)
+        _, result["alone_logs"] = speak.alone(result["tokens"])
     else:
-        result["tokens"], _ = speak.together(None)
-        _, result["logs"] = speak.together(waited_for(args.folder / "tokens.pt"))
-    keep(result, args.folder / f"{arm.name}.pt")
+        tokens = waited_for(args.folder / "tokens.pt")
+        # GPUs that wait for each other are not shared with others that do
+        with turn(args.folder) if several else contextlib.nullcontext():
+            result["tokens"], result["free_logs"] = speak.together(None)
+            _, result["logs"] = speak.together(tokens)
+    keep(result, args.folder / f"{args.one}.pt")
+    engine.stop(llm)
 
 
 class Speaker:
     """An engine and the prompts that it is asked."""
 
-    def __init__(self, llm: Any, rows: int, prompt: int, tokens: int, vocabulary: int):
+    def __init__(
+        self, llm: Any, rows: int, prompt: int, tokens: int, vocabulary: int, path: Path
+    ) -> None:
+        """path: of a file through which books come from the processes that write them."""
         self.llm, self.rows, self.tokens, self.vocabulary = llm, rows, tokens, vocabulary
+        self.path = path
         self.stuck = STUCK
         self.prompts = [engine.prompt(row, prompt, vocabulary) for row in range(rows)]
 
@@ -130,9 +158,7 @@ class Speaker:
     def _said(self, tokens: Any, groups: list[list[int]]) -> tuple[Any, Any]:
         import torch
 
-        from benchmarks.servers import forced
-
-        book = forced.open_book(self.rows, self.tokens, self.vocabulary, tokens)
+        self.llm.collective_rpc("open_book", args=(self.rows, self.tokens, self.vocabulary, tokens))
         heard: dict[str, list[int]] = {}
         started = time.time()
         for group in groups:
@@ -148,7 +174,10 @@ class Speaker:
         said = torch.tensor([heard[str(row)] for row in range(self.rows)])
         if tokens is not None and not torch.equal(said, tokens):
             raise RuntimeError("the engine did not say what it was told to")
-        return said, book.logs[: self.rows, : self.tokens].cpu()
+        self.llm.collective_rpc("keep_book", args=(str(self.path),))
+        logs = torch.load(self.path)
+        self.path.unlink()
+        return said, logs
 
 
 def keep(what: dict[str, Any], path: Path) -> None:
@@ -179,23 +208,30 @@ def compared(args: argparse.Namespace, arms: list[str]) -> dict[str, Any]:
     stock = torch.load(args.folder / f"{STOCK}.pt")
     found: dict[str, Any] = {
         "about": {**stock["versions"], "model": args.model, "dtype": args.dtype,
-                  "prompts": args.rows, "tokens": args.tokens,
+                  "prompts": args.rows, "tokens": args.tokens, "ranks": getattr(args, "ranks", 1),
                   "command": " ".join(["python", *sys.argv])},
         "stock": {**apart(stock["alone_logs"], stock["logs"]),
                   **parted(stock["alone_tokens"], stock)},
         "arms": {},
     }  # fmt: skip
+    told = {STOCK: stock}
     for arm in arms:
         path = args.folder / f"{arm}.pt"
         if not path.is_file():
             print(f"{arm} has said nothing", file=sys.stderr)
             continue
-        ours = torch.load(path)
+        told[arm] = ours = torch.load(path)
         found["arms"][arm] = {
             **apart(ours["logs"], stock["logs"]),
             **parted(ours["tokens"], stock),
             "memory": ours["memory"],
         }
+        one = told.get(arm.partition("@")[0])
+        if "@" in arm and one:
+            found["arms"][arm]["from one GPU"] = {
+                **apart(ours["logs"], one["logs"]),
+                **parted(ours["tokens"], one),
+            }
     return found
 
 
@@ -208,14 +244,14 @@ def apart(ours: Any, theirs: Any) -> dict[str, float]:
     }
 
 
-def parted(tokens: Any, stock: dict[str, Any]) -> dict[str, Any]:
-    """Prompts whose text leaves stock's, where, and how far apart stock's two best are there."""
+def parted(tokens: Any, other: dict[str, Any]) -> dict[str, Any]:
+    """Prompts whose text leaves another's, where, and how far apart its two best are there."""
     places = []
-    for row, (ours, theirs) in enumerate(zip(tokens, stock["tokens"], strict=True)):
+    for row, (ours, theirs) in enumerate(zip(tokens, other["tokens"], strict=True)):
         differ = (ours != theirs).nonzero()
         if len(differ):
             step = int(differ[0])
-            best = stock["logs"][row, step].topk(2).values
+            best = other["free_logs"][row, step].topk(2).values
             places.append({"row": row, "step": step, "gap": float(best[0] - best[1])})
     return {"parted": len(places), "gap": max((x["gap"] for x in places), default=0.0),
             "places": places}  # fmt: skip

@@ -3,10 +3,11 @@
     python benchmarks/servers/vllm_soak.py --json FILE                    bfloat16
     python benchmarks/servers/vllm_soak.py --dtype float32 --json FILE    token for token
 
-Every request is first run alone, then all together: they come in bursts, some are aborted, memory
+Every request is run alone, and all are run together: they come in bursts, some are aborted, memory
 is too little for those that run, so that some are put back and begin again, and blocks are
 recycled. What a request says is compared with what it said alone, up to the first difference; the
-page says how far apart the two best tokens are there.
+page says how far apart the two best tokens are there. Engines of their own beside the one with all
+of them say the requests alone, a share each, as one at a time leaves a GPU idle.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.servers import engine, models
-from benchmarks.servers.processes import patient
+from benchmarks.servers.processes import patient, side_by_side
 
 ROWS = 64
 # requests of those that run whose blocks there are: too few for what all of them grow to
@@ -51,21 +53,27 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--blocks", type=int, default=BLOCKS)
+    parser.add_argument("--beside", type=int, default=3, help="engines that say requests alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true", help="sizes for a machine without a GPU")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", type=Path, help="run one part here, and write to this file")
     args = parser.parse_args()
+    if args.one:
+        part(args, args.one)
+        return
     found = soaked(args)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found | {"places": found["places"][:20]}, indent=1))
 
 
-def requests(count: int, seed: int, vocabulary: int, tiny: bool) -> list[Asked]:
+def requests(args: argparse.Namespace) -> list[Asked]:
     """Prompts of 16 to 320 tokens and up to 64 new ones; one in twelve is aborted."""
-    chosen = random.Random(seed)
+    vocabulary, tiny = models.config("soak", args.tiny)["vocab_size"], args.tiny
+    chosen = random.Random(args.seed)
     found = []
-    for row in range(count):
+    for row in range(args.requests):
         length = chosen.randint(16, 320) if not tiny else chosen.randint(3, 90)
         tokens = chosen.randint(1, 64) if not tiny else chosen.randint(1, 60)
         leaves = chosen.randint(1, tokens) if chosen.random() < 1 / 12 else 0
@@ -74,46 +82,69 @@ def requests(count: int, seed: int, vocabulary: int, tiny: bool) -> list[Asked]:
 
 
 def soaked(args: argparse.Namespace) -> dict[str, Any]:
+    started = time.time()
+    parts = ["together", *(f"alone-{share}" for share in range(args.beside))]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = {each: folder / f"{each}.json" for each in parts}
+        commands = {each: [*sys.argv, "--one", str(file)] for each, file in files.items()}
+        if any(side_by_side(commands, folder, len(parts)).values()):
+            raise SystemExit("a part has failed")
+        told, *shares = (json.loads(file.read_text(encoding="utf-8")) for file in files.values())
+    alone = {name: said for share in shares for name, said in share.items()}
+    return {
+        "about": {
+            **told["versions"], "arm": args.arm, "dtype": args.dtype, "model": "soak",
+            "requests": args.requests, "blocks": args.blocks,
+            "command": " ".join(["python", *sys.argv]), "seconds": round(time.time() - started),
+        },
+        **told["soak"],
+        **different(requests(args), alone, told["said"]),
+    }  # fmt: skip
+
+
+# in a part's own process -------------------------------------------------------------------------
+
+
+def part(args: argparse.Namespace, file: Path) -> None:
+    """All requests together, or a share of them alone, as the file's name says."""
     engine.prepare(args.tiny)
+    patient(0.0 if args.tiny else 4 * STUCK)
+    llm = started(args, file.parent)
+    engine.say(f"started: {engine.memory(llm)}")
+    asked = requests(args)
+    kind, _, share = file.stem.partition("-")
+    if kind == "alone":
+        found: dict[str, Any] = {}
+        for each in asked[int(share) :: args.beside]:
+            patient(0.0 if args.tiny else STUCK)
+            found[each.name] = said_alone(llm, each)
+        engine.say(f"{sum(len(tokens) for tokens, _ in found.values())} tokens")
+    else:
+        soak = Soak(llm, args.seed)
+        patient(0.0 if args.tiny else 4 * STUCK)
+        soak.run(asked)
+        engine.say(f"{soak.steps} steps")
+        found = {"versions": engine.versions(), "soak": soak.told(), "said": soak.said}
+    patient(0)
+    file.write_text(json.dumps(found), encoding="utf-8")
+
+
+def started(args: argparse.Namespace, folder: Path) -> Any:
     options: dict[str, Any] = {}
     if args.dtype == "float32":
         from benchmarks.servers import float32
 
         options |= float32.prepare()
     if not args.tiny:
-        # beside another one
-        options["gpu_memory_utilization"] = 0.3
-    started = time.time()
-    patient(0.0 if args.tiny else 4 * STUCK)
-    with tempfile.TemporaryDirectory() as folder:
-        llm = engine.start(
-            engine.ARMS[args.arm], models.write(Path(folder), "soak", args.tiny),
-            batches=(1, 2, 4, 8, 16, 32, 48, ROWS), tiny=args.tiny, max_num_seqs=ROWS,
-            max_model_len=512 if not args.tiny else 160, max_num_batched_tokens=1024,
-            num_gpu_blocks_override=args.blocks, **options,
-        )  # fmt: skip
-    say(started, f"started: {engine.memory(llm)}")
-    vocabulary = models.config("soak", args.tiny)["vocab_size"]
-    asked = requests(args.requests, args.seed, vocabulary, args.tiny)
-    alone = {}
-    for each in asked:
-        patient(0.0 if args.tiny else STUCK)
-        alone[each.name] = said_alone(llm, each)
-    say(started, f"alone: {sum(len(tokens) for tokens, _ in alone.values())} tokens")
-    soak = Soak(llm, args.seed)
-    patient(0.0 if args.tiny else 4 * STUCK)
-    soak.run(asked)
-    patient(0)
-    say(started, f"together: {soak.steps} steps")
-    return {
-        "about": {
-            **engine.versions(), "arm": args.arm, "dtype": args.dtype, "model": "soak",
-            "requests": args.requests, "blocks": args.blocks,
-            "command": " ".join(["python", *sys.argv]), "seconds": round(time.time() - started),
-        },
-        **soak.told(),
-        **different(asked, alone, soak.said),
-    }  # fmt: skip
+        # beside others there is no telling what is free
+        options |= {"kv_cache_memory_bytes": 8 << 30, "gpu_memory_utilization": 0.05}
+    return engine.start(
+        engine.ARMS[args.arm], models.write(folder, "soak", args.tiny),
+        batches=(1, 2, 4, 8, 16, 32, 48, ROWS), tiny=args.tiny, max_num_seqs=ROWS,
+        max_model_len=512 if not args.tiny else 160, max_num_batched_tokens=1024,
+        num_gpu_blocks_override=args.blocks, **options,
+    )  # fmt: skip
 
 
 def said_alone(llm: Any, each: Asked) -> tuple[list[int], list[float]]:
@@ -204,7 +235,7 @@ def held() -> dict[str, int]:
 
 def different(
     asked: list[Asked],
-    alone: dict[str, tuple[list[int], list[float]]],
+    alone: Mapping[str, Sequence[Any]],
     said: dict[str, list[int]],
 ) -> dict[str, Any]:
     """Requests that were lost or cut short, and those that said something else."""
@@ -226,10 +257,6 @@ def different(
         "gap": max((each["gap"] for each in places), default=0.0),
         "places": places,
     }
-
-
-def say(started: float, text: str) -> None:
-    print(f"{time.time() - started:5.1f} s  {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

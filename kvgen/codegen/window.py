@@ -306,13 +306,17 @@ class Window:
             else:
                 lines.append(f"{log} = {self._real(f'tl.maximum({text}, -1e30)')}")
                 if self._scaled(channel):
-                    lines.append(f"{SCALES[channel]} = _scales({log}, token, TOKENS)")
+                    turned = "" if self.prompt else ", True"
+                    lines.append(f"{SCALES[channel]} = _scales({log}, token, TOKENS{turned})")
                 if self._in_blocks(channel):
                     scales = f"{KEPT[channel]}, {REST[channel]}, {LASTING[channel]}"
                     lead, tail, *_ = SCALES[channel].split(", ")
                     lines.append(f"{scales} = _over_blocks({log}, {lead}, {tail}, token, TOKENS)")
                 else:
-                    lines.append(f"{path} = _dot(ancestors.to(tl.float32), {log})")
+                    summed = f"_sums(ancestors.to(tl.float32), {log}, {not self.prompt})"
+                    if not self._scaled(channel):
+                        summed = f"_dot(ancestors.to(tl.float32), {log})"
+                    lines.append(f"{path} = {summed}")
             if form.factored and channel == "K":
                 assert form.factored is not None
                 before = f"{path}"

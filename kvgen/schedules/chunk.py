@@ -91,7 +91,7 @@ class _Chunk(Triangle):
             vector = self.vectors[column]
             called = vector.called
             lead = self.lead(column)
-            self.kept[column] = self.times(lead, self.buffer.kept, name=f"{called}_kept")
+            self.kept[column] = self.times(lead, self.buffer.kept.get(""), name=f"{called}_kept")
             for index in range(len(form.keys)):
                 self.score(column, index)
                 keys, scale = self.buffer.keys[index]

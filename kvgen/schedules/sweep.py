@@ -58,10 +58,10 @@ class Sweep:
     def has(self, node: Node) -> bool:
         return leaf_of(node).op in INPUTS or not (node.axes.channels or node.is_const)
 
-    def __call__(self, node: Node) -> Value:
+    def __call__(self, node: Node, name: str | None) -> Value:
         if node.axes.channels:
-            return self.inputs(node)
-        return self._number(Item("value", node), self.names.get(node))
+            return self.inputs(node, name)
+        return self._number(Item("value", node), name)
 
     def _number(self, item: Item, name: str | None = None, axes: str = "T") -> Value:
         return self.build.load(*self.places.number(item, axes), None, name, type="float")

@@ -2,88 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 
 from kvgen.algebra.chunk import chunks
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import Shapes, namer_for
+from kvgen.codegen.kernels import Shapes, cache_names, local, namer_for, per_head
 from kvgen.functions.registry import FUNCTIONS
 from kvgen.ir.passes.dead import without_dead
 from kvgen.ir.passes.helpers import helpers_of
 from kvgen.ir.passes.invariant import hoisted
 from kvgen.ir.passes.once import computed_once
-from kvgen.ir.values import Kernel
+from kvgen.ir.values import TOKEN, Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chunk import CHUNK
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.fold import FOLD
+from kvgen.kernels.recurrent import RECURRENT
 from kvgen.kernels.sweep import PREPARE, SWEEP
 from kvgen.printers.triton import printed
 from kvgen.schedules.blocks import Prepared, blocks
 from kvgen.schedules.chunk import chunk
+from kvgen.schedules.decode import decode
+from kvgen.schedules.folding import fold, folded, load, read, recurrent
 
 PASSES = (without_dead, hoisted, computed_once)
-# names that other kernels' templates use for what is a schedule's own here
-OWN = """
-since total kept weight ancestors path weights lead rest lasting
+# a token alone has few values, and what it loads stands where its registers last
+OF_TOKENS = (without_dead,)
+# names that other kernels' templates use for what is a schedule's own in all kernels, and in some
+OWN = "since total kept weight value real_value state"
+CHUNKS = "ancestors path weights lead"
+BLOCKS = "ancestors path weights lead rest lasting log"
+SWEPT = "value real_value state"
+FOLDS = "counts leads high low"
+DECODES = """
+tile value_tile wide leads high low
+since_key since_value total_key total_value kept_key kept_value
 """
-# of these, such as stand in front of a sweep's lines
-GIVEN = """
-value real_value state
-"""
+# of one tile of a head; `folded` is what other kernels begin with
+FOLDING = {FOLD.name: fold, RECURRENT.name: recurrent, "read": read, "load": load}
+FOLDING |= {"folded": folded, "folded_staged": partial(folded, stages="STAGES")}
 
 
 @dataclass(frozen=True)
 class Written:
     """A kernel's own lines. helpers: the module's functions that it calls. functions: those of the
-    language. per_head: a program has one value head. prepared: what it leaves for another one, or
-    finds."""
+    language. per_head: a program has one value head. given: what stands before the lines. prepared:
+    what it leaves for another one, or finds."""
 
     lines: list[str]
     helpers: Collection[str]
     functions: Collection[str]
     per_head: bool = True
+    given: Collection[str] = ()
     prepared: Prepared | None = None
 
 
 def written(form: Form, records: Records) -> dict[str, Written]:
     """The schedules that a form has, by what templates call them."""
     shapes = Shapes(form.spec.size("K"), form.spec.size("V"))
-    own = (OWN + GIVEN).split()
-    found: dict[str, Written] = {}
+    write = partial(_written, form, records, shapes)
+    single = per_head(form, records)
+    own = DECODES
+    if not single:
+        # what is another in every tile
+        own += " ".join(["head", *(f"{local(name)}_at" for name in cache_names(form, records))])
+    found = {DECODE.name: write(decode(form, records, shapes), own, single)}
     if chunks(form):
-        found[CHUNK.name] = _written(chunk(form, records, shapes), form, records, own)
-    if not SWEEP.exists(form):
-        return found
-    prompt = blocks(form, records, shapes)
-    return found | {
-        PREPARE: _written(prompt.prepare, form, records, [*own, "head"], prompt.prepared),
-        SWEEP.name: _written(prompt.sweep, form, records, OWN.split(), prompt.prepared),
-    }
+        found[CHUNK.name] = write(chunk(form, records, shapes), CHUNKS)
+    if SWEEP.exists(form):
+        prompt = blocks(form, records, shapes)
+        prepare = write(prompt.prepare, f"{BLOCKS} head")
+        sweep = write(prompt.sweep, BLOCKS, kept=SWEPT)
+        found[PREPARE] = replace(prepare, prepared=prompt.prepared)
+        found[SWEEP.name] = replace(sweep, prepared=prompt.prepared)
+    for name, each in FOLDING.items():
+        found[name] = write(each(form, records, shapes), FOLDS)
+    return found
 
 
 def _written(
-    kernel: Kernel,
     form: Form,
     records: Records,
-    own: Iterable[str],
-    prepared: Prepared | None = None,
+    shapes: Shapes,
+    kernel: Kernel,
+    own: str,
+    single: bool = True,
+    kept: str = "",
 ) -> Written:
-    shapes = Shapes(form.spec.size("K"), form.spec.size("V"))
-    kernel = passed(kernel)
+    """own: names that are the schedule's. kept: of those of all, such as stand before its lines."""
+    kernel = passed(kernel, OF_TOKENS if kernel.axes == TOKEN else PASSES)
     extents = {"V": "TILE", "P": "SPAN", "K": str(shapes.span("K")), "S": "TOKENS", "T": "TOKENS"}
     namer = namer_for(form, records)
-    namer.taken -= set(own)
+    namer.taken -= set(f"{OWN} {own}".split()) - set(kept.split())
     lines = printed(kernel, extents, namer.new)
     called = helpers_of(kernel)
+    given = tuple(kernel.given)
     functions = [name for name in called if name in FUNCTIONS or name == "_power"]
-    others = [name for name in called if name not in functions]
-    return Written(lines, others, functions, prepared=prepared)
+    helpers = [name for name in called if name not in functions]
+    return Written(lines, helpers, functions, single, given)
 
 
-def passed(kernel: Kernel) -> Kernel:
+def passed(kernel: Kernel, passes: Iterable[Callable[[Kernel], Kernel]] = PASSES) -> Kernel:
     """The kernel as it is printed."""
     verified(kernel)
-    for each in PASSES:
+    for each in passes:
         kernel = verified(each(kernel))
     return kernel

@@ -14,7 +14,7 @@ from kvgen.probing.launches import Case
 from kvgen.tuning.gpu import REGISTERS, Gpu
 from kvgen.tuning.space import Config, program_of
 from kvgen.tuning.trials import Outcome, Trials
-from kvgen.tuning.workers import Halted, Job, Refused, Worker
+from kvgen.tuning.workers import Halted, Job, Refused, Worker, unless_killed
 
 # characters that are kept of what was said about a failure: the last ones
 DETAIL = 500
@@ -81,7 +81,8 @@ class Programs:
         if known not in self.checked:
             what = {"kernel": kernel, "config": config, "buffer": buffer}
             try:
-                self.checked[known] = worker.ask(self.job, "check", **what)["output"]
+                answer = unless_killed(lambda: worker.ask(self.job, "check", **what))
+                self.checked[known] = answer["output"]
             except (Refused, ChildError) as error:
                 self.checked[known] = failed(config, found, error)
         return self.checked[known]
@@ -142,11 +143,7 @@ class Evaluator:
             error = self.programs.check(self.worker, self.kernel, config, self.buffer)
             if isinstance(error, Outcome):
                 return replace(error, config=config)
-            with self.worker.turn():
-                # other studies may have needed the memory: what fails while the rows are made again
-                # is not this configuration's fault
-                self._hold()
-                answer = self._ask("time", batch=self.batch, config=config, best=self._best())
+            answer = unless_killed(lambda: self._timed(config))
         except (Refused, ChildError) as caught:
             if isinstance(caught, Refused) and caught.kind == "internal":
                 # nothing is known of it; a worker that goes on like this is given up
@@ -158,6 +155,13 @@ class Evaluator:
         # not to be tried at another batch
         self.programs.checked[self.kernel, self.buffer, found.program] = outcome
         return outcome
+
+    def _timed(self, config: Config) -> dict[str, Any]:
+        with self.worker.turn():
+            # other studies may have needed the memory: what fails while the rows are made again is
+            # not this configuration's fault
+            self._hold()
+            return self._ask("time", batch=self.batch, config=config, best=self._best())
 
     def _hold(self) -> None:
         """Have the rows made that all configurations are timed on. Raises RowsError."""

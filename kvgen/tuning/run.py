@@ -32,7 +32,7 @@ from kvgen.tuning.space import Config
 from kvgen.tuning.study import WINDOW, Study
 from kvgen.tuning.trials import Outcome, Trials
 from kvgen.tuning.whole import Whole
-from kvgen.tuning.workers import Halted, Job, Refused, Worker
+from kvgen.tuning.workers import Halted, Job, Refused, Worker, unless_killed
 from kvgen.wisdom.folder import slug
 from kvgen.wisdom.places import cache_folder
 from kvgen.wisdom.store import Store
@@ -181,7 +181,8 @@ class Run:
         """Make what is compared with, while the first programs are compiled."""
 
         def do() -> None:
-            worker.ask(self.job, "begin", kernel=DECODE.name, buffer=self.default_buffer)
+            about = {"kernel": DECODE.name, "buffer": self.default_buffer}
+            unless_killed(lambda: worker.ask(self.job, "begin", **about))
 
         self._guarded(worker, "the first check", do)
 

@@ -17,7 +17,7 @@ from kvgen.tuning.evaluate import Programs
 from kvgen.tuning.plan import SINGLE
 from kvgen.tuning.space import Config
 from kvgen.tuning.trials import Outcome
-from kvgen.tuning.workers import Worker
+from kvgen.tuning.workers import Worker, unless_killed
 
 Percentiles = tuple[float, float, float]
 # the best of a kernel at a batch
@@ -145,7 +145,9 @@ class Whole:
             dict(kernel=kernel, config=config, fold=fold, buffer=length, kept=name in keys)
             for name, (kernel, config, fold, length) in fit.items()
         ]
-        answer = worker.ask(self.programs.job, "steps", batch=batch, entries=asked)
+        answer = unless_killed(
+            lambda: worker.ask(self.programs.job, "steps", batch=batch, entries=asked)
+        )
         self.layers[batch] = int(answer["layers"])
         times = [(us[0], us[1], us[2]) for us in answer["us"]]
         return list(zip(fit.values(), times, strict=True))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kvgen.compiler import Analysis
 from kvgen.conversation import Child, ChildError
@@ -32,6 +32,7 @@ UNSET = ("TRITON_INTERPRET", "KVGEN_CHECK", "KVGEN_REQUIRE_TUNED")
 FAILURES = {"internal": 3, "ended": 8}
 
 Launcher = Callable[[Mapping[str, str]], Child]
+Answer = TypeVar("Answer")
 
 
 class Refused(Exception):
@@ -206,6 +207,17 @@ class Worker:
         if answer.get("ok") is not True:
             raise Refused(str(answer.get("kind", "internal")), str(answer.get("error", answer)))
         return answer
+
+
+def unless_killed(ask: Callable[[], Answer]) -> Answer:
+    """What is asked of a worker, once more where its process was killed by somebody else, which is
+    no fault of what was asked."""
+    try:
+        return ask()
+    except ChildError as error:
+        if error.kind != "killed":
+            raise
+    return ask()
 
 
 def devices(count: int) -> list[str]:
