@@ -40,7 +40,7 @@ brought source target
 limit wanted PACKED LATE SAVE ahead out_token block wide layers src dst
 lengths_ptr parents_ptr parents_row parents_token
 numbers_ptr matrices_ptr numbers_at matrices_at vectors_at out_at
-first_head turn before index wanted found HEADS NUMBERS HALVES
+first_head in_front begun HEADS NUMBERS HALVES
 EARLY PDL DOT INTERPRETED EXACT ROUGH PROMPT PROMPT_MARK
 """
 
