@@ -340,6 +340,7 @@ def test_what_is_tuned_is_chosen(
     for gpu, names in ((H200, KERNELS), ("another GPU", ["extend"])):
         monkeypatch.setattr(module, "gpu_name", lambda table, device, gpu=gpu: gpu)
         pair = Twin(Made(analysis, module), "cpu", slots=6, layers=1, buffer=8)
+        pair.reset([1])
         heard = launched(pair)
         pair.together(Extend(pair, [1], [70]))
         assert [each for each in heard if each in (*KERNELS, "extend")] == names
