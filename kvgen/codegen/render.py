@@ -410,7 +410,8 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
         stage = 2 * BLOCK * (k * vectors + BLOCK * len(prepared.matrices) * prepared.parts)
         # beside a solve there are no registers to keep what heads have in common
         heads = 1 if form.writes_read else form.spec.ratio
-        found["prepared"] = str((*context["prepared_sizes"], warps, heads, stage))
+        values = 0 if form.writes_read else 2 * BLOCK
+        found["prepared"] = str((*context["prepared_sizes"], warps, heads, stage, values))
     if context["without_short"]:
         found["without_short"] = quoted(context["without_short"])
     return found

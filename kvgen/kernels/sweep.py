@@ -12,7 +12,7 @@ from kvgen.kernels.extend import PROMPT_ROWS, Extend
 from kvgen.kernels.knobs import Config
 from kvgen.kernels.load import Load, warps_for
 from kvgen.kernels.rules import fills_threads, shallow, wide
-from kvgen.kernels.size import Need, Size
+from kvgen.kernels.size import LARGEST, Need, Size
 
 # the kernel that prepares
 PREPARE = "prepare"
@@ -20,8 +20,8 @@ PREPARE = "prepare"
 BLOCK = 64
 # keys beyond this leave no room for a second block, nor for wide tiles
 LONG_KEYS = 128
-# bytes of shared memory that blocks in flight may take beside all else
-MOST_SHARED = 226_000
+# bytes of shared memory for all that is small
+BESIDE = 4 << 10
 
 # few rows want programs, and blocks in flight; many have other programs to wait with
 FEW_BITS = Choice(
@@ -68,7 +68,14 @@ class Sweep(Extend):
         vectors = 2 * BLOCK * size.k * count * parts
         matrices = 2 * BLOCK * BLOCK * len(size.columns) * (1 if few else 3)
         held = size.k * config["TILE"] + 3 * BLOCK * config["TILE"]
-        shared = config["STAGES"] * (vectors + matrices)
+        # values that products take as they come are in flight, too
+        values = 0 if form.writes_read else 2 * BLOCK * config["TILE"]
+        shared = config["STAGES"] * (vectors + matrices + values)
+        if config["STAGES"] == 1:
+            # one operand after the other, in the same place
+            shared = 2 * BLOCK * size.k * parts
+        # and what changes from one layout to another passes through
+        shared += 4 * BLOCK * config["TILE"] + BESIDE
         return size.held(self.name, BLOCK, held, config, shared)
 
     def rule(self, load: Load, batch: int) -> Config:
@@ -77,7 +84,7 @@ class Sweep(Extend):
         config = {"TILE": width, "STAGES": tiling.stages, "num_warps": 4}
         config["num_warps"] = max(4, warps_for(load.k * width, tiling.each))
         size = Size(load.form, load.records)
-        while config["STAGES"] > 1 and self.need(size, config).shared > MOST_SHARED:
+        while config["STAGES"] > 1 and self.need(size, config).shared > LARGEST:
             config["STAGES"] -= 1
         return config
 

@@ -13,8 +13,9 @@ from kvgen.runtime.numbers import parts_of, power_of_two
 
 # bytes that are prepared at once, of as many rows as that is enough for
 PREPARED = 1 << 30
-# bytes of shared memory that a sweep takes beside its blocks
+# bytes of shared memory that a sweep takes beside its blocks, and for each channel of its tile
 BESIDE = 4 << 10
+EACH_CHANNEL = 256
 # programs for each multiprocessor from which on they may have several heads
 EACH = 4
 # what else is asked of the compiler for what prepares
@@ -43,11 +44,12 @@ def run_blocks(
     as there is room for."""
     rows, block = slots.numel(), cache.table.block
     config = configured(cache, "sweep", rows, given)
-    numbers, halves, warps, most_heads, stage = cache.table.prepared
+    numbers, halves, warps, most_heads, stage, values = cache.table.prepared
     stages = config["STAGES"]
     if slots.device.type != "cpu":
         # as many blocks in flight as there is room for
-        stages = max(1, min(stages, (shared_memory(slots.device) - BESIDE) // stage))
+        room = shared_memory(slots.device) - BESIDE - EACH_CHANNEL * config["TILE"]
+        stages = max(1, min(stages, room // (stage + values * config["TILE"])))
     # packed rows have so many blocks together at most
     blocks = out.shape[0] // block + rows if packed else parts_of(out.shape[1], block)
     each = blocks * cache.heads * (4 * numbers + 2 * halves)

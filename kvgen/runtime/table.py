@@ -59,9 +59,9 @@ class Table(NamedTuple):
     kernel for chains takes, 0 without one. chunk: lanes that tokens fill at least in a kernel for
     chunks, 0 without one. block: tokens of a prompt's block that is prepared, 0 without; prepared:
     what is prepared of it, numbers in float32 and in bfloat16, by how many warps, for how many
-    heads at once, and the bytes of shared memory that a block in flight takes then. dots: whether
-    a decode reads states through tensor cores where DOT says so. several: whether more tokens of a
-    window need more warps. tile, warps: of
+    heads at once, and the bytes of shared memory that a block in flight takes then, and that its
+    values take for each channel. dots: whether a decode reads states through tensor cores where DOT
+    says so. several: whether more tokens of a window need more warps. tile, warps: of
     kernels that are not tuned. tune: the command that tunes. short: what differs in a cache of
     short contexts, and short_buffer: its records of a row with a state, where they are not as
     tuned. without_short: why there are none.
@@ -88,7 +88,7 @@ class Table(NamedTuple):
     chain: int = 0
     chunk: int = 0
     block: int = 0
-    prepared: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
+    prepared: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
     dots: bool = False
     several: bool = False
     short: Table | None = None
