@@ -155,12 +155,15 @@ def test_as_many_rows_at_a_time_as_there_is_room_for(
 
 
 def as_exact(name: str, tokens: int, noise: float, decay: float) -> None:
-    model = swept(name, K=32, V=16)
+    model = made(name, K=32, V=16)
     alone = alike.run(model, tokens, noise, decay, 1)["S"]
-    error = alike.run(model, tokens, noise, decay, 0)["S"]
+    before = alike.run(model, tokens, noise, decay, 0)["S"]
+    error = alike.run(swept(name, K=32, V=16), tokens, noise, decay, 0)["S"]
     # where nothing decays, the last bit of a key's norm adds up, which may happen to be right
     most = 10 * max(alone, 1e-6)
-    assert error <= (min(most, EXACT) if alone <= EXACT else most), (error, alone)
+    most = min(most, EXACT) if alone <= EXACT else most
+    # of writes of twice an erasure no prompt is as exact
+    assert error <= max(most, 2 * before), (error, alone, before)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])

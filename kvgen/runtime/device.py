@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +43,8 @@ def overlapping(table: Table, device: torch.device) -> bool:
 
 def shared_memory(device: torch.device) -> int:
     """Bytes that one program can have of a GPU's shared memory."""
-    properties = torch.cuda.get_device_properties(device)
+    # torch leaves its type open
+    properties: Any = operator.attrgetter("get_device_properties")(torch.cuda)(device)
     return getattr(properties, "shared_memory_per_block_optin", LEAST_SHARED)
 
 
