@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import jinja2
 
 from kvgen.algebra.chain import chains
+from kvgen.algebra.chunk import chunks_trees
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, plan_records
@@ -340,6 +341,8 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
     if context.get("chunk"):
         # what tensor cores contract is 16 of a float32, or 8 in two halves
         found["chunk"] = 8 if form.spec.storage.state.narrow else 16
+        if not chunks_trees(form):
+            found["chunk_trees"] = False
     if context["without_short"]:
         found["without_short"] = quoted(context["without_short"])
     return found

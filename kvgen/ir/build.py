@@ -130,8 +130,10 @@ class Builder:
         left = "".join(each for each in x.axes if each != axis)
         return self.let("total", (x,), left, x.type, Sum(axis), name)
 
-    def scan(self, x: Value, axis: str, name: str | None, note: str | None) -> Value:
-        return self.let("scan", (x,), x.axes, x.type, Sum(axis), name, note)
+    def scan(
+        self, x: Value, axis: str, name: str | None, note: str | None, from_end: bool = True
+    ) -> Value:
+        return self.let("scan", (x,), x.axes, x.type, Sum(axis, from_end), name, note)
 
     def dot(
         self,

@@ -41,9 +41,10 @@ class Helper:
 
 @dataclass(frozen=True)
 class Sum:
-    """Along an axis, or from its end to every place of it."""
+    """Along an axis, or from its end or its beginning to every place of it."""
 
     axis: str
+    from_end: bool = True
 
 
 # of a value: its number, its name, the function that it is, …
@@ -58,7 +59,7 @@ class Value:
     constant. `range`: 0, 1, … along its axis. `load`: of a pointer, an offset and, if it has one, a
     mask, beyond which it is 0. `every`: whether all conditions hold. `where`: as in torch. `cast`:
     to its type. `function`: one of the language. `total`, `scan`: along an axis, over all of it and
-    from each place to its end. `dot`: of two factors and, if it has one, a summand. `turned`: its
+    from each place to an end. `dot`: of two factors and, if it has one, a summand. `turned`: its
     axes the other way round. `along`: the tokens that read as those that write, or vice versa.
     `helper`: of a function of the module. `either`: of two in statements that are there if a
     constant, its detail, is not 0, and if it is.

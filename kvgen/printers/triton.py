@@ -167,7 +167,8 @@ class _Printer:
                 inner = self.inside(args[0], AND)
                 if value.op == "total":
                     return f"tl.sum({inner}, {place})", ATOM
-                return f"tl.cumsum({inner}, {place}, reverse=True)", ATOM
+                end = ", reverse=True" if detail.from_end else ""
+                return f"tl.cumsum({inner}, {place}{end})", ATOM
             case "turned":
                 return f"tl.trans({self.inside(args[0], AND)})", ATOM
             case "along":

@@ -83,7 +83,8 @@ class Kernels(Storage):
     ) -> None:
         """A window of tokens a row; a kernel of its own takes a few that follow each other."""
         table, rows, tokens = self.table, out.shape[0], out.shape[1]
-        name = "chain" if parents is None and tokens <= table.chain else self.window_kernel(rows)
+        short = parents is None and tokens <= table.chain
+        name = "chain" if short else self.window_kernel(rows, parents is not None)
         config = configured(self, name, rows, given)
         grid, tiles = parts_grid(self, table.kernels[name], rows, config)
         pending, span = self.tensors["pending"], max(table.least_span, power_of_two(self.buffer))
@@ -115,12 +116,13 @@ class Kernels(Storage):
             **shared, num_warps=self.window_warps(config, tokens),
         )  # fmt: skip
 
-    def window_kernel(self, rows: int) -> str:
+    def window_kernel(self, rows: int, tree: bool) -> str:
         """The kernel of a window that is no short chain: of two the one that is tuned."""
-        tuned = self.table.names["CONFIGS"].get(self.gpu, {})
-        if not self.table.chunk or ("verify" in tuned and "chunk" not in tuned):
+        table, tuned = self.table, self.table.names["CONFIGS"].get(self.gpu, {})
+        taken = table.chunk and (table.chunk_trees or not tree)
+        if not taken or ("verify" in tuned and "chunk" not in tuned):
             return "verify"
-        return best_of(self.table, self.gpu, "chunk", "verify", batch_of(self, rows))
+        return best_of(table, self.gpu, "chunk", "verify", batch_of(self, rows))
 
     def window_warps(self, config: Mapping[str, int], tokens: int) -> int:
         """More tokens hold more values in each thread."""

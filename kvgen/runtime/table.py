@@ -57,7 +57,7 @@ class Table(NamedTuple):
     state's name. recorded: inputs that are kept as they came. most_places: records that a row can
     have at most. least_span: how many a kernel looks at together at least. chain: tokens that a
     kernel for chains takes, 0 without one. chunk: lanes that tokens fill at least in a kernel for
-    chunks, 0 without one. dots: whether a decode reads states through tensor cores where DOT says
+    chunks, 0 without one; chunk_trees: whether that takes trees. dots: whether a decode reads states through tensor cores where DOT says
     so. several: whether more tokens of a window need more warps. tile, warps: of
     kernels that are not tuned. tune: the command that tunes. short: what differs in a cache of
     short contexts, and short_buffer: its records of a row with a state, where they are not as
@@ -84,6 +84,7 @@ class Table(NamedTuple):
     tune: str
     chain: int = 0
     chunk: int = 0
+    chunk_trees: bool = True
     dots: bool = False
     several: bool = False
     short: Table | None = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from kvgen.algebra.form import Form
+from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Node
-from kvgen.algebra.records import Records
+from kvgen.algebra.records import Records, Stored
+from kvgen.codegen.kernels import by_channel, newest_first
 from kvgen.codegen.operands import component, times_input
 from kvgen.codegen.scopes import strays_from
 from kvgen.functions.exp import EXP
@@ -14,20 +15,24 @@ from kvgen.ir.values import Value
 from kvgen.schedules.loads import Lanes, RecordLoads
 from kvgen.schedules.lowering import Lowering
 
+SINCE, KEPT, TOTAL = by_channel("since"), by_channel("kept"), by_channel("total")
+
 
 class Buffered:
     """token: how a token's own values are computed, and what they are called.
 
-    kept: what is left of the state after all records, weight: of each record, None where nothing
-    decays. keys: of each write, at all places, and what their scores are still to be times. whole:
-    the sides of writes that a tile takes from records as they lie there.
+    since, kept: by channel, what has decayed since each place, and what is left of the state after
+    all records. weight: what is left of each record, None where no head decays. keys: of each
+    write, at all places, with what has decayed since along K, and what their scores are still to be
+    times. whole: the sides of writes that a tile takes from records as they lie there.
     """
 
-    kept: Value | None = None
     weight: Value | None = None
     keys: list[tuple[Value, Value | None]]
 
     def __init__(self, token: Lowering, form: Form, records: Records, lanes: Lanes) -> None:
+        self.since: dict[str, Value] = {}
+        self.kept: dict[str, Value] = {}
         self.build, self.token, self.form = token.build, token, form
         self.records, self.lanes = records, lanes
         # what keys and values make of zeros, where no record is held, may not be 0
@@ -42,18 +47,37 @@ class Buffered:
 
     def load(self) -> None:
         """The keys that are recorded, and what has decayed since."""
-        build, lanes = self.build, self.lanes
-        for decay in self.form.decays:
-            newer = self._at(build.given("after", "P"), build.given("newer", "P", "bool"), "_newer")
-            first = self._at(None, build.given("oldest", type="bool"), "_first")
-            log, own = self._held(newer, decay.log), self._held(first, decay.log)
-            since = build.scan(log, "P", "since", "what has decayed since each place")
-            oldest = build.binary("eq", lanes.place, build.number(0))
-            total = build.sum(build.where(oldest, since, 0.0), "P", "total")
-            self.kept = build.function(EXP, build.add(total, own), name="kept")
-            self.weight = build.function(EXP, since, name="weight")
+        for decay in self.form.summed_decays:
+            self.sum_up(decay)
         pairs = zip(self.form.keys, self.strays, strict=True)
-        self.keys = [self._key(key, stray) for key, stray in pairs]
+        self.keys = [self._decayed(*self._key(key, stray)) for key, stray in pairs]
+
+    def sum_up(self, decay: Decay) -> None:
+        """What has decayed since each place, and what is left of the state."""
+        build, channel = self.build, decay.channel
+        newer = self._at(build.given("after", "P"), build.given("newer", "P", "bool"), "_newer")
+        first = self._at(None, build.given("oldest", type="bool"), "_first")
+        log, own = self._held(newer, decay.log), self._held(first, decay.log)
+        note = "what has decayed since each place"
+        since = build.scan(log, "P", SINCE[channel], note, not newest_first(self.form))
+        last = build.binary("eq", self.lanes.place, build.number(0))
+        total = build.sum(build.where(last, since, 0.0), "P", TOTAL[channel])
+        self.kept[channel] = build.function(EXP, build.add(total, own), name=KEPT[channel])
+        self.since[channel] = since
+        if not channel:
+            self.weight = build.function(EXP, since, name="weight")
+
+    def _decayed(self, key: Value, scale: Value | None) -> tuple[Value, Value | None]:
+        """A key with what has decayed since along K."""
+        if "K" not in self.since:
+            return key, scale
+        build = self.build
+        left = build.function(EXP, self.since["K"])
+        return build.mul(build.cast(key, "float"), left, "keys_now"), scale
+
+    def recorded(self, stored: Stored, place: Value, held: Value) -> Value:
+        """One place's record as it lies there."""
+        return self._records(place, held).stored(stored)
 
     def as_recorded(self, node: Node) -> Value:
         """A write's values at all places, for a tile, as they lie there."""

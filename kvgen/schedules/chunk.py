@@ -49,18 +49,22 @@ class Vector:
     number: Value | None = None
 
 
-def chunk(form: Form, records: Records, shapes: Shapes) -> Kernel:
-    """A verify of a form that `chunks`."""
-    return _Chunk(form, records, shapes).kernel()
+class Chunk:
+    """A verify of a form that `chunks`, where what decays are numbers for a head.
 
+    asked: the columns that the state is multiplied with, and lead: what comes of them is still to
+    be times. scores, buffer_scores: of each column with each write, in the window and the buffer.
+    """
 
-class _Chunk:
+    # how vectors over K lie: by tokens that write
+    tokens = "S"
+
     def __init__(self, form: Form, records: Records, shapes: Shapes) -> None:
         self.form, self.records, self.shapes = form, records, shapes
         self.build = build = Builder()
         self.lanes = lanes = Lanes(build, shapes, form.spec.ratio)
         self.names = {**value_names(form, records), **form.graph.names}
-        self.inputs = TokenLoads(build, lanes, self.names)
+        self.inputs = self._loads()
         self.token = Lowering(build, form.graph, self.inputs, self.names, lanes.masks)
         self.product = ROUGH if form.spec.storage.state.narrow else EXACT
         # of the writes, the one that follows from reads, and the factors of the reads in it
@@ -69,6 +73,15 @@ class _Chunk:
         sides = [write.d for write in form.writes]
         self.unknown = sides.index(solved.unknown[0]) if self.factors else None
         self.buffer = Buffered(self.token, form, records, lanes)
+        self.raw: dict[Node, Vector] = {}
+        self.vectors: dict[Node, Vector] = {}
+        self.asked: dict[Node, Value] = {}
+        self.lead: dict[Node, Value | None] = {}
+        self.scores: dict[tuple[Node, int], Value] = {}
+        self.buffer_scores: dict[tuple[Node, int], Value] = {}
+
+    def _loads(self) -> TokenLoads:
+        return TokenLoads(self.build, self.lanes, self.names)
 
     def kernel(self) -> Kernel:
         build = self.build
@@ -104,7 +117,6 @@ class _Chunk:
         build, form, token = self.build, self.form, self.token
         nodes = list(dict.fromkeys((*form.columns, *form.keys)))
         given = {node: found for node in nodes if (found := times_input(form, node))}
-        self.raw: dict[Node, Vector] = {}
         for raw, scale in given.values():
             called = self._name(raw, component(raw))
             if token.name(scale) is None:
@@ -113,7 +125,6 @@ class _Chunk:
             self.raw[raw] = Vector(called, rows, build.turned(rows, f"{called}_columns"))
             token.known[raw] = build.cast(rows, "float", called)
         self._own_products([*form.roots, *nodes, *(scale for _, scale in given.values())])
-        self.vectors: dict[Node, Vector] = {}
         for node in nodes:
             if node in given:
                 raw, scale = given[node]
@@ -161,32 +172,16 @@ class _Chunk:
 
     def _window(self) -> None:
         """Decays along a token's path, and its scores with what comes before it."""
-        build, form, lanes, token = self.build, self.form, self.lanes, self.token
-        strides = [build.given(f"parents_{each}", "", "long") for each in ("row", "token")]
-        row, token_at = (
-            build.mul(index, stride)
-            for index, stride in zip((lanes.row, lanes.long_token), strides, strict=True)
-        )
-        parents = build.add(build.given("parents_ptr", type="pointer"), build.add(row, token_at))
-        self.ancestors = build.helper(
-            ABOVE, parents, lanes.token, lanes.real_token, axes="ST", type="bool",
-            name="ancestors", note="whether a row's token comes before a column's",
-        )  # fmt: skip
-        path = weights = None
-        for decay in form.decays:
-            log = build.along(self._each(token.value(decay.log)), "S")
-            above = build.sum(build.where(self.ancestors, log, 0.0), "S")
-            path = build.function(EXP, above, name="path")
-            between = build.helper(BETWEEN, self.ancestors, log, axes="ST")
-            weights = build.function(EXP, between, name="weights")
-        self.scores: dict[tuple[Node, int], Value] = {}
-        self.buffer_scores: dict[tuple[Node, int], Value] = {}
-        self.lead: dict[Node, Value | None] = {}
+        build, form = self.build, self.form
+        self.ancestors = self._above()
+        path, weights = self._path()
         for column in form.columns:
             vector = self.vectors[column]
             called = vector.called
             lead = self._times(vector.number, path, name=f"{called}_lead")
-            self.lead[column] = self._times(lead, self.buffer.kept, name=f"{called}_kept")
+            kept = self.buffer.kept.get("")
+            self.asked[column] = vector.columns
+            self.lead[column] = self._times(lead, kept, name=f"{called}_kept")
             for index, key in enumerate(form.keys):
                 near = self.vectors[key]
                 number = near.number and build.along(near.number, "S")
@@ -198,6 +193,30 @@ class _Chunk:
                 held = self._times(self.buffer.weight, scale)
                 score = build.times(score, held, lead, name=f"{called}_held_scores")
                 self.buffer_scores[column, index] = score
+
+    def _above(self) -> Value:
+        build, lanes = self.build, self.lanes
+        strides = [build.given(f"parents_{each}", "", "long") for each in ("row", "token")]
+        row, token_at = (
+            build.mul(index, stride)
+            for index, stride in zip((lanes.row, lanes.long_token), strides, strict=True)
+        )
+        parents = build.add(build.given("parents_ptr", type="pointer"), build.add(row, token_at))
+        return build.helper(
+            ABOVE, parents, lanes.token, lanes.real_token, axes="ST", type="bool",
+            name="ancestors", note="whether a row's token comes before a column's",
+        )  # fmt: skip
+
+    def _path(self) -> tuple[Value | None, Value | None]:
+        """What a head has decayed before each token, and between any two."""
+        build, decay = self.build, self.form.decay("")
+        if decay is None:
+            return None, None
+        log = build.along(self._each(self.token.value(decay.log)), "S")
+        above = build.sum(build.where(self.ancestors, log, 0.0), "S")
+        path = build.function(EXP, above, name="path")
+        between = build.helper(BETWEEN, self.ancestors, log, axes="ST")
+        return path, build.function(EXP, between, name="weights")
 
     def _solve(self) -> None:
         """What follows for each token from what all that it reads write of themselves."""
@@ -271,7 +290,7 @@ class _Chunk:
             column = read.args[0]
             vector = self.vectors[column]
             called = f"{vector.called}_base"
-            found = build.dot(state, vector.columns, self.product, name=f"{vector.called}_found")
+            found = build.dot(state, self.asked[column], self.product, name=f"{vector.called}_found")
             found = build.times(found, self.lead[column])
             for index, each in enumerate(values):
                 score = self.buffer_scores[column, index]
@@ -328,7 +347,7 @@ class _Chunk:
         build, lanes = self.build, self.lanes
         for stored in records:
             node, channel = stored.node, stored.channel
-            tokens = "S" if channel == "K" else "T"
+            tokens = self.tokens if channel == "K" else "T"
             value = self.raw[node].rows if node in self.raw else self.token.value(node)
             offset = lanes.within(build.along(lanes.spot, tokens), channel)
             guards = [*lanes.once(node.axes), build.along(lanes.fits, tokens)]

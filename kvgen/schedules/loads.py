@@ -101,13 +101,9 @@ class TokenLoads:
         real = lanes.real(channel)
         offsets: list[Value] = []
         if leaf.op == "input":
-            tokens = self.tokens[0 if channel == "K" else 1]
-            stride = build.given(f"{called}_token", type="long")
-            offsets = [
-                build.mul(lanes.row, build.given(f"{called}_row", type="long")),
-                build.mul(build.along(lanes.long_token, tokens), stride),
-            ]
-            real = [build.along(lanes.real_token, tokens), *real]
+            offsets = [build.mul(lanes.row, build.given(f"{called}_row", type="long"))]
+            of_token, real_token = self._of_token(called, channel)
+            offsets, real = [*offsets, *of_token], [*real_token, *real]
         for position, axis in enumerate(axes):
             index = self._index(axis, node)
             if position < len(axes) - 1:
@@ -120,7 +116,20 @@ class TokenLoads:
         for offset in offsets[1:]:
             total = build.add(total, offset)
         pointer = build.given(pointer_name(called), type="pointer")
-        return build.load(pointer, total, build.every(*real) if real else None, name)
+        return self._loaded(node, pointer, total, real, name)
+
+    def _loaded(
+        self, node: Node, pointer: Value, offset: Value, real: list[Value], name: str | None
+    ) -> Value:
+        return self.build.load(pointer, offset, self.build.every(*real) if real else None, name)
+
+    def _of_token(self, called: str, channel: str) -> tuple[list[Value], list[Value]]:
+        """What tells a token's input from those of others: its offset, and whether it is there."""
+        build, lanes = self.build, self.lanes
+        tokens = self.tokens[0 if channel == "K" else 1]
+        stride = build.given(f"{called}_token", type="long")
+        offset = build.mul(build.along(lanes.long_token, tokens), stride)
+        return [offset], [build.along(lanes.real_token, tokens)]
 
     def _index(self, axis: str, node: Node) -> Value:
         match axis:

@@ -18,12 +18,14 @@ from kvgen.ir.values import Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chunk import CHUNK
 from kvgen.printers.triton import printed
-from kvgen.schedules.chunk import chunk
+from kvgen.schedules.by_channel import ByChannel
+from kvgen.schedules.chunk import Chunk
 
 PASSES = (without_dead, hoisted, computed_once)
 # names that other kernels' templates use for what is a schedule's own here
 OWN = """
 since total kept weight value real_value ancestors path weights state lead
+since_key total_key kept_key log_key path_key
 """
 
 
@@ -43,7 +45,9 @@ def written(form: Form, records: Records) -> dict[str, Written]:
     if not chunks(form):
         return {}
     shapes = Shapes(form.spec.size("K"), form.spec.size("V"))
-    return {CHUNK.name: _written(chunk(form, records, shapes), form, records, shapes)}
+    schedule = ByChannel if form.decay("K") else Chunk
+    kernel = schedule(form, records, shapes).kernel()
+    return {CHUNK.name: _written(kernel, form, records, shapes)}
 
 
 def _written(kernel: Kernel, form: Form, records: Records, shapes: Shapes) -> Written:

@@ -1,0 +1,113 @@
+"""A window's tokens as columns, where channels of K decay.
+
+A column's scores with keys are then sums over channels that each decay by themselves. Columns and
+keys are scaled for one product to bring that: between tokens of a window each from the middle of
+its block, before the state and the buffer by all that has decayed in the window before a token.
+Keys that are recorded before their decay need no scales but one for a column.
+
+Vectors over K lie with their channels first: a thread has all tokens of its channels, so what runs
+along tokens is added up in its registers.
+"""
+
+from __future__ import annotations
+
+from kvgen.algebra.graph import Node, leaf_of
+from kvgen.codegen.operands import component
+from kvgen.functions.exp import EXP
+from kvgen.functions.maximum import MAXIMUM
+from kvgen.ir.values import Helper, Value
+from kvgen.schedules.chunk import EXACT, Chunk, Vector
+from kvgen.schedules.loads import TokenLoads
+
+OF_TOKENS = Helper("_of_tokens", ("WINDOW=WINDOW", "TOKENS=TOKENS"))
+BEFORE = Helper("_logs_before", ("TREE",))
+SCORES = Helper("_scores_of_channels")
+
+
+class ByChannel(Chunk):
+    tokens = "T"
+
+    def _loads(self) -> TokenLoads:
+        return ColumnLoads(self.build, self.lanes, self.names, ("T", "T"))
+
+    def _vectors(self) -> None:
+        build, form, token = self.build, self.form, self.token
+        # what a token's own vectors give with each other needs no other token's
+        decay = form.decay("K")
+        assert decay is not None
+        log = build.function(MAXIMUM, token.clean(decay.log), build.number(-1e30))
+        self.log = build.where(self.lanes.real_token, log, 0.0, "log_key")
+        self.ancestors = self._above()
+        before = build.helper(BEFORE, self.log, self.ancestors, axes="KT", name="path_key")
+        if form.factored:
+            before = build.add(before, self._newest(), "decay_sum_before")
+            token.known[form.factored.before] = before
+        self.since = build.function(EXP, before, name="since_start")
+        for node in dict.fromkeys((*form.columns, *form.keys)):
+            called = self.names.get(node, component(node) if leaf_of(node).op == "input" else "vector")
+            value = self._whole(token.clean(node))
+            rows = build.turned(value, f"{called}_rows")
+            self.vectors[node] = Vector(called, rows, value)
+
+    def _newest(self) -> Value:
+        """The sum of log decays up to the newest record, 0 in an empty buffer."""
+        build, lanes = self.build, self.lanes
+        assert self.form.factored is not None
+        after = self.form.factored.after
+        (stored,) = (each for each in self.records.stored if each.node is after)
+        count, one = build.given("count"), build.number(1)
+        held = build.binary("lt", build.number(0), count)
+        return self.buffer.recorded(stored, build.binary("sub", count, one), held)
+
+    def _window(self) -> None:
+        build, form = self.build, self.form
+        path, weights = self._path()
+        kept, left = self.buffer.kept.get(""), self.buffer.kept.get("K")
+        for column in form.columns:
+            vector = self.vectors[column]
+            called = vector.called
+            since = build.mul(vector.columns, self.since, f"{called}_since")
+            self.asked[column] = since if left is None else build.mul(since, left, f"{called}_kept")
+            self.lead[column] = self._times(path, kept)
+            for index, key in enumerate(form.keys):
+                near = self.vectors[key]
+                name = f"{called}_scores"
+                if form.factored:
+                    score = build.dot(near.rows, since, EXACT)
+                else:
+                    args = near.columns, vector.columns, self.log
+                    score = build.helper(SCORES, *args, axes="ST")
+                score = build.times(score, weights)
+                self.scores[column, index] = build.where(self.ancestors, score, 0.0, name)
+                keys, scale = self.buffer.keys[index]
+                score = build.dot(keys, since, self.product, name=f"{called}_by_held")
+                held = self._times(self.buffer.weight, scale)
+                score = build.times(score, held, path, name=f"{called}_held_scores")
+                self.buffer_scores[column, index] = score
+
+    def _whole(self, value: Value) -> Value:
+        """For every token and channel, also of what is the same for all."""
+        if value.axes == "KT":
+            return value
+        whole = self.build.where(self.lanes.real_token, value, 0.0)
+        if "K" not in whole.axes:
+            zero = self.build.let("cast", (self.lanes.key,), "K", "float")
+            whole = self.build.add(whole, self.build.mul(zero, self.build.number(0.0)))
+        return whole
+
+
+class ColumnLoads(TokenLoads):
+    """Inputs over K with channels first and all tokens of a channel in one thread."""
+
+    def _of_token(self, called: str, channel: str) -> tuple[list[Value], list[Value]]:
+        return ([], []) if channel == "K" else super()._of_token(called, channel)
+
+    def _loaded(
+        self, node: Node, pointer: Value, offset: Value, real: list[Value], name: str | None
+    ) -> Value:
+        leaf, build = leaf_of(node), self.build
+        if leaf.op != "input" or node.axes.channels != "K":
+            return super()._loaded(node, pointer, offset, real, name)
+        stride = build.given(f"{leaf.value}_token", type="long")
+        args = (build.add(pointer, offset), stride, *real)
+        return build.helper(OF_TOKENS, *args, axes="KT", type="stored", name=name)
