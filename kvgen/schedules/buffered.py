@@ -7,7 +7,7 @@ from functools import cached_property
 from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import by_channel, newest_first
+from kvgen.codegen.kernels import by_channel
 from kvgen.codegen.operands import component, times_input
 from kvgen.codegen.scopes import strays_from
 from kvgen.functions.exp import EXP
@@ -59,7 +59,7 @@ class Buffered:
         first = self._at(None, build.given("oldest", type="bool"), "_first")
         log, own = self._held(newer, decay.log), self._held(first, decay.log)
         note = "what has decayed since each place"
-        since = build.scan(log, "P", SINCE[channel], note, not newest_first(self.form))
+        since = build.scan(log, "P", SINCE[channel], note)
         last = build.binary("eq", self.lanes.place, build.number(0))
         total = build.sum(build.where(last, since, 0.0), "P", TOTAL[channel])
         self.kept[channel] = build.function(EXP, build.add(total, own), name=KEPT[channel])

@@ -11,15 +11,24 @@ along tokens is added up in its registers.
 
 from __future__ import annotations
 
-from kvgen.algebra.graph import Node, leaf_of
+from kvgen.algebra.form import Decay
+from kvgen.algebra.graph import Node, leaf_of, reachable
+from kvgen.algebra.records import Stored
+from kvgen.codegen.kernels import local
 from kvgen.codegen.operands import component
 from kvgen.functions.exp import EXP
 from kvgen.functions.maximum import MAXIMUM
+from kvgen.functions.registry import reduces
+from kvgen.ir.passes.once import ONCE
 from kvgen.ir.values import Helper, Value
-from kvgen.schedules.chunk import EXACT, Chunk, Vector
-from kvgen.schedules.loads import TokenLoads
+from kvgen.schedules.buffered import KEPT, SINCE, TOTAL, Buffered
+from kvgen.schedules.chunk import WRITTEN, Chunk, Vector
+from kvgen.schedules.loads import RecordLoads, TokenLoads
 
 OF_TOKENS = Helper("_of_tokens", ("WINDOW=WINDOW", "TOKENS=TOKENS"))
+OF_PLACES = Helper("_of_places", ("SPAN=SPAN",))
+SINCE_PLACES = Helper("_since_places")
+SETTLED = {"K": Helper("_settled", ("1",)), "P": Helper("_settled", ("0",))}
 BEFORE = Helper("_logs_before", ("TREE",))
 SCORES = Helper("_scores_of_channels")
 
@@ -30,9 +39,13 @@ class ByChannel(Chunk):
     def _loads(self) -> TokenLoads:
         return ColumnLoads(self.build, self.lanes, self.names, ("T", "T"))
 
+    def _buffered(self) -> Buffered:
+        return ColumnsBuffered(self.token, self.form, self.records, self.lanes)
+
     def _vectors(self) -> None:
         build, form, token = self.build, self.form, self.token
-        # what a token's own vectors give with each other needs no other token's
+        nodes = dict.fromkeys((*form.columns, *form.keys))
+        self._own_products([*form.roots, *nodes])
         decay = form.decay("K")
         assert decay is not None
         log = build.function(MAXIMUM, token.clean(decay.log), build.number(-1e30))
@@ -43,11 +56,20 @@ class ByChannel(Chunk):
             before = build.add(before, self._newest(), "decay_sum_before")
             token.known[form.factored.before] = before
         self.since = build.function(EXP, before, name="since_start")
-        for node in dict.fromkeys((*form.columns, *form.keys)):
+        for node in nodes:
             called = self.names.get(node, component(node) if leaf_of(node).op == "input" else "vector")
             value = self._whole(token.clean(node))
-            rows = build.turned(value, f"{called}_rows")
+            rows = build.turned(self._settled(value), f"{called}_rows")
             self.vectors[node] = Vector(called, rows, value)
+
+    def _own_products(self, roots: list[Node]) -> None:
+        """What a token's own vectors give with each other, a number in every thread, as one number
+        for what follows from it."""
+        token = self.token
+        for node in reachable(roots):
+            if reduces(node) and node not in self.form.late:
+                found = self.build.sum(token.clean(node.args[0]), str(node.value))
+                token.known[node] = self.build.helper(ONCE, found, name=token.name(node))
 
     def _newest(self) -> Value:
         """The sum of log decays up to the newest record, 0 in an empty buffer."""
@@ -67,23 +89,28 @@ class ByChannel(Chunk):
             vector = self.vectors[column]
             called = vector.called
             since = build.mul(vector.columns, self.since, f"{called}_since")
-            self.asked[column] = since if left is None else build.mul(since, left, f"{called}_kept")
+            asked = since if left is None else build.mul(since, left, f"{called}_kept")
+            since, self.asked[column] = self._settled(since), self._settled(asked)
             self.lead[column] = self._times(path, kept)
             for index, key in enumerate(form.keys):
                 near = self.vectors[key]
                 name = f"{called}_scores"
                 if form.factored:
-                    score = build.dot(near.rows, since, EXACT)
+                    score = build.dot(near.rows, since, WRITTEN)
                 else:
                     args = near.columns, vector.columns, self.log
                     score = build.helper(SCORES, *args, axes="ST")
                 score = build.times(score, weights)
                 self.scores[column, index] = build.where(self.ancestors, score, 0.0, name)
                 keys, scale = self.buffer.keys[index]
-                score = build.dot(keys, since, self.product, name=f"{called}_by_held")
+                score = build.dot(self._settled(keys), since, WRITTEN, name=f"{called}_by_held")
                 held = self._times(self.buffer.weight, scale)
                 score = build.times(score, held, path, name=f"{called}_held_scores")
                 self.buffer_scores[column, index] = score
+
+    def _settled(self, value: Value) -> Value:
+        """What a product takes."""
+        return self.build.helper(SETTLED[value.axes[0]], value)
 
     def _whole(self, value: Value) -> Value:
         """For every token and channel, also of what is the same for all."""
@@ -111,3 +138,36 @@ class ColumnLoads(TokenLoads):
         stride = build.given(f"{leaf.value}_token", type="long")
         args = (build.add(pointer, offset), stride, *real)
         return build.helper(OF_TOKENS, *args, axes="KT", type="stored", name=name)
+
+
+class ColumnsBuffered(Buffered):
+    """Records over K with all places of a channel in one thread."""
+
+    def sum_up(self, decay: Decay) -> None:
+        channel = decay.channel
+        if channel != "K":
+            super().sum_up(decay)
+            return
+        build, places = self.build, self._at(self.lanes.place, self.lanes.held, "s")
+        log = self._held(places, decay.log)
+        note = "what has decayed since each place"
+        since = build.helper(SINCE_PLACES, log, axes="PK", name=SINCE[channel], note=note)
+        total = build.sum(log, "P", TOTAL[channel])
+        self.since[channel] = since
+        self.kept[channel] = build.function(EXP, total, name=KEPT[channel])
+
+    def _records(self, place: Value | None, held: Value) -> RecordLoads:
+        return PlaceLoads(self.build, self.lanes, self.records, place, held)
+
+
+class PlaceLoads(RecordLoads):
+    def stored(self, stored: Stored, name: str | None = None) -> Value:
+        build, lanes = self.build, self.lanes
+        if stored.channel != "K" or self.place is not lanes.place:
+            return super().stored(stored, name)
+        pointer = build.given(f"{local(stored.name)}_at", type="pointer")
+        at = build.add(pointer, lanes.key)
+        far, marks = build.number(lanes.shapes.size("K")), build.given("marks")
+        kind = "stored" if stored.dtype.narrow else "float"
+        args = (at, far, marks, *lanes.real("K"))
+        return build.helper(OF_PLACES, *args, axes="PK", type=kind, name=name)

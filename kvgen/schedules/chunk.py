@@ -72,7 +72,7 @@ class Chunk:
         self.factors = solved.factors or {}
         sides = [write.d for write in form.writes]
         self.unknown = sides.index(solved.unknown[0]) if self.factors else None
-        self.buffer = Buffered(self.token, form, records, lanes)
+        self.buffer = self._buffered()
         self.raw: dict[Node, Vector] = {}
         self.vectors: dict[Node, Vector] = {}
         self.asked: dict[Node, Value] = {}
@@ -82,6 +82,9 @@ class Chunk:
 
     def _loads(self) -> TokenLoads:
         return TokenLoads(self.build, self.lanes, self.names)
+
+    def _buffered(self) -> Buffered:
+        return Buffered(self.token, self.form, self.records, self.lanes)
 
     def kernel(self) -> Kernel:
         build = self.build
