@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.warming import warm
 from kvgen import compiler
+from kvgen.algebra.chunk import chunks_trees
 from kvgen.analysis import Analysis
 from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.verify import VERIFY
@@ -65,12 +66,13 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
     parser.add_argument("--json", type=Path, help="write the figures")
     args = parser.parse_args()
+    args.trees = not args.chains and chunks_trees(compiler.analyse(resolve(args.spec)).form)
     batches, windows = ([int(x) for x in each.split(",")] for each in (args.batch, args.window))
     folder = Path(mkdtemp())
     files = {storage: written(args.spec, storage, folder) for storage in args.storage}
     if args.warm:
         configs = [None, *args.configs]
-        trees = (False,) if args.chains else (False, True)
+        trees = (False, True) if args.trees else (False,)
         jobs = itertools.product(map(str, files.values()), configs, windows, trees)
         # of trees one configuration is timed beside chains, the fastest, whichever that is
         warm(args.warm, compiled, [job for job in jobs if job[1] or not job[3]], say)
@@ -210,7 +212,7 @@ def timed(
     decode, today, *found = (each.us for each in time_by_turns(runs, layers))
     best = min(range(len(found)), key=found.__getitem__)
     behind = None
-    if not args.chains:
+    if args.trees:
         tree = call(several, configs[best], parents(batch, window))
         behind = time_by_turns([tree], layers)[0].us
     return {
