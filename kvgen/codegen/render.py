@@ -339,8 +339,8 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
     if context.get("chain"):
         found["chain"] = len(context["chain"].tokens)
     if context.get("chunk"):
-        # what tensor cores contract is 16 of a float32, or 8 in two halves
-        found["chunk"] = 8 if form.spec.storage.state.narrow else 16
+        # parts of two tokens' numbers are what tensor cores contract
+        found["chunk"] = 8
         if not chunks_trees(form):
             found["chunk_trees"] = False
     if context["without_short"]:

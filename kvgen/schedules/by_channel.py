@@ -22,13 +22,14 @@ from kvgen.functions.registry import reduces
 from kvgen.ir.passes.once import ONCE
 from kvgen.ir.values import Helper, Value
 from kvgen.schedules.buffered import KEPT, SINCE, TOTAL, Buffered
-from kvgen.schedules.chunk import WRITTEN, Chunk, Vector
+from kvgen.schedules.chunk import Chunk, Vector
 from kvgen.schedules.loads import RecordLoads, TokenLoads
 
 OF_TOKENS = Helper("_of_tokens", ("WINDOW=WINDOW", "TOKENS=TOKENS"))
 OF_PLACES = Helper("_of_places", ("SPAN=SPAN",))
 SINCE_PLACES = Helper("_since_places")
 SETTLED = {"K": Helper("_settled", ("1",)), "P": Helper("_settled", ("0",))}
+PRODUCT = Helper("_product_of_channels")
 BEFORE = Helper("_logs_before", ("TREE",))
 SCORES = Helper("_scores_of_channels")
 
@@ -96,14 +97,14 @@ class ByChannel(Chunk):
                 near = self.vectors[key]
                 name = f"{called}_scores"
                 if form.factored:
-                    score = build.dot(near.rows, since, WRITTEN)
+                    score = build.dot(near.rows, since, PRODUCT)
                 else:
                     args = near.columns, vector.columns, self.log
                     score = build.helper(SCORES, *args, axes="ST")
                 score = build.times(score, weights)
                 self.scores[column, index] = build.where(self.ancestors, score, 0.0, name)
                 keys, scale = self.buffer.keys[index]
-                score = build.dot(self._settled(keys), since, WRITTEN, name=f"{called}_by_held")
+                score = build.dot(self._settled(keys), since, PRODUCT, name=f"{called}_by_held")
                 held = self._times(self.buffer.weight, scale)
                 score = build.times(score, held, path, name=f"{called}_held_scores")
                 self.buffer_scores[column, index] = score
