@@ -28,10 +28,16 @@ pytestmark = pytest.mark.usefixtures("rounded")
 
 # decays that hang on tokens, on the head alone, or none; two reads or one; another key reads than
 # writes; one of two writes that needs no read
-CHUNKED = [
+OF_HEADS = [
     "comba", "deltanet", "efla", "gated_deltanet", "iplr", "lightning_attention", "mamba2",
     "mamba2_falcon", "olmo_hybrid", "retnet", "simple_gla",
 ]  # fmt: skip
+# channels of K that decay, and those whose keys are recorded before their decay
+OF_CHANNELS = [
+    "gated_deltanet2", "gla", "hgrn2", "kimi_delta_attention", "rodimus", "rwkv6",
+]  # fmt: skip
+FACTORED = ["kimi_delta_attention_bounded", "rwkv7"]
+CHUNKED = sorted([*OF_HEADS, *OF_CHANNELS, *FACTORED])
 STORED = (
     "state=float32",
     "state=split records=input",
@@ -50,7 +56,8 @@ MODULE = "gated_deltanet"
 
 def wide(name: str, *storage: str, sizes: dict[str, int] = SIZES[0], **options: Any) -> Twin:
     """A twin of a module with the kernel."""
-    options = {"slots": 6, "layers": 2, "buffer": 20, "window": 16, **options}
+    places = 16 if name in FACTORED else 20
+    options = {"slots": 6, "layers": 2, "buffer": places, "window": 16, **options}
     return Twin(made(name, *storage, **sizes), "cpu", **options)
 
 

@@ -31,7 +31,7 @@ SINCE_PLACES = Helper("_since_places")
 SETTLED = {"K": Helper("_settled", ("1",)), "P": Helper("_settled", ("0",))}
 PRODUCT = Helper("_product_of_channels")
 BEFORE = Helper("_logs_before", ("TREE",))
-SCORES = Helper("_scores_of_channels")
+WITHIN, BETWEEN = Helper("_scores_within"), Helper("_scores_between")
 
 
 class ByChannel(Chunk):
@@ -86,28 +86,35 @@ class ByChannel(Chunk):
         build, form = self.build, self.form
         path, weights = self._path()
         kept, left = self.buffer.kept.get(""), self.buffer.kept.get("K")
-        for column in form.columns:
-            vector = self.vectors[column]
-            called = vector.called
-            since = build.mul(vector.columns, self.since, f"{called}_since")
-            asked = since if left is None else build.mul(since, left, f"{called}_kept")
-            since, self.asked[column] = self._settled(since), self._settled(asked)
+        since: dict[Node, Value] = {}
+        for column, vector in ((each, self.vectors[each]) for each in form.columns):
+            whole = build.mul(vector.columns, self.since, f"{vector.called}_since")
+            asked = whole if left is None else build.mul(whole, left, f"{vector.called}_kept")
+            since[column], self.asked[column] = self._settled(whole), self._settled(asked)
             self.lead[column] = self._times(path, kept)
-            for index, key in enumerate(form.keys):
-                near = self.vectors[key]
-                name = f"{called}_scores"
-                if form.factored:
-                    score = build.dot(near.rows, since, PRODUCT)
-                else:
-                    args = near.columns, vector.columns, self.log
-                    score = build.helper(SCORES, *args, axes="ST")
-                score = build.times(score, weights)
-                self.scores[column, index] = build.where(self.ancestors, score, 0.0, name)
-                keys, scale = self.buffer.keys[index]
-                score = build.dot(self._settled(keys), since, PRODUCT, name=f"{called}_by_held")
-                held = self._times(self.buffer.weight, scale)
-                score = build.times(score, held, path, name=f"{called}_held_scores")
-                self.buffer_scores[column, index] = score
+        # products of the same keys one after the other: as operands these take many registers
+        for index, key in enumerate(form.keys):
+            near, (keys, scale) = self.vectors[key], self.buffer.keys[index]
+            for column, score in self._near(near, since).items():
+                name = f"{self.vectors[column].called}_scores"
+                score = build.where(self.ancestors, build.times(score, weights), 0.0, name)
+                self.scores[column, index] = score
+            keys, held = self._settled(keys), self._times(self.buffer.weight, scale)
+            for column in form.columns:
+                called = f"{self.vectors[column].called}_held_scores"
+                score = build.dot(keys, since[column], PRODUCT)
+                self.buffer_scores[column, index] = build.times(score, held, path, name=called)
+
+    def _near(self, key: Vector, since: dict[Node, Value]) -> dict[Node, Value]:
+        """Every column's scores with keys of the window."""
+        build, columns = self.build, self.form.columns
+        if self.form.factored:
+            return {each: build.dot(key.rows, since[each], PRODUCT) for each in columns}
+        args = {each: (key.columns, self.vectors[each].columns, self.log) for each in columns}
+        within = {each: build.helper(WITHIN, *args[each], axes="ST") for each in columns}
+        return {
+            each: build.helper(BETWEEN, within[each], *args[each], axes="ST") for each in columns
+        }
 
     def _settled(self, value: Value) -> Value:
         """What a product takes."""
