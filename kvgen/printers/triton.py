@@ -125,10 +125,11 @@ class _Printer:
 
     def along(self, value: Value, axes: str, level: int) -> str:
         """The value among others of more axes."""
+        if value.op == "every" and not value.name:
+            text, binds = self.every(value, axes)
+            return text if binds >= level else f"({text})"
         if not value.axes or value.axes == axes:
             return self.inside(value, level)
-        if value.op == "every":
-            return self.every(value, axes)[0]
         places = ", ".join(":" if axis in value.axes else "None" for axis in axes)
         return f"{self.inside(value, ATOM)}[{places}]"
 
