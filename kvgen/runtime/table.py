@@ -57,11 +57,11 @@ class Table(NamedTuple):
     state's name. recorded: inputs that are kept as they came. most_places: records that a row can
     have at most. least_span: how many a kernel looks at together at least. chain: tokens that a
     kernel for chains takes, 0 without one. chunk: lanes that tokens fill at least in a kernel for
-    chunks, 0 without one; chunk_trees: whether that takes trees. dots: whether a decode reads states through tensor cores where DOT says
-    so. several: whether more tokens of a window need more warps. tile, warps: of
-    kernels that are not tuned. tune: the command that tunes. short: what differs in a cache of
-    short contexts, and short_buffer: its records of a row with a state, where they are not as
-    tuned. without_short: why there are none.
+    chunks, 0 without one; chunk_trees: whether that takes trees. dots: whether a decode reads
+    states through tensor cores where DOT says so. several: whether more tokens of a window need
+    more warps. tile, warps: of kernels that are not tuned. tune: the command that tunes. short:
+    what differs in a cache of short contexts, and short_buffer: its records of a row with a state,
+    where they are not as tuned. without_short: why there are none.
     """
 
     name: str

@@ -58,7 +58,8 @@ class ByChannel(Chunk):
             token.known[form.factored.before] = before
         self.since = build.function(EXP, before, name="since_start")
         for node in nodes:
-            called = self.names.get(node, component(node) if leaf_of(node).op == "input" else "vector")
+            given = component(node) if leaf_of(node).op == "input" else "vector"
+            called = self._name(node, given)
             value = self._whole(token.clean(node))
             rows = build.turned(self._settled(value), f"{called}_rows")
             self.vectors[node] = Vector(called, rows, value)
@@ -74,7 +75,7 @@ class ByChannel(Chunk):
 
     def _newest(self) -> Value:
         """The sum of log decays up to the newest record, 0 in an empty buffer."""
-        build, lanes = self.build, self.lanes
+        build = self.build
         assert self.form.factored is not None
         after = self.form.factored.after
         (stored,) = (each for each in self.records.stored if each.node is after)

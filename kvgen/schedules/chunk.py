@@ -292,8 +292,8 @@ class Chunk:
         for read in form.reads:
             column = read.args[0]
             vector = self.vectors[column]
-            called = f"{vector.called}_base"
-            found = build.dot(state, self.asked[column], self.product, name=f"{vector.called}_found")
+            called, asked = f"{vector.called}_base", self.asked[column]
+            found = build.dot(state, asked, self.product, name=f"{vector.called}_found")
             found = build.times(found, self.lead[column])
             for index, each in enumerate(values):
                 score = self.buffer_scores[column, index]
