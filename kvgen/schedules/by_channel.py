@@ -11,16 +11,16 @@ along tokens is added up in its registers.
 
 from __future__ import annotations
 
-from kvgen.algebra.form import Decay
+from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
-from kvgen.algebra.records import Stored
-from kvgen.codegen.kernels import local
+from kvgen.algebra.records import Records, Stored
+from kvgen.codegen.kernels import Shapes, local
 from kvgen.codegen.operands import component
 from kvgen.functions.exp import EXP
 from kvgen.functions.maximum import MAXIMUM
 from kvgen.functions.registry import reduces
 from kvgen.ir.passes.once import ONCE
-from kvgen.ir.values import Helper, Value
+from kvgen.ir.values import Helper, Kernel, Value
 from kvgen.schedules.buffered import KEPT, SINCE, TOTAL, Buffered
 from kvgen.schedules.chunk import Chunk, Vector
 from kvgen.schedules.loads import RecordLoads, TokenLoads
@@ -32,6 +32,11 @@ SETTLED = {"K": Helper("_settled", ("1",)), "P": Helper("_settled", ("0",))}
 PRODUCT = Helper("_product_of_channels")
 BEFORE = Helper("_logs_before", ("TREE",))
 WITHIN, BETWEEN = Helper("_scores_within"), Helper("_scores_between")
+
+
+def chunk_by_channel(form: Form, records: Records, shapes: Shapes) -> Kernel:
+    """A verify of a form that `chunks`, of which channels of K decay."""
+    return ByChannel(form, records, shapes).kernel()
 
 
 class ByChannel(Chunk):

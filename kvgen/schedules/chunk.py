@@ -49,10 +49,13 @@ class Vector:
     number: Value | None = None
 
 
-class Chunk:
-    """A verify of a form that `chunks`, where what decays are numbers for a head.
+def chunk(form: Form, records: Records, shapes: Shapes) -> Kernel:
+    """A verify of a form that `chunks`, of which no channel decays by itself."""
+    return Chunk(form, records, shapes).kernel()
 
-    asked: the columns that the state is multiplied with, and lead: what comes of them is still to
+
+class Chunk:
+    """asked: the columns that the state is multiplied with, and lead: what comes of them is still to
     be times. scores, buffer_scores: of each column with each write, in the window and the buffer.
     """
 

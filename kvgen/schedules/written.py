@@ -18,8 +18,8 @@ from kvgen.ir.values import Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chunk import CHUNK
 from kvgen.printers.triton import printed
-from kvgen.schedules.by_channel import ByChannel
-from kvgen.schedules.chunk import Chunk
+from kvgen.schedules.by_channel import chunk_by_channel
+from kvgen.schedules.chunk import chunk
 
 PASSES = (without_dead, hoisted, computed_once)
 # names that other kernels' templates use for what is a schedule's own here
@@ -45,8 +45,8 @@ def written(form: Form, records: Records) -> dict[str, Written]:
     if not chunks(form):
         return {}
     shapes = Shapes(form.spec.size("K"), form.spec.size("V"))
-    schedule = ByChannel if form.decay("K") else Chunk
-    kernel = schedule(form, records, shapes).kernel()
+    schedule = chunk_by_channel if form.decay("K") else chunk
+    kernel = schedule(form, records, shapes)
     return {CHUNK.name: _written(kernel, form, records, shapes)}
 
 
