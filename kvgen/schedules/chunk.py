@@ -55,7 +55,7 @@ def chunk(form: Form, records: Records, shapes: Shapes) -> Kernel:
 
 
 class Chunk:
-    """asked, lead: the columns that the state is multiplied with, and what comes of that is still to
+    """asked, lead: the columns that the state is multiplied with, and what comes of it is still to
     be times. scores, buffer_scores: of each column with each write, in the window and the buffer.
     """
 
