@@ -14,7 +14,7 @@ import torch
 from twins import analysed, ids, made, within_rounding
 
 from kvgen import compiler
-from kvgen.algebra.chunk import chunks
+from kvgen.algebra.chunk import chunks, chunks_trees
 from kvgen.checking.checker import EXACT
 from kvgen.checking.samples import packed, padded, plain
 from kvgen.checking.twin import Made, Twin, bits, worst
@@ -276,6 +276,20 @@ def test_windows_that_are_no_short_chains(launched: Callable[[Twin], list[str]])
         assert names.pop() == kernel
     Verify(pair, [2, 1], 3, parents=[[-1, 0, 0]] * 2, counts=[0, 0]).run(0)
     assert names.pop() == "chunk"
+
+
+@pytest.mark.parametrize("name", [*OF_CHANNELS, *FACTORED])
+def test_trees_of_decaying_channels(name: str, launched: Callable[[Twin], list[str]]) -> None:
+    """Scales are parts of one sum, as the paths of a tree have none; keys before their decay have
+    no scales."""
+    pair = wide(name, layers=1)
+    assert chunks_trees(analysed(name, K=16, V=16).form) == (name in FACTORED)
+    pair.admit([1, 2])
+    names = launched(pair)
+    Verify(pair, [2, 1], 6, counts=[0, 0]).run(0)
+    assert names.pop() == "chunk"
+    Verify(pair, [2, 1], 6, parents=[[-1, 0, 0, 1, 1, 4]] * 2, counts=[0, 0]).run(0)
+    assert names.pop() == ("chunk" if name in FACTORED else "verify")
 
 
 CONFIG = {"TILE": 16, "TILES": 1, "STAGES": 1, "num_warps": 1}
