@@ -46,15 +46,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures")
     parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
     parser.add_argument("--batch", default=",".join(map(str, BATCHES)))
+    parser.add_argument("--calls", default=",".join([*kinds(), "extend"]), help="which are timed")
     args = parser.parse_args()
+    wanted = args.calls.split(",")
     batches = [int(batch) for batch in args.batch.split(",")]
     names = sorted(path.name for path in args.old.glob("*.py"))
     if args.warm:
         files = [str(folder / name) for name in names for folder in (args.old, args.new)]
-        jobs = [(file, kind, batch) for file in files for batch in batches for kind in kinds()]
-        jobs += [(file, "extend", 1) for file in files]
+        jobs = [
+            (file, kind, 1 if kind == "extend" else batch)
+            for file in files
+            for kind in wanted
+            for batch in (batches[:1] if kind == "extend" else batches)
+        ]
         warm(args.warm, compiled, jobs, say)
-    found = (turns(name, args.old / name, args.new / name, batches) for name in names)
+    found = (turns(name, args.old / name, args.new / name, batches, wanted) for name in names)
     report(chain.from_iterable(found), args.json)
 
 
@@ -120,12 +126,14 @@ def calls(kind: str, step: Any) -> list[Callable[[], object]]:
     return [lambda: step.run("decode")]
 
 
-def turns(name: str, old: Path, new: Path, batches: list[int]) -> Iterator[dict[str, Any]]:
-    """Every call at every batch, for both modules."""
+def turns(
+    name: str, old: Path, new: Path, batches: list[int], wanted: list[str]
+) -> Iterator[dict[str, Any]]:
+    """The calls that are wanted at every batch, for both modules."""
     pairs = [loaded(path) for path in (old, new)]
     spec = Path(name).stem
     for batch in batches:
-        for kind in kinds():
+        for kind in (kind for kind in kinds() if kind in wanted):
             if kind.startswith("verify") and int(kind.split()[1]) > longest_window(pairs[0][0]):
                 continue
             layers = max(2, min(LAYERS, 4096 // batch))
@@ -133,6 +141,8 @@ def turns(name: str, old: Path, new: Path, batches: list[int]) -> Iterator[dict[
             yield row(spec, kind, batch, layers, *timed(kind, found, layers))
             del found
             torch.cuda.empty_cache()
+    if "extend" not in wanted:
+        return
     prompts = [make_prompt(*pair, PROMPT_ROWS, PROMPT) for pair in pairs]
     runs = [prompt.run for prompt in prompts]
     times = [each.us for each in time_by_turns(runs, 20)]

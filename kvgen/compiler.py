@@ -59,8 +59,7 @@ def emit(
     tuned = baking.baked(analysis, table)
     chosen = completed(features)
     form, records = analysis.form, analysis.records
-    scheduled = written(form, records)
-    return render(form, records, form_text(analysis), tuned, chosen, scheduled)
+    return render(form, records, form_text(analysis), tuned, chosen, written)
 
 
 def write(

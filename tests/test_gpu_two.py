@@ -67,7 +67,7 @@ def only_there(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert torch.cuda.memory_allocated(0) == before
     events: Any = profile.events()
     ran = [event for event in events if "cuda" in str(event.device_type).lower()]
-    assert any(event.name == "_decode_kernel" for event in ran)
+    assert any(event.name.endswith("decode_kernel") for event in ran)
     assert not {event.name for event in ran if event.device_index != 1}
 
 
@@ -102,7 +102,7 @@ def test_short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(6):
             pair.step([1, -1, 2, 4])
         pair.compare()
-        pair.cache.release(pair.ids([4]))
+        pair.cache.release([4])
         assert torch.cuda.current_device() == 0
     within_rounding(pair)
     rows = ShortRows(built, THERE, context=40, dtype=torch.float32, seed=4)
@@ -119,13 +119,13 @@ def test_a_graph_is_captured_and_replayed(monkeypatch: pytest.MonkeyPatch) -> No
     pair.admit([1, 3])
     slots = pair.ids([3, 1])
     inputs = [sampler.inputs(2, pair.dtype) for _ in range(2)]
-    outs: list[torch.Tensor] = []
+    shape = (2, pair.cache.heads, pair.form.spec.size("V"))
+    outs = [torch.empty(shape, dtype=pair.dtype, device=THERE) for _ in range(2)]
 
     def step() -> None:
-        outs[:] = [
-            module.decode(pair.cache, layer, slots, **inputs[layer], **pair.params[layer])
-            for layer in range(2)
-        ]
+        for layer, out in enumerate(outs):
+            given = {**inputs[layer], **pair.params[layer], "out": out}
+            module.decode(pair.cache, layer, slots, **given)
         module.advance(pair.cache, slots)
 
     # Triton compiles before anything is captured

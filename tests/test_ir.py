@@ -14,10 +14,23 @@ from kvgen.codegen.kernels import Shapes
 from kvgen.functions.exp import EXP
 from kvgen.ir.build import Builder
 from kvgen.ir.passes import dead, helpers, invariant, once
-from kvgen.ir.values import Block, Helper, Kernel, Let, Loop, Value, When, everywhere
+from kvgen.ir.values import (
+    TOKEN,
+    Block,
+    Helper,
+    Kernel,
+    Let,
+    Loop,
+    Value,
+    When,
+    Wish,
+    everywhere,
+)  # fmt: skip
 from kvgen.ir.verifier import Malformed, verified
 from kvgen.printers.triton import printed
 from kvgen.schedules.chunk import chunk
+from kvgen.schedules.decode import decode
+from kvgen.schedules.folding import fold, load, read, recurrent
 from kvgen.schedules.written import PASSES, passed
 
 PRODUCT = Helper("_product")
@@ -91,7 +104,7 @@ def test_axes_are_in_order() -> None:
 def test_printed() -> None:
     text = lines(passed(looped()))
     assert text == [
-        "rows = tl.load(x_at + (token * 64)[:, None] + key[None, :], "
+        "rows = tl.load(x_at + token[:, None] * 64 + key[None, :], "
         "mask=real_token[:, None], other=0.0)",
         "scores = _product(rows, tl.trans(rows))",
         "own = tl.sum(scores, 0)",
@@ -179,6 +192,109 @@ def test_passes_take_and_give_kernels(each: Callable[[Kernel], Kernel]) -> None:
     assert signature.return_annotation is Kernel
 
 
+def test_a_token_alone_has_its_state_as_it_lies_in_memory() -> None:
+    build = Builder(TOKEN)
+    key, value = build.given("key", "K"), build.given("value", "V")
+    offset = build.add(build.mul(value, build.number(64)), key)
+    assert offset.axes == "KV" and build.together((value, build.given("place", "P"))) == "PV"
+    build.store(build.given("S_at", type="pointer"), offset, build.number(1.0), None)
+    assert lines(passed(build.kernel())) == [
+        "tl.store(S_at + value[None, :] * 64 + key[:, None], 1.0)"
+    ]
+
+
+def test_what_stands_before_a_kernel_may_be_changed_in_it() -> None:
+    """In every turn of a loop it is another, so nothing of it comes in front."""
+    build = Builder(TOKEN)
+    state, at = build.given("state", "KV", "float"), build.given("x_at", type="pointer")
+    with build.loop("j", "count", None, "one after the other") as j:
+        x = build.load(at, j, None, "x", type="float")
+        build.move(state, build.mul(state, x))
+        build.move(state, build.add(state, build.mul(x, state)))
+        found = build.sum(build.sum(state, "K"), "V", "found")
+        build.store(at, j, found, None)
+    assert lines(passed(build.kernel())) == [
+        "# one after the other",
+        "for j in range(count):",
+        "    x = tl.load(x_at + j)",
+        "    state *= x",
+        "    state += x * state",
+        "    found = tl.sum(tl.sum(state, 0), 0)",
+        "    tl.store(x_at + j, found)",
+    ]
+
+
+def test_functions_that_give_several() -> None:
+    build = Builder(TOKEN)
+    state, at = build.given("state", "KV", "float"), build.given("x_at", type="pointer")
+    column = build.let("column", (build.given("k", "K", "float"),), "KC", "float")
+    both = build.helper(
+        Helper("_apart_4"), build.dot(build.turned(state), column, PRODUCT), axes="VC"
+    )
+    first, _, third, _ = build.parts(both, "V", ["first", "second", "third", None])
+    value = build.given("value", "V")
+    with build.when("DOT"):
+        dot = build.add(first, third, "dot")
+    with build.when("DOT", holds=False):
+        other = build.mul(first, build.number(2.0), "other")
+    build.store(at, value, build.either("DOT", dot, other), None)
+    assert lines(passed(build.kernel())) == [
+        "term = _product(tl.trans(state), k[:, None])",
+        "first, _, third, _ = _apart_4(term)",
+        "if DOT:",
+        "    dot = first + third",
+        "else:",
+        "    dot = first * 2.0",
+        "tl.store(x_at + value, dot)",
+    ]
+
+
+def test_several_at_once_have_one_line_where_others_stand_for_them() -> None:
+    build = Builder(TOKEN)
+    state, at = build.given("state", "KV", "float"), build.given("x_at", type="pointer")
+    value = build.given("value", "V")
+    with build.when("DOT"):
+        split = build.helper(Helper("tl.split"), state, axes="VC")
+        first, second = build.parts(split, "V", ["first", "second"])
+    with build.when("DOT", holds=False):
+        sums = [build.sum(build.mul(state, build.number(x)), "K") for x in (2.0, 3.0)]
+    found = [build.either("DOT", *pair) for pair in zip((first, second), sums, strict=True)]
+    build.store(at, value, build.total(found), None)
+    assert lines(passed(build.kernel())) == [
+        "if DOT:",
+        "    first, second = tl.split(state)",
+        "else:",
+        "    first = tl.sum(state * 2.0, 0)",
+        "    second = tl.sum(state * 3.0, 0)",
+        "tl.store(x_at + value, first + second)",
+    ]
+
+
+def test_a_wish_is_a_name_for_a_line_that_there_is_anyway() -> None:
+    build = Builder(TOKEN)
+    x, at = build.given("x", "K", "float"), build.given("x_at", type="pointer")
+    key = build.given("key", "K")
+    once = build.mul(x, build.number(2.0), Wish("once"))
+    twice = build.mul(build.add(once, x), build.number(3.0), Wish("twice"))
+    build.store(at, key, build.mul(twice, twice), None)
+    assert lines(passed(build.kernel())) == [
+        "twice = (x * 2.0 + x) * 3.0",
+        "tl.store(x_at + key, twice * twice)",
+    ]
+
+
+def test_products_of_whole_numbers_stay_as_they_are() -> None:
+    build = Builder(TOKEN)
+    heads, at = build.given("heads"), build.given("x_at", type="pointer")
+    half = build.binary("floordiv", heads, build.number(2))
+    place = build.mul(build.given("count"), half)
+    index = build.add(place, build.mul(build.cast(build.number(3), "long"), build.given("stride")))
+    build.store(at, index, build.number(0.0), None)
+    assert lines(passed(build.kernel())) == [
+        "tl.store(x_at + count * (heads // 2) + tl.cast(3, tl.int64) * stride, 0.0)"
+    ]
+
+
 def without(kernel: Kernel, name: str) -> Kernel:
     kept = [x for x in kernel.body if not (isinstance(x, Let) and x.value.name == name)]
     return replace(kernel, body=Block(tuple(kept)))
@@ -258,6 +374,32 @@ def wrong() -> dict[str, Callable[[], Kernel]]:
 def test_what_is_malformed_is_refused(said: str) -> None:
     with pytest.raises(Malformed, match=said):
         verified(wrong()[said]())
+
+
+def test_a_decode_names_its_values_after_the_graph() -> None:
+    analysis = analysed("gated_deltanet", "state=bfloat16", "records=input", K=64, V=64)
+    kernel = passed(decode(analysis.form, analysis.records, Shapes(64, 64)))
+    text = lines(kernel)
+    names = {line.strip().split(" = ")[0] for line in text if " = " in line}
+    assert {"k", "q", "ks", "log_decay", "d", "ds", "o", "state", "since", "k_read"} <= names
+    # of this token nothing is looked at before all kernels in front have ended
+    waits = next(place for place, line in enumerate(text) if "gdc_wait" in line)
+    assert not any("q_ptr" in line or "out_ptr" in line for line in text[:waits])
+    assert any("k_cache_at" in line for line in text[:waits])
+    # what heads of a group share is computed once
+    loop = next(place for place, line in enumerate(text) if line.startswith("for "))
+    assert any("k_score = " in line for line in text[:loop])
+    assert not any("k_ptr" in line for line in text[loop:])
+
+
+@pytest.mark.parametrize("each", [fold, read, load, recurrent])
+def test_a_kernel_of_the_state_itself_stores_no_record(each: Callable[..., Kernel]) -> None:
+    analysis = analysed("mlstm", "state=split", "records=input", K=16, V=16)
+    kernel = passed(each(analysis.form, analysis.records, Shapes(16, 16)))
+    stored = [line for line in lines(kernel) if "tl.store(" in line]
+    assert stored and not any("k_cache_at" in line or "v_cache_at" in line for line in stored)
+    planes = [line for line in stored if "S_hi_cache_at" in line or "S_lo_cache_at" in line]
+    assert len(planes) == (0 if each is read else 2)
 
 
 def test_a_schedule_names_its_values_after_the_graph() -> None:

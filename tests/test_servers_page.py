@@ -67,6 +67,20 @@ def test_speed_is_the_fastest_round_over_stock_float32(tmp_path: Path) -> None:
     assert "40% at 8" in found
 
 
+def test_sglang_stands_beside_its_own_rings(tmp_path: Path) -> None:
+    runs = [run(f"{who}-float32", us, 50.0) for who, us in
+            (("kvgen", 100.0), ("replay", 200.0), ("stock", 400.0))]  # fmt: skip
+    for each in runs:
+        each["about"] = {name: value for name, value in each["about"].items() if name != "vllm"}
+        each["about"] |= {"sglang": "0.5.17", "timed_at": "the scheduler"}
+    late = [each | {"about": each["about"] | {"overlap": True}} for each in runs]
+    found = written(tmp_path, "sglang-speed", {"runs": [*runs, *late]})
+    head = "| batch | SGLang float32 | its own rings float32 | kvgen float32 |"
+    assert found.count(head) == 8
+    assert "over SGLang's own with float32 states" in found and "vLLM" not in found
+    assert "some GPU (sglang 0.5.17" in found and "tokens, overlap schedule.**" in found
+
+
 def test_models_and_kinds_of_prompts_have_tables_of_their_own(tmp_path: Path) -> None:
     runs = [run("stock-float32", 4.0, 400.0, late) for late in (False, True)]
     found = written(tmp_path, "vllm-speed", {"runs": runs})
@@ -124,6 +138,39 @@ def test_a_soak_tells_what_is_lost_and_what_has_grown(tmp_path: Path) -> None:
     assert line(found, "kvgen-float32, float32")[1:] == [
         "2000", "60,000", "150", "40 (52 times)", "2", "0", "0.0e+00", "+1 / +1 MiB",
     ]  # fmt: skip
+
+
+SGLANG = {"gpu": "some GPU", "sglang": "0.5.17", "torch": "2.11.0", "triton": "3.6.0"}
+
+
+def test_a_soak_of_sglang_stands_beside_stocks_own(tmp_path: Path) -> None:
+    stock = {"aborted": 40, "preempted": 9, "preemptions": 11, "known": 150, "lost": [],
+             "parted": 100, "gap": 0.5}  # fmt: skip
+    ours = stock | {"parted": 90, "lost": ["7"], "left": 1, "stock": stock}
+    about = {**SGLANG, "arm": "kvgen-float32", "requests": 500}
+    found = written(tmp_path, "sglang-soak", ours | {"about": about})
+    assert line(found, "SGLang float32")[1:] == ["40", "9 (11 times)", "150", "0", "100", "5.0e-01"]
+    assert line(found, "kvgen float32")[4:6] == ["2", "90"]
+
+
+def test_what_fits_with_windows_is_over_stock_with_windows(tmp_path: Path) -> None:
+    def fit(arm: str, drafts: int, requests: int) -> dict[str, Any]:
+        return {"arm": arm, "drafts": drafts, "requests": requests, "state_bytes": 19 << 20,
+                "tokens_a_step": 3.5}  # fmt: skip
+
+    fits = [
+        fit("kvgen-float32", 4, 600),
+        fit("stock-float32", 4, 150),
+        fit("kvgen-float32", 0, 620),
+    ]
+    same = {"kvgen-float32": {"requests": 16, "parted": 2, "gap": 0.25}}
+    about = {**SGLANG, "memory_bytes": 16 << 30, "longest": 1024}
+    found = written(tmp_path, "sglang-drafts", {"about": about, "fit": fits, "same": same})
+    rows = [each for each in found.splitlines() if each.startswith("| kvgen")]
+    assert [cell.strip() for cell in rows[1].strip("|").split("|")] == [
+        "kvgen float32", "4", "19.0", "600", "4.00", "3.50", "2 of 16 (2.5e-01)",
+    ]  # fmt: skip
+    assert rows[0].count("–") == 2
 
 
 # Transformers ------------------------------------------------------------------------------------

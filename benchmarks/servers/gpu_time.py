@@ -10,10 +10,10 @@ from typing import Any
 # in order: a kernel is of the first that knows it
 PARTS: Mapping[str, re.Pattern[str]] = {
     "conv": re.compile(r"causal_conv1d"),
-    # those of vLLM and those of a generated module
+    # those of servers and those of a generated module
     "recurrence": re.compile(
-        r"gated_delta|fused_sigmoid_gating|fused_gdn|_gdn_|chunk_fwd_kernel|chunk_scaled_dot|"
-        r"recompute_w_u|solve_tril|chunk_local_cumsum|merge_16x16|"
+        r"gated_delta|replayssm|fused_sigmoid_gating|fused_gdn|_gdn_|chunk_fwd_kernel|"
+        r"chunk_scaled_dot|recompute_w_u|solve_tril|chunk_local_cumsum|merge_16x16|"
         r"^_(decode|fold|advance|accept|verify|chain|recurrent|extend|move|fill|seek)\w*_kernel"
     ),
     "norm": re.compile(r"layer_norm_fwd|rms_norm_gated|rmsnorm_gated"),

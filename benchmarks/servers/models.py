@@ -86,7 +86,8 @@ TINY_EXPERTS: Config = {
 def layers(count: int) -> Config:
     """Three layers of linear attention to one of attention, as these models have them."""
     kinds = ["full_attention" if at % 4 == 3 else "linear_attention" for at in range(count)]
-    return {"num_hidden_layers": count, "layer_types": kinds}
+    # the second as SGLang reads it
+    return {"num_hidden_layers": count, "full_attention_interval": 4, "layer_types": kinds}
 
 
 MODELS: dict[str, Config] = {
@@ -177,6 +178,9 @@ def drawn(name: str, weight: torch.Tensor, source: torch.Generator) -> torch.Ten
     for ending, special in SPECIAL.items():
         if name.endswith(ending):
             return special(normal, uniform)
+    if name == "fc.weight":
+        # what a head that drafts makes of an embedding and a state behind it: the first
+        return torch.eye(*weight.shape, device=weight.device) + 0.02 * normal()
     if weight.dim() == 1:
         return 0.1 * normal()
     gain = next((gain for ending, gain in GAINS.items() if name.endswith(ending)), 1.0)

@@ -19,22 +19,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.drafts_page import table
+from benchmarks.servers import sglang_page
+from benchmarks.servers.named import MIB, STOCK, VLLM, Figures, machine, served
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "servers.md"
 DATA = ROOT / "docs" / "data"
 BLOCK = re.compile(r"(<!-- (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.S)
-Figures = dict[str, Any]
-# arms as the tables name them, and what each is compared with
-ARMS = {
-    "stock-float32": "vLLM float32",
-    "stock-bfloat16": "vLLM bfloat16",
-    "kvgen-float32": "kvgen float32",
-    "kvgen-split": "kvgen split",
-    "kvgen-bfloat16": "kvgen bfloat16",
-}
-STOCK = "stock-float32"
-MIB = 1 << 20
 
 
 def main(arguments: list[str]) -> int:
@@ -62,21 +53,19 @@ def filled(text: str, data: Path) -> str:
     return BLOCK.sub(block, text)
 
 
-def machine(about: Figures, server: str = "vllm") -> str:
-    names = ", ".join(f"{name} {about[name]}" for name in (server, "torch", "triton"))
-    return f"{about['gpu']} ({names})"
-
-
 # speed -------------------------------------------------------------------------------------------
 
 
 def speed(found: Figures) -> str:
     """A table of tokens a second, one of times between tokens and one of linear attention, for
     every model and kind of prompts."""
-    groups: dict[tuple[str, bool], list[Figures]] = {}
+    groups: dict[tuple[str, bool, bool], list[Figures]] = {}
     for run in found["runs"]:
-        groups.setdefault((run["about"]["model"], run["about"]["staggered"]), []).append(run)
+        said = run["about"]
+        kind = said["model"], said["staggered"], said.get("overlap", False)
+        groups.setdefault(kind, []).append(run)
     about = found["runs"][0]["about"]
+    server = served(about)
     place = about.get("timed_at", "vLLM's front end, which ran in the same process")
     rounds = [row["rounds"] for run in found["runs"] for row in run["rows"]]
     spread = max(worst(each) / best(each)["median_ms"] for each in rounds)
@@ -85,21 +74,24 @@ def speed(found: Figures) -> str:
         f"{max(map(len, rounds))} rounds is shown, as what else the host does can only add; the "
         f"worst took up to {spread:.1f} times as long.\n"
     ]
-    for (model, staggered), runs in groups.items():
-        runs.sort(key=lambda run: list(ARMS).index(run["arm"]))
+    for (model, staggered, overlap), runs in groups.items():
+        runs.sort(key=lambda run: server.order(run["arm"]))
         lengths = "of many lengths" if staggered else f"of {runs[0]['about']['prompt']} tokens"
+        lengths += ", overlap schedule" if overlap else ""
         parts.append(f"**Model `{model}`, prompts {lengths}.** {shares(runs)}\n")
-        parts.append("Tokens a second, and over vLLM's own with float32 states:\n")
+        parts.append(f"Tokens a second, and over {server.name}'s own with float32 states:\n")
         parts.append(by_batch(runs, rate))
         parts.append("Milliseconds between tokens, median and 99th percentile:\n")
         parts.append(by_batch(runs, between))
         if all("gpu" in row for run in runs for row in run["rows"]):
             parts.append(
                 "Linear attention on the GPU, microseconds a step: the recurrence alone, with "
-                "convolution and norm, and this over vLLM's own with float32 states:\n"
+                f"convolution and norm, and this over {server.name}'s own with float32 states:\n"
             )
             parts.append(by_batch(runs, linear))
-            parts.append("All kernels of a step, microseconds, and over vLLM's own likewise:\n")
+            parts.append(
+                f"All kernels of a step, microseconds, and over {server.name}'s own likewise:\n"
+            )
             parts.append(by_batch(runs, busy))
     return "\n".join(parts)
 
@@ -119,7 +111,8 @@ def by_batch(runs: Sequence[Figures], cell: Cell) -> str:
             row = next((row for row in run["rows"] if row["batch"] == batch), None)
             line.append(cell(row, base.get(batch)) if row else "–")
         rows.append(line)
-    return table(["batch", *(ARMS[run["arm"]] for run in runs)], rows)
+    server = served(runs[0]["about"])
+    return table(["batch", *(server.arm(run["arm"]) for run in runs)], rows)
 
 
 def middle(row: Figures, key: str) -> float:
@@ -183,24 +176,20 @@ def shares(runs: Sequence[Figures]) -> str:
 
 def equal(found: Figures) -> str:
     about, stock = found["about"], found["stock"]
-    rows = [equal_row("vLLM float32, one prompt at a time", stock, None)]
+    server = served(about)
+    own = server.arm(STOCK)
+    rows = [equal_row(f"{own}, one prompt at a time", stock, None)]
     for arm, each in found["arms"].items():
-        rows.append(equal_row(named(arm), each, stock))
+        rows.append(equal_row(server.arm(arm), each, stock))
         if arm.startswith("kvgen-") and "from one GPU" in each:
-            rows.append(equal_row(f"{named(arm)}, beside one", each["from one GPU"], stock))
-    head = ["beside vLLM float32, 64 prompts together", "largest", "over D", "mean", "over D",
+            rows.append(equal_row(f"{server.arm(arm)}, beside one", each["from one GPU"], stock))
+    head = [f"beside {own}, 64 prompts together", "largest", "over D", "mean", "over D",
             "prompts that part", "largest gap there"]  # fmt: skip
     head[0] = head[0].replace("64", str(about["prompts"]))
     return (
         f"{about['prompts']} prompts, {about['tokens']} tokens each, model `{about['model']}` in "
         f"{about['dtype']}, on {machine(about)}. D is the first row.\n\n" + table(head, rows, 1)
     )
-
-
-def named(arm: str) -> str:
-    """An arm, or one that is spread over GPUs, as `ARM@RANKS`."""
-    name, _, ranks = arm.partition("@")
-    return f"{ARMS[name]} on {ranks} GPUs" if ranks else ARMS[name]
 
 
 def equal_row(name: str, each: Figures, stock: Figures | None) -> list[str]:
@@ -259,7 +248,7 @@ def fit_table(fits: Sequence[Figures]) -> str:
         blocks = sum(x["blocks_a_request"] for x in each["groups"])
         linear = state_bytes(stock) / state_bytes(each)
         rows.append(
-            [ARMS[each["arm"]], str(each["drafts"]), str(each["blocks"]),
+            [VLLM.arm(each["arm"]), str(each["drafts"]), str(each["blocks"]),
              f"{states[0]['page_bytes'] / MIB:.2f}",
              f"{sum(x['blocks_a_request'] for x in states)} + "
              f"{blocks - sum(x['blocks_a_request'] for x in states)}",
@@ -291,7 +280,7 @@ def speed_table(runs: Sequence[Figures]) -> str:
                 f"{middle(drafted, 'tokens_a_step'):.2f})"
             )
         rows.append(line)
-    return table(["batch", *(ARMS[arm] for arm in arms)], rows)
+    return table(["batch", *(VLLM.arm(arm) for arm in arms)], rows)
 
 
 def at(run: Figures, batch: int) -> Figures:
@@ -333,6 +322,10 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     "vllm-soak": (soak, "h200-vllm-soak.json", "h200-vllm-soak-float32.json"),
     "vllm-drafts": (drafts, "h200-vllm-drafts.json"),
     "transformers-speed": (generating, "h200-transformers.json"),
+    "sglang-speed": (speed, "h200-sglang-speed.json"),
+    "sglang-equal": (equal, "h200-sglang-equal.json"),
+    "sglang-soak": (sglang_page.soak, "h200-sglang-soak.json"),
+    "sglang-drafts": (sglang_page.drafts, "h200-sglang-drafts.json"),
 }
 
 if __name__ == "__main__":

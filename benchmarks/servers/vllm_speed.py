@@ -101,7 +101,8 @@ def joined(files: list[dict[str, Any]]) -> dict[str, Any]:
     for file in files:
         for run in file["runs"]:
             about = run["about"]
-            runs[run["arm"], about["model"], str(about["staggered"]), str(about["buffer"])] = run
+            kind = about["model"], about["staggered"], about["buffer"], about.get("overlap", False)
+            runs[run["arm"], *map(str, kind)] = run
     return {"runs": list(runs.values())}
 
 
@@ -227,9 +228,10 @@ def say(text: str) -> None:
 
 def summary(run: dict[str, Any]) -> None:
     memory = run["memory"]
+    blocks = f"{memory['blocks']} blocks, " if "blocks" in memory else ""
     say(
-        f"{run['arm']} on {run['about']['model']}: {memory['blocks']} blocks, "
-        f"{memory['requests']:.1f} requests of {memory['tokens']} tokens"
+        f"{run['arm']} on {run['about']['model']}: {blocks}"
+        f"{memory['requests']:.1f} requests, {memory['tokens']} tokens"
     )
     for row in run["rows"]:
         fastest = min(row["rounds"], key=lambda each: each["median_ms"])

@@ -24,7 +24,7 @@ from kvgen.codegen.kernels import (
 from kvgen.codegen.operands import emit_number, filled, load_given, times_input
 from kvgen.codegen.printer import ATOM, PRODUCT, Emission, Text, wrapped
 from kvgen.codegen.scopes import Buffer, buffer_scope
-from kvgen.codegen.stores import Store, token_stores
+from kvgen.codegen.stores import Store, needs_leads, token_stores
 from kvgen.codegen.tokens import prune
 from kvgen.functions.registry import reduces
 
@@ -55,6 +55,11 @@ class ChainScope:
     tokens: list[Token]
     sums: list[int]
     operands: list[int]
+
+    @property
+    def needs_leads(self) -> bool:
+        stores = [*self.unit_stores, *(token.stores for token in self.tokens)]
+        return any(needs_leads(each) for each in stores)
 
 
 @dataclass

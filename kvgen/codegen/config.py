@@ -8,8 +8,8 @@ from itertools import groupby
 from operator import itemgetter
 
 from kvgen.algebra.form import Form
-from kvgen.codegen.columns import offered
 from kvgen.codegen.literals import quoted
+from kvgen.codegen.operands import offered
 
 # what stands in a module for any GPU that is not tuned; no GPU may be called so
 ANY_GPU = "default"

@@ -10,6 +10,16 @@ from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of
 from kvgen.codegen.printer import ATOM, Emission, Text
 
+# what a tensor core contracts at a time
+LEAST = 16
+
+
+def offered(form: Form) -> bool:
+    """Whether a decode may read the stored state on tensor cores: what it reads is bfloat16."""
+    state = form.spec.storage.state
+    read = state.dots and not (state.partial and form.carries_read)
+    return read and bool(form.reads) and form.spec.size("K") > LEAST // 2
+
 
 def times_input(form: Form, node: Node) -> tuple[Node, Node] | None:
     """An input's vector and the number for each head, whose product a vector is."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.naming import described
+from kvgen.algebra.padding import padded_with_zeros
 from kvgen.functions.function import Function
 from kvgen.functions.registry import FUNCTIONS, function_of
 
@@ -160,32 +161,14 @@ class Emission:
         """The value with zeros in the padding of its channel, where sums and products look."""
         text = self.known[node]
         channel = next((c for c in node.axes.channels if c in self.masks), None)
-        if channel is None or channel not in text.dims or self._zero_padded(node):
+        if (
+            channel is None
+            or channel not in text.dims
+            or padded_with_zeros(node, self.load, self.zero)
+        ):
             return text
         mask = aligned(Text(self.masks[channel], ATOM, channel), text.dims).text
         return Text(f"tl.where({mask}, {text.text}, 0.0)", ATOM, text.dims)
-
-    def _zero_padded(self, root: Node) -> bool:
-        """Whether zeros in the padding of what is loaded give zeros in the padding of the value."""
-        zero = self.zero
-        for node in reachable([root], zero):
-            loaded = node.op == "read" or self.load(node) is not None
-            if loaded or not node.axes.channels:
-                # a scalar has no padding, and a sum with one has it everywhere
-                zero[node] = loaded and bool(node.axes.channels)
-                continue
-            args = [zero[arg] for arg in node.args]
-            plain = [not arg.axes.channels for arg in node.args]
-            function = function_of(node)
-            if function is not None:
-                zero[node] = function.keeps_zero and all(args)
-            elif node.op in ("neg", "add", "sub"):
-                zero[node] = all(args)
-            elif node.op == "mul":
-                zero[node] = (args[0] and (args[1] or plain[1])) or (args[1] and plain[0])
-            else:
-                zero[node] = node.op == "div" and args[0] and plain[1]
-        return zero[root]
 
     # -- one node
 

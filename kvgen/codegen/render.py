@@ -6,7 +6,7 @@ import hashlib
 import re
 import struct
 import textwrap
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Protocol
@@ -18,9 +18,8 @@ from kvgen.algebra.chunk import chunks_trees
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, plan_records
-from kvgen.codegen import cost, inlined, scopes
+from kvgen.codegen import cost, inlined
 from kvgen.codegen.chained import chain_scope
-from kvgen.codegen.columns import offered as offers_dots
 from kvgen.codegen.config import ANY_GPU, Tuned, configs_text, legend
 from kvgen.codegen.features import ALL, completed
 from kvgen.codegen.hint import command
@@ -40,6 +39,7 @@ from kvgen.codegen.kernels import (
     window_arguments,
 )
 from kvgen.codegen.literals import escaped, literal, quoted, text_literal, tuple_text
+from kvgen.codegen.operands import offered as offers_dots
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.short import short_decode_scope
@@ -53,6 +53,10 @@ from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
 # the templates that call the runtime
 SPOKEN = ("calls.py.jinja", "table.py.jinja")
+# kernels of one tile of a head, and what others begin with
+FOLDING = ("fold", "read", "load", "recurrent", "folded", "folded_staged")
+# vectors that a function brings side by side
+WIDTHS = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,13 @@ class Scheduled(Protocol):
     def helpers(self) -> Collection[str]: ...
     @property
     def functions(self) -> Collection[str]: ...
+    @property
+    def per_head(self) -> bool: ...
+    @property
+    def given(self) -> Collection[str]: ...
+
+
+Schedule = Callable[[Form, Records], Mapping[str, Scheduled]]
 
 
 @dataclass(frozen=True)
@@ -137,20 +148,21 @@ def render(
     records: Records,
     form_text: str,
     tuned: Tuned,
-    features: tuple[str, ...] = ALL,
-    scheduled: Mapping[str, Scheduled] | None = None,
+    features: tuple[str, ...],
+    schedule: Schedule,
 ) -> str:
     """The module's text: what is the same gives the same bytes. features: what it can do.
-    scheduled: the kernels whose lines a schedule gives, by name."""
-    context = _context(form, records, tuned)
+    schedule: gives the kernels whose lines it lays out, by name."""
+    scheduled = schedule(form, records)
+    context = _context(form, records, tuned, scheduled)
     context |= _window(form, records, context) | _features(form, features)
-    context |= _scheduled(context, scheduled or {})
+    context |= _scheduled(context, scheduled)
     signatures = _signatures(context)
     context["table"] = table_text(form, records, signatures, _more(form, context), context["fresh"])
     kernels = {*signatures, *(context["features"])}
     context["configs"] = configs_text(form, tuned.configs, kernels)
     context["legend"] = legend(context["configs"])
-    context |= _short(form, records, tuned, dict(context))
+    context |= _short(form, records, tuned, schedule, dict(context))
     # what speaks of the runtime, which says what of it the module has
     spoken = [environment().get_template(name).render(context) for name in SPOKEN]
     context["host"] = inlined.host(context["features"], "\n".join(spoken))
@@ -163,9 +175,19 @@ def render(
 
 def _scheduled(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) -> dict[str, Any]:
     """Kernels that schedules lay out, as far as the module has them."""
+    decode = scheduled["decode"]
     chunk = scheduled.get("chunk") if context["has_verify"] else None
-    more = set(chunk.functions) if chunk else set()
-    return {"chunk": chunk, "helpers": context["helpers"] | more}
+    more = set(decode.functions) | (set(chunk.functions) if chunk else set())
+    # vectors that lie side by side, most of them
+    operands = context["chain"].operands if context["chain"] else []
+    widest = [n for n in WIDTHS if n in operands or f"_columns_{n}" in decode.helpers]
+    return {
+        "decode": decode,
+        "chunk": chunk,
+        "helpers": context["helpers"] | more,
+        # of 4 and more there are halves, of 2 there is no need for a function of its own
+        "widths": [n for n in WIDTHS if n in widest or 2 < n < max(widest, default=0)],
+    }
 
 
 def _spaced(text: str) -> str:
@@ -192,23 +214,22 @@ def _spaced(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _context(form: Form, records: Records, tuned: Tuned) -> dict[str, Any]:
+def _context(
+    form: Form, records: Records, tuned: Tuned, scheduled: Mapping[str, Scheduled]
+) -> dict[str, Any]:
     spec = form.spec
     sizes = dict(spec.sizes)
     ratio = spec.ratio
     shapes = Shapes(sizes["K"], sizes["V"])
     single = per_head(form, records)
-    decode = scopes.decode_scope(form, records, shapes, single)
-    step = scopes.step_scope(form, records, shapes)
-    fold = scopes.fold_scope(form, records, shapes)
+    fold, step, read = (scheduled[name] for name in ("fold", "recurrent", "read"))
     lines, reference_helpers = reference_lines(spec)
     tensors = _tensors(form, records, shapes, ratio)
     state = form.state.name
     planes = form.planes
     stored = {s.name for s in records.stored}
     # a correction that a fold recomputes is recorded for decodes alone
-    folded = _lines(fold)
-    step_tensors = [t for t in tensors if t.name not in stored or f"{t.local}_at" in folded]
+    step_tensors = [t for t in tensors if t.name not in stored or f"{t.local}_at" in fold.given]
     matrix_tensors = [t for t in step_tensors if t.name in planes or t.name in stored]
     decode_tensors = [t for t in tensors if records.exact or t.name not in planes[1:]]
     used = [*form.roots, *(s.node for s in records.stored)]
@@ -225,12 +246,11 @@ def _context(form: Form, records: Records, tuned: Tuned) -> dict[str, Any]:
         "hash": module_hash,
         "ratio": ratio,
         "shapes": shapes,
-        "decode": decode,
-        "step": step,
-        "fold": fold,
+        "single": single,
+        **{name: scheduled[name] for name in FOLDING},
         # whether anything that tensor cores multiply is stored in 16 bits
         "narrow": spec.storage.state.narrow or any(s.dtype.narrow for s in records.stored),
-        "helpers": decode.helpers | step.helpers | fold.helpers,
+        "helpers": {*step.functions, *fold.functions},
         "reference_helpers": reference_helpers,
         "reference_lines": lines,
         "tensors": tensors,
@@ -240,9 +260,11 @@ def _context(form: Form, records: Records, tuned: Tuned) -> dict[str, Any]:
         "exact": records.exact,
         "matrix_tensors": matrix_tensors,
         "step_tensors": step_tensors,
-        "fold_has_groups": _has_groups(folded, step_tensors, form),
-        "read_has_groups": _has_groups(folded, matrix_tensors),
-        "step_has_groups": _has_groups(folded + _lines(step), step_tensors, form),
+        "fold_has_groups": _of_groups(fold, step_tensors),
+        "read_has_groups": _of_groups(read, matrix_tensors),
+        "step_has_groups": _of_groups(step, step_tensors),
+        # whether only a group's first head leaves some carried state
+        "carries_lead": ratio > 1 and any(carry.axes.head == "H" for carry in form.carries),
         "decode_tensors": decode_tensors,
         "decode_unit_tensors": [t for t in decode_tensors if single or t.head != "HV"],
         "decode_tile_tensors": [t for t in decode_tensors if not single and t.head == "HV"],
@@ -287,7 +309,7 @@ def _signatures(context: dict[str, Any]) -> dict[str, Signature]:
     step, read = (_names(context[each]) for each in ("step_tensors", "matrix_tensors"))
     tokens = _names(context["decode_tensors"])
     found = {
-        "decode": Signature(context["decode_arguments"], tokens, not context["decode"].per_head),
+        "decode": Signature(context["decode_arguments"], tokens, not context["single"]),
         "recurrent": Signature(context["step_arguments"], step),
         "fold": Signature((), step),
         "read": Signature((), read),
@@ -384,7 +406,7 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
     """What `verify` and `extend` add, where several tokens can pass over the state at once."""
     if not form.windows:
         return {"verify": None, "chain": None}
-    shapes, single = context["shapes"], context["decode"].per_head
+    shapes, single = context["shapes"], context["single"]
     verify = verify_scope(form, records, shapes, single)
     extend = extend_scope(form, records, shapes)
     chain = chain_scope(form, records, shapes, single) if chains(form) else None
@@ -400,13 +422,13 @@ def _window(form: Form, records: Records, context: dict[str, Any]) -> dict[str, 
         "window_arguments": window_arguments(form, used),
         "extend_arguments": window_arguments(form, form.roots),
         "extend_has_groups": _has_groups(prompt, context["step_tensors"], form)
-        or _has_groups(_lines(context["fold"]), []),
+        or _of_groups(context["folded"], []),
         "window_docs": _argument_docs(form, ("B", "T")),
     }
 
 
 def _short(
-    form: Form, records: Records, tuned: Tuned, context: dict[str, Any]
+    form: Form, records: Records, tuned: Tuned, schedule: Schedule, context: dict[str, Any]
 ) -> dict[str, object]:
     """What a cache of short contexts adds, as text: its records and states lie in pages.
 
@@ -423,7 +445,8 @@ def _short(
         records = plan_records(plain)
         kept = ("verify", "features", "without_short", "verify_text", "extend_text")
         kept += tuple(f"has_{name}" for name in ALL)
-        context = _context(plain, records, tuned) | {n: context[n] for n in kept}
+        same = {name: context[name] for name in kept}
+        context = _context(plain, records, tuned, schedule(plain, records)) | same
     context |= _paged(plain, records, context)
     short = context["short"]
     env = environment()
@@ -448,11 +471,11 @@ def _paged(form: Form, records: Records, context: dict[str, Any]) -> dict[str, A
     """The tensors and scopes of a paged cache's kernels."""
     stored = {s.name for s in records.stored}
     carried = {carry.name for carry in context["carries"]}
-    tensors, step = context["step_tensors"], context["step"]
+    tensors = context["step_tensors"]
     carried_tensors = [t for t in tensors if t.name in carried]
     record_tensors = [t for t in context["tensors"] if t.name in stored]
     read = [t for t in context["decode_tensors"] if t.name not in stored | carried]
-    shapes, single = context["shapes"], context["decode"].per_head
+    shapes, single = context["shapes"], context["single"]
     decode = short_decode_scope(form, records, shapes, single)
     verify = short_verify_scope(form, records, shapes, single)
     extend = short_extend_scope(form, records, shapes)
@@ -474,24 +497,18 @@ def _paged(form: Form, records: Records, context: dict[str, Any]) -> dict[str, A
             "planes": read,
             "decode_tensors": decoded,
             "extend_tensors": every,
-            "extend_needs_leads": extend.needs_leads or step.needs_leads,
+            "extend_needs_leads": extend.needs_leads or context["carries_lead"],
             "extend_has_groups": _has_groups("\n".join(prompt), every, form)
-            or _has_groups(_lines(context["fold"]), []),
+            or _of_groups(context["folded"], []),
             "extend_text": "\n".join(prompt),
             "lines": [*verify.unit, *verify.pages, *verify.of_state, *verify.tile, *prompt],
         },
     }
 
 
-def _lines(scope: scopes.FoldScope | scopes.StepScope) -> str:
-    """A scope's lines of code."""
-    lines = [*scope.before, *scope.after, *(column for _, column, _ in scope.reads)]
-    lines += [part for pair in (*scope.decays, *scope.writes) for part in pair]
-    if isinstance(scope, scopes.StepScope):
-        lines += [store.line for store in scope.stores]
-    else:
-        lines += scope.last
-    return "\n".join(lines)
+def _of_groups(kernel: Scheduled, tensors: list[CacheTensor]) -> bool:
+    """Whether a kernel, or where tensors begin, takes the number of the head's group."""
+    return "group" in kernel.given or any(t.head == "H" for t in tensors)
 
 
 def _has_groups(lines: str, tensors: list[CacheTensor], form: Form | None = None) -> bool:

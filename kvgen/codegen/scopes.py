@@ -1,9 +1,5 @@
-"""What the recurrence decides in each kernel, as finished lines of Triton.
-
-A decode has five places where values are computed: once a program from the buffer alone (`records`)
-and from this token too (`unit`), once a tile before the reads (`tile`), after them (`after`), and
-over all places of the buffer. The recurrent kernel and the fold have one value head and one tile a
-program, so they need only the last distinction.
+"""What kernels read back from the buffer, as finished lines of Triton: decays, keys and values at
+all places, with the weights that scores are times.
 """
 
 from __future__ import annotations
@@ -13,22 +9,15 @@ from dataclasses import dataclass, field
 
 from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Graph, Node, reachable
-from kvgen.algebra.records import Records, replay_needs
-from kvgen.codegen.columns import Columns, Read, offered
+from kvgen.algebra.records import Records
 from kvgen.codegen.kernels import (
     RecordLoads,
     Shapes,
-    TokenLoads,
-    boundary,
     by_channel,
     newest_first,
-    newest_sum,
-    token_emission,
-    unit_level,
 )
 from kvgen.codegen.operands import as_given, emit_number
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned
-from kvgen.codegen.stores import Store, carried_store, needs_leads, token_stores
 
 
 @dataclass
@@ -53,97 +42,6 @@ class Buffer:
         if near == "K":
             return zip(self.keys, self.values, self.scales, strict=True)
         return zip(self.values, self.keys, [None] * len(self.keys), strict=True)
-
-
-@dataclass
-class DecodeScope:
-    """dots: the reads of the stored state on tensor cores; none where it is read in 32 bits."""
-
-    per_head: bool
-    records: list[str]
-    unit: list[str]
-    tile: list[str]
-    dots: list[str]
-    reads: list[Read]
-    after: list[str]
-    unit_stores: list[Store]
-    tile_stores: list[Store]
-    output: str
-    helpers: set[str]
-
-    @property
-    def needs_leads(self) -> bool:
-        return needs_leads((*self.unit_stores, *self.tile_stores))
-
-
-@dataclass
-class TileScope:
-    """One token applied to a tile of the state: lines before and after the reads, and the update.
-
-    reads: name, column and contracted channel. decays: channel and factor. writes: both sides.
-    """
-
-    before: list[str]
-    reads: list[tuple[str, str, str]]
-    after: list[str]
-    decays: list[tuple[str, str]]
-    writes: list[tuple[str, str]]
-    helpers: set[str]
-
-
-@dataclass
-class StepScope(TileScope):
-    """The plain kernel's token, its output, and the carried states it leaves."""
-
-    stores: list[Store]
-    output: str
-
-    @property
-    def needs_leads(self) -> bool:
-        return needs_leads(self.stores)
-
-
-@dataclass
-class FoldScope(TileScope):
-    """A recorded token; `last`: what follows the newest."""
-
-    last: list[str]
-
-
-# -- decode
-
-
-def decode_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> DecodeScope:
-    token = token_emission(form, records, shapes, TokenLoads(form, records, shapes))
-    roots = [*form.roots, *(stored.node for stored in records.stored)]
-    unit = unit_level(reachable(roots), per_head)
-    columns = Columns(form, shapes, token, unit) if offered(form) else None
-    unit_lines, tile_lines = columns.lines if columns else ([], [])
-    before_tiles, before_reads = boundary(form.columns, roots, unit)
-    token.emit(before_tiles)
-    unit_lines += token.take()
-    token.emit(before_reads)
-    tile_lines += token.take()
-    buffer = buffer_scope(form, records, shapes, per_head, token)
-    from_records, buffer.unit = buffer.unit, buffer.token
-    reads = _reads(form, buffer, token, unit)
-    dots = columns.operands(reads, buffer.unit, buffer.tile) if columns else []
-    token.emit(roots)
-    after = token.take()
-    unit_stores, tile_stores = token_stores(form, records, shapes, per_head, unit, token)
-    return DecodeScope(
-        per_head,
-        from_records,
-        unit_lines + buffer.unit,
-        tile_lines + buffer.tile,
-        dots,
-        reads,
-        after,
-        unit_stores,
-        tile_stores,
-        token.known[form.output].text,
-        token.helpers,
-    )
 
 
 def buffer_scope(
@@ -295,124 +193,3 @@ def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission, reverse:
         buffer.weight = "weight"
     buffer.kept[channel] = kept
     return lines
-
-
-def _reads(form: Form, buffer: Buffer, token: Emission, unit: set[Node]) -> list[Read]:
-    """The columns in order; scores against the buffer stand where the keys are."""
-    reads: list[Read] = []
-    for node in form.reads:
-        near = node.args[0].axes.channels
-        far = node.axes.channels
-        column = token.clean(node.args[0]).inside(ATOM)
-        level = buffer.unit if node.args[0] in unit else buffer.tile
-        decayed = column
-        if near in buffer.kept:
-            decayed = token.namer.new("column")
-            level.append(f"{decayed} = {column} * {buffer.kept[near]}")
-        # factored keys hold no decay of their own: the column's serves for all of them
-        asked = decayed if near == "K" and form.factored else column
-        terms: list[tuple[str, str]] = []
-        for near_side, far_side, _ in buffer.sides(near):
-            score = token.namer.new("score")
-            level.append(f"{score} = tl.sum({near_side} * {asked}[None, :], 1)")
-            weighted = f"({buffer.weight} * {score})" if buffer.weight else score
-            if far == "K" and form.factored:
-                # and what comes back over K is a sum of them
-                now = token.namer.new("keys_now")
-                level.append(f"{now} = {far_side} * {buffer.kept['K']}[None, :]")
-                far_side = now
-            terms.append((far_side, weighted))
-        scales = [buffer.kept[c] for c in ("", far) if c in buffer.kept]
-        name = token.namer.new(form.graph.names.get(node) or "read")
-        token.known[node] = Text(name, ATOM, far)
-        scale = " * ".join(scales) or None
-        reads.append(Read(name, decayed, near, far, scale, tuple(terms)))
-    return reads
-
-
-# -- the plain kernel and the fold
-
-
-def step_scope(form: Form, records: Records, shapes: Shapes) -> StepScope:
-    token = token_emission(form, records, shapes, TokenLoads(form, records, shapes))
-    factors = _factors(form, form.decays)
-    roots = [*form.roots, *factors.values()]
-    _, before_reads = boundary(form.columns, roots, set())
-    token.emit(before_reads)
-    before = token.take()
-    reads = _tile_reads(form.reads, form, token)
-    token.emit(roots)
-    after = token.take()
-    stores = [
-        carried_store(carry, form, shapes, True, False, token.known[carry.after])
-        for carry in form.carries
-    ]
-    return StepScope(
-        before,
-        reads,
-        after,
-        [(channel, token.clean(node).inside(ATOM)) for channel, node in factors.items()],
-        _writes(form, token, tuple(write.w for write in form.writes)),
-        token.helpers,
-        stores,
-        token.known[form.output].text,
-    )
-
-
-def fold_scope(form: Form, records: Records, shapes: Shapes) -> FoldScope:
-    loads = RecordLoads(records, shapes, "j", None)
-    record = token_emission(form, records, shapes, loads)
-    factors = _factors(form, form.summed_decays)
-    sides = [*form.keys, *(write.d for write in form.writes)]
-    last: list[str] = []
-    if form.factored:
-        newest = newest_sum(form, records, shapes)
-        last = [f"state = state * tl.exp({newest.text})[:, None]"]
-    reads: list[tuple[str, str, str]] = []
-    if records.replay:
-        needed = replay_needs(form)
-        # a correction is computed again, so the recorded one is not looked at
-        exact = [s for s in records.stored if not s.node.reads]
-        record.load = RecordLoads(Records(tuple(exact), True), shapes, "j", None)
-        record.emit([*needed, *factors.values()])
-        # every column of such a read is among what is needed
-        below = set(reachable(sides))
-        used = [node for node in form.reads if node in below]
-        before = record.take()
-        reads = _tile_reads(tuple(used), form, record)
-        record.emit(sides)
-    else:
-        record.emit([*sides, *factors.values()])
-        before = record.take()
-    return FoldScope(
-        before,
-        reads,
-        record.take(),
-        [(channel, record.clean(node).inside(ATOM)) for channel, node in factors.items()],
-        _writes(form, record, form.keys),
-        record.helpers,
-        last,
-    )
-
-
-def _factors(form: Form, decays: tuple[Decay, ...]) -> dict[str, Node]:
-    """A token's decay factors, as exp of their logs, by channel."""
-    return {decay.channel: form.graph.exp(decay.log) for decay in decays}
-
-
-def _tile_reads(nodes: tuple[Node, ...], form: Form, scope: Emission) -> list[tuple[str, str, str]]:
-    reads: list[tuple[str, str, str]] = []
-    for node in nodes:
-        name = scope.namer.new(form.graph.names.get(node) or "read")
-        column = scope.clean(node.args[0]).inside(ATOM)
-        reads.append((name, column, node.args[0].axes.channels))
-        scope.known[node] = Text(name, ATOM, node.axes.channels)
-    return reads
-
-
-def _writes(form: Form, scope: Emission, keys: tuple[Node, ...]) -> list[tuple[str, str]]:
-    texts: list[tuple[str, str]] = []
-    for key, write in zip(keys, form.writes, strict=True):
-        w, d = scope.clean(key), scope.clean(write.d)
-        texts.append((aligned(w, "KV").text, aligned(d, "KV").text))
-    return texts

@@ -44,19 +44,18 @@ def token_stores(
     per_head: bool,
     unit: set[Node],
     token: Emission,
-    values: Mapping[Node, Node] | None = None,
-    number: int = 0,
+    values: Mapping[Node, Node],
+    number: int,
 ) -> tuple[list[Store], list[Store]]:
     """The stores once a program, and those once a tile of values.
 
-    values: for every node what it is for this token, where there are several; number: which of them
-    it is.
+    values: for every node what it is for this token; number: which of the chain's it is.
     """
     unit_stores: list[Store] = []
     tile_stores: list[Store] = []
     spot = f"count + {number}" if number else "count"
     for stored in records.stored:
-        node = values[stored.node] if values else stored.node
+        node = values[stored.node]
         address = f"{local(stored.name)}_at + "
         if stored.channel:
             place = f"({spot})" if number else spot
@@ -68,7 +67,7 @@ def token_stores(
         text, block = token.known[node].text, bool(stored.channel)
         level.append(Store(address, text, (*_fits(number), *chosen), block))
     for carry in form.carries:
-        node = values[carry.after] if values else carry.after
+        node = values[carry.after]
         at_unit = node in unit and same_head(carry.axes.head, per_head)
         level = unit_stores if at_unit else tile_stores
         value = token.known[node]
@@ -88,7 +87,7 @@ def carried_store(
     per_head: bool,
     at_unit: bool,
     value: Text,
-    number: int = 0,
+    number: int,
 ) -> Store:
     """A carried state's next value, beside the current one."""
     address = carried_address(form, carry.tensor.name, f"count + {number + 1}")

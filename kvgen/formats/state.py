@@ -46,6 +46,7 @@ class StateFormat:
     what a check allows a state to be off by; read_bound: an output that was read from it, None
     where that hangs on the inputs alone. alike: the type in which other libraries keep as much.
     folded: what a fold does to it, in words. helpers: functions that its kernels call, as text.
+    join, part: those that make a tile of its planes, and its planes of a tile, if it has several.
     """
 
     name: str
@@ -56,6 +57,8 @@ class StateFormat:
     alike: Dtype
     folded: str = ""
     helpers: str = ""
+    join: str = ""
+    part: str = ""
 
     # -- what is kept of a state, and what is read
 

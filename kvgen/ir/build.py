@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from kvgen.functions.function import Function
 from kvgen.ir.values import (
-    AXES,
     COMPARISONS,
     TOKENS,
+    WINDOWS,
     Block,
     Detail,
     Do,
@@ -17,7 +17,9 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
+    Move,
     Op,
+    Part,
     Statement,
     Store,
     Sum,
@@ -27,22 +29,22 @@ from kvgen.ir.values import (
 )
 
 
-def together(values: Sequence[Value]) -> str:
-    """The axes of what is made of values element by element."""
-    return "".join(axis for axis in AXES if any(axis in value.axes for value in values))
-
-
 class Builder:
-    """Appends to a kernel."""
+    """Appends to a kernel. order: of its axes."""
 
-    def __init__(self) -> None:
+    def __init__(self, order: str = WINDOWS) -> None:
+        self.order = order
         self.leaves: dict[str, Value] = {}
         # blocks that are open, each with the values that stand in it
         self.open: list[tuple[list[Statement], dict[object, Value]]] = [([], {})]
 
     def kernel(self) -> Kernel:
         ((statements, _),) = self.open
-        return Kernel(self.leaves, Block(tuple(statements)))
+        return Kernel(self.leaves, Block(tuple(statements)), self.order)
+
+    def together(self, values: Sequence[Value]) -> str:
+        """The axes of what is made of values element by element."""
+        return "".join(axis for axis in self.order if any(axis in each.axes for each in values))
 
     # -- leaves
 
@@ -83,7 +85,7 @@ class Builder:
         type: Type = next(t for t in ("pointer", "float", "long", "int", "bool") if t in types)
         if op in COMPARISONS:
             type = "bool"
-        return self.let(op, (x, y), together((x, y)), type, None, name)
+        return self.let(op, (x, y), self.together((x, y)), type, None, name)
 
     def add(self, x: Value, y: Value, name: str | None = None) -> Value:
         return self.binary("add", x, y, name)
@@ -98,21 +100,29 @@ class Builder:
             found = self.mul(found, factor, name if place == len(more) else None)
         return found
 
+    def total(self, terms: Sequence[Value]) -> Value:
+        """The sum of all, 0 of none."""
+        found = terms[0] if terms else self.number(0)
+        for term in terms[1:]:
+            found = self.add(found, term)
+        return found
+
     def where(self, chosen: Value, x: Value, y: Value | float, name: str | None = None) -> Value:
         other = y if isinstance(y, Value) else self.number(y)
         args = (chosen, x, other)
-        return self.let("where", args, together(args), x.type, None, name)
+        kind = other.type if x.op == "number" else x.type
+        return self.let("where", args, self.together(args), kind, None, name)
 
     def every(self, *conditions: Value) -> Value:
         """Those of a whole program come first."""
         args = tuple(sorted(conditions, key=lambda each: bool(each.axes)))
-        return self.let("every", args, together(args), "bool")
+        return self.let("every", args, self.together(args), "bool")
 
     def cast(self, x: Value, type: Type, name: str | None = None) -> Value:
         return x if x.type == type else self.let("cast", (x,), x.axes, type, None, name)
 
     def function(self, function: Function, *args: Value, name: str | None = None) -> Value:
-        return self.let("function", args, together(args), "float", function, name)
+        return self.let("function", args, self.together(args), "float", function, name)
 
     def load(
         self,
@@ -166,8 +176,16 @@ class Builder:
         name: str | None = None,
         note: str | None = None,
     ) -> Value:
-        whole = together(args) if axes is None else axes
+        whole = self.together(args) if axes is None else axes
         return self.let("helper", args, whole, type, helper, name, note)
+
+    def parts(self, whole: Value, axes: str, names: Sequence[str | None]) -> list[Value]:
+        """What a helper gives at once, one by one; None: what nothing looks at."""
+        count = len(names)
+        return [
+            self.let("part", (whole,), axes, whole.type, Part(number, count), name)
+            for number, name in enumerate(names)
+        ]
 
     def either(self, constant: str, first: Value, second: Value) -> Value:
         """The first, if it is there, which hangs on the constant; else the second."""
@@ -176,27 +194,38 @@ class Builder:
     # -- statements
 
     def store(
-        self, pointer: Value, offset: Value, value: Value, guard: Value, note: str | None = None
+        self,
+        pointer: Value,
+        offset: Value,
+        value: Value,
+        guard: Value | None = None,
+        note: str | None = None,
     ) -> None:
         self.open[-1][0].append(Store(pointer, offset, value, guard, note))
+
+    def move(self, given: Value, value: Value, note: str | None = None) -> None:
+        """What was computed of the given before stays as it is."""
+        self.open[-1][0].append(Move(given, value, note))
 
     def do(self, called: str) -> None:
         self.open[-1][0].append(Do(called))
 
     @contextmanager
-    def when(self, constant: str, holds: bool = True) -> Iterator[None]:
+    def when(self, constant: str, holds: bool = True, note: str | None = None) -> Iterator[None]:
         self.open.append(([], {}))
         yield
         statements, _ = self.open.pop()
-        self.open[-1][0].append(When(constant, Block(tuple(statements)), holds))
+        self.open[-1][0].append(When(constant, Block(tuple(statements)), holds, note))
 
     @contextmanager
-    def loop(self, index: str, count: str, stages: str) -> Iterator[Value]:
+    def loop(
+        self, index: str, count: str, stages: str | None, note: str | None = None
+    ) -> Iterator[Value]:
         turn = Value("given", (), "", "int", index)
         self.open.append(([], {}))
         yield turn
         statements, _ = self.open.pop()
-        self.open[-1][0].append(Loop(turn, count, stages, Block(tuple(statements))))
+        self.open[-1][0].append(Loop(turn, count, stages, Block(tuple(statements)), note))
 
 
 def other(axis: str) -> str:

@@ -1,8 +1,9 @@
 """A kernel before it is text: values with axes, types and names, and the statements they stand in.
 
-A value's elements lie along its axes, in the order of AXES: V, a tile of value channels; P, places
-of the buffer; S, the tokens of a window as those that write; K, key channels; T, the same tokens as
-those that read. A product contracts the last axis of its first factor with the first of its second.
+A value's elements lie along its axes, in the order that its kernel has them in: V, a tile of value
+channels; P, places of the buffer; S, the tokens of a window as those that write; K, key channels;
+T, the same tokens as those that read; C, vectors side by side. A product contracts the last axis of
+its first factor with the first of its second.
 """
 
 from __future__ import annotations
@@ -13,26 +14,26 @@ from typing import Literal
 
 from kvgen.functions.function import Function
 
-AXES = "VPSKT"
+# the tokens of a window, and a token alone
+WINDOWS, TOKEN = "VPSKT", "PKVC"
 # the same tokens, as those that write and as those that read
 TOKENS = ("S", "T")
 
 Type = Literal["float", "int", "long", "bool", "stored", "pointer"]
 
-# elementwise operators of numbers, of which comparisons give conditions
-ARITHMETIC = ("add", "sub", "mul", "div", "mod")
+# elementwise operators, of which comparisons give conditions
+ARITHMETIC = ("add", "sub", "mul", "div", "floordiv", "mod", "and", "shr")
 COMPARISONS = ("lt", "eq")
 Op = Literal[
-    "given", "number", "range", "load", "neg", "add", "sub", "mul", "div", "mod", "lt", "eq",
-    "every", "where", "cast", "function", "total", "scan", "dot", "turned", "along", "helper",
-    "either",
+    "given", "number", "range", "load", "neg", "add", "sub", "mul", "div", "floordiv", "mod", "and",
+    "shr", "lt", "eq", "every", "where", "cast", "function", "total", "scan", "dot", "turned",
+    "along", "column", "helper", "part", "either",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Helper:
-    """A function of the module. constants: what it takes after its arguments. elementwise: whether
-    its value has the axes of its arguments together."""
+    """A function of the module. constants: what it takes last. elementwise: of its arguments."""
 
     name: str
     constants: tuple[str, ...] = ()
@@ -47,8 +48,19 @@ class Sum:
     from_end: bool = True
 
 
-# of a value: its number, its name, the function that it is, …
-Detail = float | int | str | Helper | Function | Sum | None
+@dataclass(frozen=True)
+class Part:
+    """One of several that a function gives at once."""
+
+    number: int
+    count: int
+
+
+Detail = float | int | str | Helper | Function | Sum | Part | None
+
+
+class Wish(str):
+    """What a value is called if it gets a line for another reason than its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +73,10 @@ class Value:
     to its type. `function`: one of the language. `total`, `scan`: along an axis, over all of it and
     from each place to an end. `dot`: of two factors and, if it has one, a summand. `turned`: its
     axes the other way round. `along`: the tokens that read as those that write, or vice versa.
-    `helper`: of a function of the module. `either`: of two in statements that are there if a
-    constant, its detail, is not 0, and if it is.
+    `column`: a vector as one of several. `helper`: of a function of the module. `part`: one that a
+    helper gives. `either`: of two that are there if a constant, its detail, is not 0, and if it is.
 
-    type: `stored` is as it lies in memory. name: what it is called where it gets a line. note: what
-    a reader of the line should know.
+    type: `stored` is as it lies in memory. name: of its line. note: what a reader should know.
     """
 
     op: Op
@@ -90,12 +101,21 @@ class Let:
 
 @dataclass(frozen=True)
 class Store:
-    """A value at a pointer and an offset. guard: where it is stored."""
+    """A value at a pointer and an offset. guard: where it is stored, None for everywhere."""
 
     pointer: Value
     offset: Value
     value: Value
-    guard: Value
+    guard: Value | None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Move:
+    """What stands before the kernel's own lines is another value from here on."""
+
+    given: Value
+    value: Value
     note: str | None = None
 
 
@@ -113,19 +133,21 @@ class When:
     constant: str
     body: Block
     holds: bool = True
+    note: str | None = None
 
 
 @dataclass(frozen=True)
 class Loop:
-    """Statements once for every number below a constant. stages: how many turns are in flight."""
+    """Statements once for every number below a count. stages: how many turns are in flight."""
 
     index: Value
     count: str
-    stages: str
+    stages: str | None
     body: Block
+    note: str | None = None
 
 
-Statement = Let | Store | Do | When | Loop
+Statement = Let | Store | Move | Do | When | Loop
 
 
 @dataclass(frozen=True)
@@ -140,10 +162,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's own lines. given: what stands before them, by name."""
+    """A kernel's own lines. given: what stands before them, by name. axes: in their order."""
 
     given: dict[str, Value] = field(default_factory=dict)
     body: Block = Block()
+    axes: str = WINDOWS
 
 
 def used(statement: Statement) -> tuple[Value, ...]:
@@ -152,7 +175,9 @@ def used(statement: Statement) -> tuple[Value, ...]:
         case Let(value):
             return value.args
         case Store(pointer, offset, value, guard):
-            return (pointer, offset, value, guard)
+            return (pointer, offset, value, *(() if guard is None else (guard,)))
+        case Move(_, value):
+            return (value,)
         case Loop() | When() | Do():
             return ()
 
@@ -166,6 +191,4 @@ def everywhere(block: Block) -> Iterator[Statement]:
     """All statements, those within others after them."""
     for statement in block:
         yield statement
-        body = inner(statement)
-        if body is not None:
-            yield from everywhere(body)
+        yield from everywhere(inner(statement) or Block())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from kvgen.ir.values import (
     ARITHMETIC,
-    AXES,
     COMPARISONS,
     TOKENS,
     Block,
@@ -12,6 +11,8 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
+    Move,
+    Part,
     Store,
     Sum,
     Value,
@@ -34,13 +35,13 @@ def verified(kernel: Kernel) -> Kernel:
     """The kernel itself. Raises Malformed."""
     for name, value in kernel.given.items():
         _expect(value.op == "given" and value.detail == name, value, f"not the given {name}")
-    _block(kernel.body, set(kernel.given.values()), {})
+    _block(kernel.body, set(kernel.given.values()), {}, kernel.axes)
     return kernel
 
 
-def _block(block: Block, known: set[Value], within: Conditional) -> None:
+def _block(block: Block, known: set[Value], within: Conditional, order: str) -> None:
     """known: what stands before the block; what it defines is unknown behind it. within: what is
-    there if a constant is 0 or is not."""
+    there if a constant is 0 or is not. order: the kernel's axes."""
     known, within = set(known), dict(within)
     for statement in block:
         for value in used(statement):
@@ -50,32 +51,36 @@ def _block(block: Block, known: set[Value], within: Conditional) -> None:
         match statement:
             case Let(value):
                 _expect(value not in known, value, "defined twice")
-                _value(value)
+                _value(value, order)
                 if value.op == "either":
                     sides = [within.get(arg) for arg in value.args]
                     wanted = [(value.detail, True), (value.detail, False)]
                     _expect(sides == wanted, value, "of what may be there twice, or not at all")
                 known.add(value)
             case When(constant, _, holds):
-                _block(statement.body, known, within)
+                _block(statement.body, known, within, order)
                 own = (each.value for each in statement.body if isinstance(each, Let))
                 within |= {value: (constant, holds) for value in own}
             case Store(_, offset, value, guard):
                 axes = set(offset.axes)
                 _expect(set(value.axes) <= axes, value, "stored to fewer places than it has")
-                _expect(set(guard.axes) <= axes, guard, "guards more places than are stored to")
-                _expect(guard.type == "bool", guard, "no condition")
+                if guard is not None:
+                    _expect(set(guard.axes) <= axes, guard, "guards more places than are stored to")
+                    _expect(guard.type == "bool", guard, "no condition")
+            case Move(given, value):
+                alike = (given.axes, given.type) == (value.axes, value.type)
+                _expect(given.op == "given" and alike, value, "no other value of what is given")
             case Loop(index):
-                _block(statement.body, {*known, index}, within)
+                _block(statement.body, {*known, index}, within, order)
             case _:
                 pass
 
 
-def _value(value: Value) -> None:
+def _value(value: Value, order: str) -> None:
     args = value.args
-    _expect(all(axis in AXES for axis in value.axes), value, "an unknown axis")
+    _expect(all(axis in order for axis in value.axes), value, "an unknown axis")
     _expect(len(set(value.axes)) == len(value.axes) <= 2, value, "no axes of a tile")
-    _expect(_axes(value), value, f"not the axes of what is made of {[x.axes for x in args]}")
+    _expect(_axes(value, order), value, f"not the axes of what is made of {[x.axes for x in args]}")
     match value.op:
         case "lt" | "eq" | "every":
             _expect(value.type == "bool", value, "a comparison that is no condition")
@@ -85,6 +90,8 @@ def _value(value: Value) -> None:
             _expect(len(args) < 3 or args[2].type == "bool", value, "a mask that is no condition")
         case "where":
             _expect(args[0].type == "bool", value, "chosen by what is no condition")
+        case "part":
+            _expect(args[0].op == "helper", value, "part of what is one value")
         case "add" | "sub" | "mul" | "div":
             types = {arg.type for arg in args}
             _expect(not types & {"stored", "bool"}, value, "computed of what must be cast first")
@@ -92,10 +99,10 @@ def _value(value: Value) -> None:
             pass
 
 
-def _axes(value: Value) -> bool:
+def _axes(value: Value, order: str) -> bool:
     """Whether the value has the axes that follow from its arguments'."""
     axes, args = value.axes, value.args
-    whole = "".join(axis for axis in AXES if any(axis in arg.axes for arg in args))
+    whole = "".join(axis for axis in order if any(axis in arg.axes for arg in args))
     match value.op:
         case op if op in ELEMENTWISE:
             return axes == whole
@@ -121,6 +128,11 @@ def _axes(value: Value) -> bool:
             return all(a == b or {a, b} == set(TOKENS) for a, b in pairs)
         case "either":
             return all((arg.axes, arg.type) == (axes, value.type) for arg in args)
+        case "column":
+            return axes == args[0].axes + "C"
+        case "part":
+            assert isinstance(value.detail, Part)
+            return value.detail.number < value.detail.count
         case "helper":
             assert isinstance(value.detail, Helper)
             return axes == whole or not value.detail.elementwise

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kvgen.algebra.form import Form
-from kvgen.codegen.columns import offered
 from kvgen.codegen.cost import Cost, buffer_length
+from kvgen.codegen.operands import offered
 from kvgen.kernels.choice import Choice, Tile, Tiling, below, least, of_channels, when
 from kvgen.kernels.kernel import Kernel
 from kvgen.kernels.knobs import Config

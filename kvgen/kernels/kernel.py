@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from kvgen.algebra.form import Form
-from kvgen.codegen.columns import offered
 from kvgen.codegen.cost import Cost
+from kvgen.codegen.operands import offered
 from kvgen.kernels.knobs import LIMITS, Config
 from kvgen.kernels.load import ANY, BATCHES, Load
 from kvgen.kernels.rules import Rule

@@ -14,11 +14,14 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
+    Move,
+    Part,
     Statement,
     Store,
     Sum,
     Value,
     When,
+    Wish,
     everywhere,
     inner,
     used,
@@ -30,7 +33,8 @@ LINE = 88
 ATOM, UNARY, PRODUCT, SUM, COMPARISON, AND = 6, 5, 4, 3, 2, 1
 OPERATORS = {
     "add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT),
-    "mod": ("%", PRODUCT), "lt": ("<", COMPARISON), "eq": ("==", COMPARISON),
+    "floordiv": ("//", PRODUCT), "mod": ("%", PRODUCT), "shr": (">>", COMPARISON),
+    "and": ("&", AND), "lt": ("<", COMPARISON), "eq": ("==", COMPARISON),
 }  # fmt: skip
 # what is worth a line wherever it is used
 LINES = ("dot", "scan")
@@ -56,6 +60,7 @@ class _Printer:
         )
         self.carried = _carried(kernel.body)
         self.written: dict[Value, Written] = {}
+        self.named: set[Value] = set()
         # those that stand for the same, by what they are together
         self.sides = {
             arg: each.value
@@ -63,14 +68,25 @@ class _Printer:
             if isinstance(each, Let) and each.value.op == "either"
             for arg in each.value.args
         }
+        # what a function gives at once, by the whole of it
+        self.parts: dict[Value, list[Value | None]] = {}
+        for each in everywhere(kernel.body):
+            part = each.value.detail if isinstance(each, Let) else None
+            if isinstance(each, Let) and isinstance(part, Part):
+                parts = self.parts.setdefault(each.value.args[0], [None] * part.count)
+                parts[part.number] = each.value
 
     def lines(self, block: Block, pad: str) -> list[str]:
         found: list[str] = []
+        before: Statement | None = None
         for statement in block:
             note = statement.value.note if isinstance(statement, Let) else None
-            note = statement.note if isinstance(statement, Store) else note
+            note = statement.note if isinstance(statement, Store | Move | When | Loop) else note
             lines = self.statement(statement, pad)
+            if _is_other(statement, before):
+                lines[0] = f"{pad}else:"
             found += [f"{pad}# {note}", *lines] if note and lines else lines
+            before = statement if lines else before
         return found
 
     def statement(self, statement: Statement, pad: str) -> list[str]:
@@ -80,39 +96,57 @@ class _Printer:
                 line = self.let(value)
                 return [pad + line] if line else []
             case Store(pointer, offset, value, guard):
-                at = f"{self.inside(pointer, SUM)} + {self.inside(offset, SUM)}"
-                mask = self.along(guard, offset.axes, ATOM if guard.op != "every" else AND)
-                value = self.along(value, offset.axes, AND)
-                return [f"{pad}tl.store({at}, {value}, mask={mask})"]
+                args = [self.at(pointer, offset), self.along(value, offset.axes, AND)]
+                args += [f"mask={self.along(guard, offset.axes, AND)}"] if guard else []
+                return [f"{pad}tl.store({', '.join(args)})"]
             case Do(called):
                 return [f"{pad}{called}()"]
             case When(constant, body, holds):
                 header = f"{pad}if {constant}:" if holds else f"{pad}if not {constant}:"
                 return [header, *self.lines(body, deeper)]
+            case Move(given, value):
+                name, (text, binds) = self.of(given)[0], self.of(value)
+                if value.op in ("add", "mul") and value.args[0] is given and binds < ATOM:
+                    sign, other = OPERATORS[value.op][0], value.args[1]
+                    return [f"{pad}{name} {sign}= {self.along(other, value.axes, AND)}"]
+                return [f"{pad}{name} = {text}"]
             case Loop(index, count, stages, body):
-                turns = f"tl.range({count}, num_stages={stages})"
+                turns = f"tl.range({count}, num_stages={stages})" if stages else f"range({count})"
                 return [f"{pad}for {index.detail} in {turns}:", *self.lines(body, deeper)]
 
     def let(self, value: Value) -> str | None:
         """The value's line, if it has one."""
-        if value.op == "either":
+        if value.op == "either" or value in self.named or value in self.parts:
             return None
+        if isinstance(value.detail, Part):
+            return self.apart(value.args[0])
         text, binds = self.text(value)
-        both = self.sides.get(value)
-        if both is not None:
-            if both not in self.written:
-                self.written[both] = self.new(value.name or "term"), ATOM
-            return f"{self.written[both][0]} = {text}"
+        if value in self.sides:
+            return f"{self.called(value)} = {text}"
         plain = value.type in ("int", "long", "bool", "pointer")
         free = value.op in FREE or plain
         again = self.uses[value] > 1 or value in self.carried
         long = len(text) > LINE and not plain and value.op != "load"
-        if value.name or value.op in LINES or (again and not free) or long:
-            name = self.new(value.name or "term")
-            self.written[value] = name, ATOM
-            return f"{name} = {text}"
+        named = value.name and not isinstance(value.name, Wish)
+        if named or value.op in LINES or (again and not free) or long:
+            return f"{self.called(value)} = {text}"
         self.written[value] = text, binds
         return None
+
+    def called(self, value: Value) -> str:
+        """The value's name from here on: of two that stand for the same it is one."""
+        both = self.sides.get(value, value)
+        self.named.add(value)
+        if both not in self.written:
+            self.written[both] = self.new(value.name or "term"), ATOM
+        return self.written[both][0]
+
+    def apart(self, whole: Value) -> str:
+        """The line of all that a function gives at once."""
+        names: list[str] = []
+        for part in self.parts[whole]:
+            names.append(self.called(part) if part else "_")
+        return f"{', '.join(names)} = {self.text(whole)[0]}"
 
     # -- values
 
@@ -130,11 +164,23 @@ class _Printer:
             return text if binds >= level else f"({text})"
         if not value.axes or value.axes == axes:
             return self.inside(value, level)
+        if self.spreads(value):
+            text, binds = self.text(value, axes)
+            return text if binds >= level else f"({text})"
         places = ", ".join(":" if axis in value.axes else "None" for axis in axes)
         return f"{self.inside(value, ATOM)}[{places}]"
 
-    def text(self, value: Value) -> Written:
-        args, axes, detail = value.args, value.axes, value.detail
+    def spreads(self, value: Value) -> bool:
+        """Whether what the value is made of gets its axes: numbers of places, times how far apart
+        these are, and what is there or is not as a whole."""
+        if value in self.named:
+            return False
+        whole = value.op == "where" and not value.args[0].axes
+        return whole or (value.op == "mul" and value.type == "int")
+
+    def text(self, value: Value, among: str | None = None) -> Written:
+        """among: the axes of what it stands among."""
+        args, axes, detail = value.args, among or value.axes, value.detail
         match value.op:
             case "given":
                 return str(detail), ATOM
@@ -147,7 +193,8 @@ class _Printer:
                 return f"-{self.along(args[0], axes, UNARY)}", UNARY
             case op if op in OPERATORS:
                 sign, level = OPERATORS[op]
-                right = level if op in ("add", "mul") and value.type != "float" else level + 1
+                chain = op == "add" and value.type != "float" and args[1].op == op
+                right = level if chain else level + 1
                 first, second = self.along(args[0], axes, level), self.along(args[1], axes, right)
                 return f"{first} {sign} {second}", level
             case "every":
@@ -156,7 +203,10 @@ class _Printer:
                 chosen, *sides = (self.along(arg, axes, AND) for arg in args)
                 return f"tl.where({', '.join([chosen, *sides])})", ATOM
             case "cast":
-                return f"{self.inside(args[0], ATOM)}.to({TYPES[value.type]})", ATOM
+                kind, inner = TYPES[value.type], self.inside(args[0], ATOM)
+                if args[0].op == "number":
+                    return f"tl.cast({inner}, {kind})", ATOM
+                return f"{inner}.to({kind})", ATOM
             case "function":
                 assert isinstance(detail, Function)
                 return detail.triton.format(*(self.along(arg, axes, AND) for arg in args)), ATOM
@@ -174,8 +224,10 @@ class _Printer:
                 return f"tl.trans({self.inside(args[0], AND)})", ATOM
             case "along":
                 return self.of(args[0])
+            case "column":
+                return self.along(args[0], axes, ATOM), ATOM
             case _:
-                return self.called(value), ATOM
+                return self.call(value), ATOM
 
     def every(self, value: Value, axes: str) -> Written:
         """Conditions of a whole program, then those of its elements. Triton's interpreter takes a
@@ -187,19 +239,31 @@ class _Printer:
 
     def load(self, value: Value) -> str:
         pointer, offset, *masks = value.args
-        at = f"{self.inside(pointer, SUM)} + {self.inside(offset, SUM)}"
-        if offset.op == "number" and offset.detail == 0:
-            at = self.inside(pointer, SUM)
+        at, zero = self.at(pointer, offset), "0" if value.type == "int" else "0.0"
         for mask in masks:
-            return f"tl.load({at}, mask={self.along(mask, offset.axes, AND)}, other=0.0)"
+            return f"tl.load({at}, mask={self.along(mask, offset.axes, AND)}, other={zero})"
         return f"tl.load({at})"
 
-    def called(self, value: Value) -> str:
+    def at(self, pointer: Value, offset: Value) -> str:
+        if offset.op == "number" and offset.detail == 0:
+            return self.inside(pointer, SUM)
+        return f"{self.inside(pointer, SUM)} + {self.inside(offset, SUM)}"
+
+    def call(self, value: Value) -> str:
         helper = value.detail
         assert isinstance(helper, Helper)
         axes = [value.axes if helper.elementwise else arg.axes for arg in value.args]
         args = [self.along(arg, each, AND) for arg, each in zip(value.args, axes, strict=True)]
         return f"{helper.name}({', '.join([*args, *helper.constants])})"
+
+
+def _is_other(statement: Statement, before: Statement | None) -> bool:
+    """Whether a statement is there just where the one before it is not."""
+    return (
+        isinstance(statement, When)
+        and isinstance(before, When)
+        and (before.constant, before.holds) == (statement.constant, not statement.holds)
+    )
 
 
 def _carried(block: Block) -> set[Value]:

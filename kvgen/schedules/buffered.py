@@ -7,15 +7,16 @@ from functools import cached_property
 from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import by_channel
+from kvgen.codegen.kernels import by_channel, newest_first
 from kvgen.codegen.operands import component, times_input
 from kvgen.codegen.scopes import strays_from
 from kvgen.functions.exp import EXP
 from kvgen.ir.values import Value
-from kvgen.schedules.loads import Lanes, RecordLoads
+from kvgen.schedules.loads import Program, RecordLoads
 from kvgen.schedules.lowering import Lowering
 
 SINCE, KEPT, TOTAL = by_channel("since"), by_channel("kept"), by_channel("total")
+LANES = {"K": "key", "V": "value"}
 
 
 class Buffered:
@@ -23,14 +24,14 @@ class Buffered:
 
     since, kept: by channel, what has decayed since each place, and what is left of the state after
     all records. weight: what is left of each record, None where no head decays. keys: of each
-    write, at all places, with what has decayed since along K, and what their scores are still to be
-    times. whole: the sides of writes that a tile takes from records as they lie there.
+    write, at all places, and what their scores are still to be times. whole: the sides of writes
+    that a tile takes from records as they lie there.
     """
 
     weight: Value | None = None
     keys: list[tuple[Value, Value | None]]
 
-    def __init__(self, token: Lowering, form: Form, records: Records, lanes: Lanes) -> None:
+    def __init__(self, token: Lowering, form: Form, records: Records, lanes: Program) -> None:
         self.since: dict[str, Value] = {}
         self.kept: dict[str, Value] = {}
         self.build, self.token, self.form = token.build, token, form
@@ -47,19 +48,20 @@ class Buffered:
 
     def load(self) -> None:
         """The keys that are recorded, and what has decayed since."""
-        for decay in self.form.summed_decays:
+        for decay in self.form.decays:
             self.sum_up(decay)
         pairs = zip(self.form.keys, self.strays, strict=True)
-        self.keys = [self._decayed(*self._key(key, stray)) for key, stray in pairs]
+        self.keys = [self._key(key, stray) for key, stray in pairs]
 
     def sum_up(self, decay: Decay) -> None:
         """What has decayed since each place, and what is left of the state."""
         build, channel = self.build, decay.channel
         newer = self._at(build.given("after", "P"), build.given("newer", "P", "bool"), "_newer")
         first = self._at(None, build.given("oldest", type="bool"), "_first")
-        log, own = self._held(newer, decay.log), self._held(first, decay.log)
+        log = self._held(newer, decay.log)
         note = "what has decayed since each place"
-        since = build.scan(log, "P", SINCE[channel], note)
+        since = build.scan(log, "P", SINCE[channel], note, not newest_first(self.form))
+        own = self._held(first, decay.log)
         last = build.binary("eq", self.lanes.place, build.number(0))
         total = build.sum(build.where(last, since, 0.0), "P", TOTAL[channel])
         self.kept[channel] = build.function(EXP, build.add(total, own), name=KEPT[channel])
@@ -67,13 +69,28 @@ class Buffered:
         if not channel:
             self.weight = build.function(EXP, since, name="weight")
 
-    def _decayed(self, key: Value, scale: Value | None) -> tuple[Value, Value | None]:
-        """A key with what has decayed since along K."""
-        if "K" not in self.since:
-            return key, scale
-        build = self.build
-        left = build.function(EXP, self.since["K"])
-        return build.mul(build.cast(key, "float"), left, "keys_now"), scale
+    def keys_now(self) -> list[Value]:
+        """Every write's key at all places, with what has decayed since along K."""
+        return [
+            self._now(key, stray, "K", "write_key")
+            for key, stray in zip(self.form.keys, self.strays, strict=True)
+        ]
+
+    def values_now(self) -> list[Value]:
+        """Every write's values at all places, for a tile, with what has decayed since along V."""
+        return [
+            self._now(write.d, stray, "V", "write_value")
+            for write, stray in zip(self.form.writes, self.strays, strict=True)
+        ]
+
+    def _now(self, node: Node, stray: bool, channel: str, otherwise: str) -> Value:
+        value = self.buffered.clean(node)
+        if stray:
+            value = self.build.where(self.lanes.held, value, 0.0, f"{self._name(node, otherwise)}s")
+        if channel in self.since:
+            left = self.build.function(EXP, self.since[channel])
+            value = self.build.mul(value, left, f"{LANES[channel]}s_now")
+        return value
 
     def recorded(self, stored: Stored, place: Value, held: Value) -> Value:
         """One place's record as it lies there."""
@@ -87,7 +104,7 @@ class Buffered:
     def values(self, index: int) -> Value:
         """A write's values at all places, for a tile, where they are derived from records."""
         value = self.buffered.value(self.form.writes[index].d)
-        spread = self.strays[index] or value.axes != "VP"
+        spread = self.strays[index] or len(value.axes) < 2
         return self.build.where(self.lanes.held, value, 0.0) if spread else value
 
     @cached_property
@@ -106,7 +123,7 @@ class Buffered:
     def _held(self, places: Lowering, log: Node) -> Value:
         """A log decay, 0 where no record is held: a load has put 0 there already."""
         value, loads = places.value(log), places.loads
-        assert isinstance(loads, RecordLoads)
+        assert isinstance(loads, RecordLoads) and loads.held is not None
         return value if loads.has(log) else self.build.where(loads.held, value, 0.0)
 
     def _key(self, node: Node, stray: bool) -> tuple[Value, Value | None]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import Shapes, local
+from kvgen.codegen.kernels import Shapes
 from kvgen.codegen.operands import component
 from kvgen.functions.exp import EXP
 from kvgen.functions.maximum import MAXIMUM
@@ -155,7 +155,21 @@ class ColumnLoads(TokenLoads):
 
 
 class ColumnsBuffered(Buffered):
-    """Records over K with all places of a channel in one thread."""
+    """Records over K with all places of a channel in one thread. Keys are as far decayed as they
+    are by now."""
+
+    def load(self) -> None:
+        for decay in self.form.summed_decays:
+            self.sum_up(decay)
+        pairs = zip(self.form.keys, self.strays, strict=True)
+        self.keys = [self._decayed(*self._key(key, stray)) for key, stray in pairs]
+
+    def _decayed(self, key: Value, scale: Value | None) -> tuple[Value, Value | None]:
+        if "K" not in self.since:
+            return key, scale
+        build = self.build
+        left = build.function(EXP, self.since["K"])
+        return build.mul(build.cast(key, "float"), left, "keys_now"), scale
 
     def sum_up(self, decay: Decay) -> None:
         channel = decay.channel
@@ -170,7 +184,7 @@ class ColumnsBuffered(Buffered):
         self.since[channel] = since
         self.kept[channel] = build.function(EXP, total, name=KEPT[channel])
 
-    def _records(self, place: Value | None, held: Value) -> RecordLoads:
+    def _records(self, place: Value | None, held: Value | None) -> RecordLoads:
         return PlaceLoads(self.build, self.lanes, self.records, place, held)
 
 
@@ -179,8 +193,7 @@ class PlaceLoads(RecordLoads):
         build, lanes = self.build, self.lanes
         if stored.channel != "K" or self.place is not lanes.place:
             return super().stored(stored, name)
-        pointer = build.given(f"{local(stored.name)}_at", type="pointer")
-        at = build.add(pointer, lanes.key)
+        at = build.add(lanes.at(stored), lanes.key)
         far, marks = build.number(lanes.shapes.size("K")), build.given("marks")
         kind = "stored" if stored.dtype.narrow else "float"
         args = (at, far, marks, *lanes.real("K"))

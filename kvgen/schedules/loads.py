@@ -12,13 +12,15 @@ from kvgen.ir.values import Value
 from kvgen.values.axes import Axes
 
 INPUTS = ("input", "param")
+# those that a program has numbers along; of any other a value has one component
+AXES = ("H", "HV", "K", "V")
 
 
-class Lanes:
+class Program:
     """The numbers that a program's elements have along their axes, as a template gives them.
 
-    A program has one value head. masks: which lanes of a channel that fills no tile are real. What
-    goes along V is there once a tile has begun.
+    masks: which lanes of a channel that fills no tile are real. What goes along V is there once a
+    tile has begun.
     """
 
     def __init__(self, build: Builder, shapes: Shapes, ratio: int) -> None:
@@ -31,11 +33,6 @@ class Lanes:
         self.part = build.given("part")
         self.place = build.given("place", "P")
         self.held = build.given("held", "P", "bool")
-        self.token = build.given("token", "T")
-        self.long_token = build.given("long_token", "T", "long")
-        self.real_token = build.given("real_token", "T", "bool")
-        self.spot = build.given("spot", "T")
-        self.fits = build.given("fits", "T", "bool")
 
     def tile(self, start: Value, called: str) -> None:
         """A tile of value channels begins. called: what its names begin with."""
@@ -56,6 +53,21 @@ class Lanes:
         """The mask of a channel, where it has one."""
         return [self.masks[channel]] if channel in self.masks else []
 
+    def heads(self, axis: str) -> Value:
+        """How many heads a cache's tensor has."""
+        heads = self.build.given("heads")
+        if axis == "HV" or self.ratio == 1:
+            return heads
+        return self.build.binary("floordiv", heads, self.build.number(self.ratio))
+
+    def plane(self, name: str) -> Value:
+        """Where a head's state begins."""
+        return self.build.given(f"{local(name)}_at", type="pointer")
+
+    def at(self, stored: Stored) -> Value:
+        """Where the records of the head begin."""
+        return self.build.given(f"{local(stored.name)}_at", type="pointer")
+
     def within(self, place: Value | None, channel: str) -> Value:
         """Where among rows of a channel one of them is; None: the first."""
         build = self.build
@@ -63,6 +75,18 @@ class Lanes:
             return build.number(0) if place is None else place
         index, size = self.channel(channel), build.number(self.shapes.size(channel))
         return index if place is None else build.add(build.mul(place, size), index)
+
+
+class Lanes(Program):
+    """Those of a window's tokens, of one value head."""
+
+    def __init__(self, build: Builder, shapes: Shapes, ratio: int) -> None:
+        super().__init__(build, shapes, ratio)
+        self.token = build.given("token", "T")
+        self.long_token = build.given("long_token", "T", "long")
+        self.real_token = build.given("real_token", "T", "bool")
+        self.spot = build.given("spot", "T")
+        self.fits = build.given("fits", "T", "bool")
 
     def once(self, axes: Axes) -> list[Value]:
         """Which of the programs that compute the same value stores it."""
@@ -79,19 +103,22 @@ class Lanes:
 
 
 @dataclass
-class TokenLoads:
-    """The inputs of a window's tokens, and parameters. tokens: along which they lie."""
+class GivenLoads:
+    """A token's inputs, and parameters."""
 
     build: Builder
-    lanes: Lanes
+    lanes: Program
     names: dict[Node, str]
-    tokens: tuple[str, str] = ("S", "T")
+
+    @property
+    def tokens(self) -> tuple[str, str]:
+        return "", ""
 
     def has(self, node: Node) -> bool:
         return leaf_of(node).op in INPUTS
 
-    def __call__(self, node: Node) -> Value:
-        return self.build.cast(self.stored(node), "float", self.names.get(node))
+    def __call__(self, node: Node, name: str | None) -> Value:
+        return self.build.cast(self.stored(node), "float", name)
 
     def stored(self, node: Node, name: str | None = None) -> Value:
         """As it lies in memory."""
@@ -108,13 +135,12 @@ class TokenLoads:
             index = self._index(axis, node)
             if position < len(axes) - 1:
                 stride = build.given(f"{called}_{stride_name(axis)}", type="long")
-                # a number is as wide as what it is multiplied with
-                wide = index if index.op == "number" else build.cast(index, "long")
-                index = build.mul(wide, stride)
-            offsets.append(index)
-        total = offsets[0] if offsets else build.number(0)
-        for offset in offsets[1:]:
-            total = build.add(total, offset)
+                # a stride may be anything, so what it is times has 64 bits
+                first = index.op == "number" and index.detail == 1
+                index = stride if first else build.mul(build.cast(index, "long"), stride)
+            if axis in AXES or node.value != 0:
+                offsets.append(index)
+        total = build.total(offsets)
         pointer = build.given(pointer_name(called), type="pointer")
         return self._loaded(node, pointer, total, real, name)
 
@@ -125,11 +151,7 @@ class TokenLoads:
 
     def _of_token(self, called: str, channel: str) -> tuple[list[Value], list[Value]]:
         """What tells a token's input from those of others: its offset, and whether it is there."""
-        build, lanes = self.build, self.lanes
-        tokens = self.tokens[0 if channel == "K" else 1]
-        stride = build.given(f"{called}_token", type="long")
-        offset = build.mul(build.along(lanes.long_token, tokens), stride)
-        return [offset], [build.along(lanes.real_token, tokens)]
+        return [], []
 
     def _index(self, axis: str, node: Node) -> Value:
         match axis:
@@ -144,18 +166,39 @@ class TokenLoads:
 
 
 @dataclass
-class RecordLoads:
-    """Recorded values. place: of all places, or None for the first. held: which of them count."""
+class TokenLoads(GivenLoads):
+    """The inputs of a window's tokens, and parameters. along: which axes they lie along."""
 
-    build: Builder
-    lanes: Lanes
-    records: Records
-    place: Value | None
-    held: Value
+    along: tuple[str, str] = ("S", "T")
 
     @property
     def tokens(self) -> tuple[str, str]:
-        return (self.held.axes, self.held.axes)
+        return self.along
+
+    def _of_token(self, called: str, channel: str) -> tuple[list[Value], list[Value]]:
+        build, lanes = self.build, self.lanes
+        assert isinstance(lanes, Lanes)
+        tokens = self.tokens[0 if channel == "K" else 1]
+        stride = build.given(f"{called}_token", type="long")
+        offset = build.mul(build.along(lanes.long_token, tokens), stride)
+        return [offset], [build.along(lanes.real_token, tokens)]
+
+
+@dataclass
+class RecordLoads:
+    """Recorded values. place: of one place or of all of them, or None for the first. held: which of
+    them count; None: all."""
+
+    build: Builder
+    lanes: Program
+    records: Records
+    place: Value | None
+    held: Value | None
+
+    @property
+    def tokens(self) -> tuple[str, str]:
+        axes = self.held.axes if self.held else ""
+        return axes, axes
 
     def __post_init__(self) -> None:
         self.by_node = {stored.node: stored for stored in self.records.stored}
@@ -163,17 +206,17 @@ class RecordLoads:
     def has(self, node: Node) -> bool:
         return node in self.by_node
 
-    def __call__(self, node: Node) -> Value:
+    def __call__(self, node: Node, name: str | None) -> Value:
         stored = self.by_node[node]
-        raw = self.stored(stored)
         # what has 32 bits is as it is computed
-        return self.build.cast(raw, "float") if raw.type == "stored" else raw
+        raw = self.stored(stored, None if stored.dtype.narrow else name)
+        return self.build.cast(raw, "float", name)
 
     def stored(self, stored: Stored, name: str | None = None) -> Value:
         """As it lies in memory."""
         build, lanes = self.build, self.lanes
-        pointer = build.given(f"{local(stored.name)}_at", type="pointer")
         offset = lanes.within(self.place, stored.channel)
-        mask = build.every(self.held, *lanes.real(stored.channel))
+        masks = [*([self.held] if self.held else []), *lanes.real(stored.channel)]
+        mask = build.every(*masks) if masks else None
         kind = "stored" if stored.dtype.narrow else "float"
-        return build.load(pointer, offset, mask, name, type=kind)
+        return build.load(lanes.at(stored), offset, mask, name, type=kind)

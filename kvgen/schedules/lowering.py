@@ -10,13 +10,14 @@ from typing import Protocol
 
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.naming import described
+from kvgen.algebra.padding import padded_with_zeros
 from kvgen.functions.abs import ABS
 from kvgen.functions.exp import EXP
 from kvgen.functions.log import LOG
 from kvgen.functions.registry import FUNCTIONS, function_of, reduces
 from kvgen.functions.sqrt import SQRT
 from kvgen.ir.build import Builder
-from kvgen.ir.values import Helper, Value
+from kvgen.ir.values import Helper, Value, Wish
 
 POWER = Helper("_power", elementwise=True)
 # factors of a power that are multiplied one by one
@@ -30,7 +31,7 @@ class Loads(Protocol):
     def tokens(self) -> tuple[str, str]: ...
     def has(self, node: Node) -> bool: ...
 
-    def __call__(self, node: Node) -> Value: ...
+    def __call__(self, node: Node, name: str | None) -> Value: ...
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Lowering:
     masks: Mapping[str, Value]
     suffix: str = ""
     known: dict[Node, Value] = field(default_factory=dict)
+    padded: dict[Node, bool] = field(default_factory=dict)
 
     def beside(self, loads: Loads, suffix: str) -> Lowering:
         """The same values of other tokens."""
@@ -65,13 +67,15 @@ class Lowering:
         return self.known[root]
 
     def name(self, node: Node) -> str | None:
-        found = self.names.get(node) or described(node, self.names)
-        return found and found + self.suffix
+        if node in self.names:
+            return self.names[node] + self.suffix
+        wish = described(node, self.names)
+        return wish and Wish(wish + self.suffix)
 
     def clean(self, node: Node) -> Value:
         """With zeros where a channel has no lanes, for sums and products."""
         value, mask = self.value(node), self.masks.get(node.axes.channels)
-        if mask is None or self.loads.has(node):
+        if mask is None or padded_with_zeros(node, self.loads.has, self.padded):
             return value
         return self.build.where(mask, value, 0.0)
 
@@ -80,7 +84,8 @@ class Lowering:
         if node.is_const:
             return build.number(node.const)
         if self.loads.has(node):
-            return self.loads(node)
+            name = self.name(node)
+            return self.loads(node, name and str(name))
         name = self.name(node)
         if reduces(node):
             return self._of(node, build.sum(self.clean(node.args[0]), str(node.value), name))

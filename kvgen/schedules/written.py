@@ -2,68 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from kvgen.algebra.chunk import chunks
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import Shapes, namer_for
+from kvgen.codegen.kernels import Shapes, cache_names, local, namer_for, per_head
 from kvgen.functions.registry import FUNCTIONS
 from kvgen.ir.passes.dead import without_dead
 from kvgen.ir.passes.helpers import helpers_of
 from kvgen.ir.passes.invariant import hoisted
 from kvgen.ir.passes.once import computed_once
-from kvgen.ir.values import Kernel
+from kvgen.ir.values import TOKEN, Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chunk import CHUNK
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.fold import FOLD
+from kvgen.kernels.recurrent import RECURRENT
 from kvgen.printers.triton import printed
 from kvgen.schedules.by_channel import chunk_by_channel
 from kvgen.schedules.chunk import chunk
+from kvgen.schedules.decode import decode
+from kvgen.schedules.folding import fold, folded, load, read, recurrent
 
 PASSES = (without_dead, hoisted, computed_once)
-# names that other kernels' templates use for what is a schedule's own here
-OWN = """
-since total kept weight value real_value ancestors path weights state lead
+# a token alone has few values, and what it loads stands where its registers last
+OF_TOKENS = (without_dead,)
+# names that other kernels' templates use for what is a schedule's own in all kernels, and in some
+OWN = "since total kept weight value real_value state"
+CHUNKS = """
+ancestors path weights lead
 since_key total_key kept_key log_key path_key
 """
+FOLDS = "counts leads high low"
+DECODES = """
+tile value_tile wide leads high low
+since_key since_value total_key total_value kept_key kept_value
+"""
+# of one tile of a head; `folded` is what other kernels begin with
+FOLDING = {FOLD.name: fold, RECURRENT.name: recurrent, "read": read, "load": load}
+FOLDING |= {"folded": folded, "folded_staged": partial(folded, stages="STAGES")}
 
 
 @dataclass(frozen=True)
 class Written:
     """A kernel's own lines. helpers: the module's functions that it calls. functions: those of the
-    language. per_head: a program has one value head."""
+    language. per_head: a program has one value head. given: what stands before the lines."""
 
     lines: list[str]
     helpers: Collection[str]
     functions: Collection[str]
     per_head: bool = True
+    given: Collection[str] = ()
 
 
 def written(form: Form, records: Records) -> dict[str, Written]:
     """The schedules that a form has, by what templates call them."""
-    if not chunks(form):
-        return {}
     shapes = Shapes(form.spec.size("K"), form.spec.size("V"))
-    schedule = chunk_by_channel if form.decay("K") else chunk
-    kernel = schedule(form, records, shapes)
-    return {CHUNK.name: _written(kernel, form, records, shapes)}
+    write = partial(_written, form, records, shapes)
+    single = per_head(form, records)
+    own = DECODES
+    if not single:
+        # what is another in every tile
+        own += " ".join(["head", *(f"{local(name)}_at" for name in cache_names(form, records))])
+    found = {DECODE.name: write(decode(form, records, shapes), own, single)}
+    if chunks(form):
+        schedule = chunk_by_channel if form.decay("K") else chunk
+        found[CHUNK.name] = write(schedule(form, records, shapes), CHUNKS)
+    for name, each in FOLDING.items():
+        found[name] = write(each(form, records, shapes), FOLDS)
+    return found
 
 
-def _written(kernel: Kernel, form: Form, records: Records, shapes: Shapes) -> Written:
-    kernel = passed(kernel)
+def _written(
+    form: Form, records: Records, shapes: Shapes, kernel: Kernel, own: str, single: bool = True
+) -> Written:
+    """own: names that are the schedule's."""
+    kernel = passed(kernel, OF_TOKENS if kernel.axes == TOKEN else PASSES)
     extents = {"V": "TILE", "P": "SPAN", "K": str(shapes.span("K")), "S": "TOKENS", "T": "TOKENS"}
     namer = namer_for(form, records)
-    namer.taken -= set(OWN.split())
+    namer.taken -= set(f"{OWN} {own}".split())
     lines = printed(kernel, extents, namer.new)
     called = helpers_of(kernel)
+    given = tuple(kernel.given)
     functions = [name for name in called if name in FUNCTIONS or name == "_power"]
-    return Written(lines, [name for name in called if name not in functions], functions)
+    helpers = [name for name in called if name not in functions]
+    return Written(lines, helpers, functions, single, given)
 
 
-def passed(kernel: Kernel) -> Kernel:
+def passed(kernel: Kernel, passes: Iterable[Callable[[Kernel], Kernel]] = PASSES) -> Kernel:
     """The kernel as it is printed."""
     verified(kernel)
-    for each in PASSES:
+    for each in passes:
         kernel = verified(each(kernel))
     return kernel

@@ -75,4 +75,6 @@ FORMAT = Split(
     folded="The state is float32, in two planes of 16 bits: a decode reads the upper one, a "
     "bfloat16; a fold reads and writes both.",
     helpers=HELPERS,
+    join="_join",
+    part="_halves",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kvgen.ir.values import Block, Kernel, Let, Loop, Statement, Value, When, everywhere
+from kvgen.ir.values import Block, Kernel, Let, Loop, Move, Statement, Value, When, everywhere
 
 
 def hoisted(kernel: Kernel) -> Kernel:
@@ -17,7 +17,9 @@ def _block(block: Block) -> Block:
     for statement in block:
         match statement:
             case Loop(index):
-                same, turn = _parted(_block(statement.body), index)
+                moves = (each for each in everywhere(statement.body) if isinstance(each, Move))
+                moving = {index, *(each.given for each in moves)}
+                same, turn = _parted(_block(statement.body), moving)
                 found += [*same, replace(statement, body=turn)]
             case When():
                 found.append(replace(statement, body=_block(statement.body)))
@@ -26,10 +28,9 @@ def _block(block: Block) -> Block:
     return Block(tuple(found))
 
 
-def _parted(body: Block, index: Value) -> tuple[list[Statement], Block]:
-    """What does not follow from the number of the turn, and the rest. Of memory that is read there
-    nothing is stored to: a token's records lie behind those that are held."""
-    moving = {index}
+def _parted(body: Block, moving: set[Value]) -> tuple[list[Statement], Block]:
+    """What does not follow from what moves from turn to turn, and the rest. Of memory that is read
+    there nothing is stored to: a token's records lie behind those that are held."""
     same: list[Statement] = []
     turn: list[Statement] = []
     for statement in body:

@@ -16,6 +16,7 @@ from kvgen.ir.values import (
     Kernel,
     Let,
     Loop,
+    Move,
     Statement,
     Store,
     Value,
@@ -83,8 +84,10 @@ def _block(block: Block, wanted: set[Value], known: dict[Value, Value]) -> Block
                     found.append(Let(kept))
                     known[value] = kept
             case Store(pointer, offset, value, guard):
-                args = of(pointer), of(offset), of(value), of(guard)
+                args = of(pointer), of(offset), of(value), guard and of(guard)
                 found.append(Store(*args, statement.note))
+            case Move(given, value):
+                found.append(Move(given, of(value), statement.note))
             case Loop() | When():
                 found.append(replace(statement, body=_block(statement.body, wanted, known)))
             case _:

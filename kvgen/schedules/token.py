@@ -1,0 +1,200 @@
+"""A token alone: which heads and values its program has, what it finds, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kvgen.algebra.form import Carry, Form
+from kvgen.algebra.graph import Node, leaf_of
+from kvgen.algebra.naming import described, value_names
+from kvgen.algebra.records import Records, Stored
+from kvgen.codegen.kernels import HEADS, MOST_32, Shapes, local
+from kvgen.codegen.stores import same_head
+from kvgen.ir.build import Builder
+from kvgen.ir.values import Value
+from kvgen.language.spec import MAX_BUFFER
+from kvgen.schedules.loads import GivenLoads, Program
+from kvgen.schedules.lowering import Lowering
+from kvgen.values.axes import Axes
+
+
+def names_of(form: Form, records: Records) -> dict[Node, str]:
+    """What values are called: as in the spec, by their part in the form, or as recorded."""
+    recorded = {stored.node: stored.name for stored in records.stored}
+    return {**recorded, **value_names(form, records), **form.graph.names}
+
+
+def give_lines(names: dict[Node, str], nodes: Iterable[Node]) -> None:
+    """Have values computed where they are asked for, and not within what looks at them later."""
+    for node in nodes:
+        names.setdefault(node, described(node, names) or "term")
+
+
+class TokenProgram(Program):
+    """single: whether a program has one value head, which its template says, or goes over tiles of
+    all value heads of a group."""
+
+    def __init__(self, build: Builder, shapes: Shapes, ratio: int, single: bool) -> None:
+        super().__init__(build, shapes, ratio)
+        self.single = single
+        self.count = build.given("count")
+        self.slot = build.given("slot", type="long")
+
+    def begin(self, tile: Value, called: str = "") -> None:
+        """A tile of values begins, and with it a head where there are several. called: what its
+        names begin with."""
+        build, per_head = self.build, self.build.given("PER_HEAD")
+        self.value_tile = build.binary("mod", tile, per_head, f"{called}value_tile")
+        self.tile(build.mul(self.value_tile, build.given("TILE")), called)
+        if not self.single:
+            first = build.mul(self.group, build.number(self.ratio))
+            of_group = build.binary("floordiv", tile, per_head)
+            self.called, self.head = called, build.add(first, of_group, f"{called}head")
+
+    def begun(self) -> None:
+        """The only tile, which stands before the kernel's lines."""
+        self.value_tile, self.value = self.build.given("value_tile"), self.build.given("value", "V")
+        if self.shapes.masks_v:
+            self.masks["V"] = self.build.given("real_value", "V", "bool")
+
+    def at(self, stored: Stored) -> Value:
+        width = self.shapes.size(stored.channel)
+        each = self.build.given("PLACES")
+        each = self.build.mul(each, self.build.number(width)) if width > 1 else each
+        return self._at(stored.name, stored.heads, each)
+
+    def plane(self, name: str) -> Value:
+        return self._at(name, "HV", self.build.number(self.shapes.k * self.shapes.v))
+
+    def _at(self, name: str, heads: str | None, size: Value) -> Value:
+        """Where what a head has of a cache's tensor begins. Of heads that a program goes over it is
+        another place in every tile."""
+        build, called = self.build, local(name)
+        if self.single or heads != "HV":
+            return build.given(f"{called}_at", type="pointer")
+        slot = build.mul(self.slot, build.given(f"{called}_slot", type="long"))
+        shapes = self.shapes
+        most = max(shapes.k * shapes.v, MAX_BUFFER * max(shapes.k, shapes.v))
+        head = self.head if HEADS * most < MOST_32 else build.cast(self.head, "long")
+        layer = build.given(f"{called}_layer", type="long")
+        offset = build.total([slot, layer, build.mul(head, size)])
+        pointer = build.given(f"{called}_ptr", type="pointer")
+        return build.add(pointer, offset, f"{self.called}{called}_at")
+
+    def once(self, axes: Axes, at_unit: bool) -> list[Value]:
+        """Which of the programs, or of the tiles, that compute the same value store it. at_unit:
+        whether a program does, before its tiles."""
+        build, zero = self.build, self.build.number(0)
+        per_head, found = self.single or not at_unit, []
+        if axes.head is None:
+            found.append(build.binary("eq", self.head if per_head else self.group, zero))
+        elif axes.head == "H" and self.ratio > 1 and per_head:
+            head = build.binary("mod", self.head, build.number(self.ratio))
+            found.append(build.binary("eq", head, zero, "leads"))
+        if axes.channels != "V":
+            found.append(build.binary("eq", self.part if at_unit else self.value_tile, zero))
+        return [*found, *self.real(axes.channels)]
+
+
+@dataclass
+class StepLoads(GivenLoads):
+    """A token's inputs, parameters, and carried states as they are before it."""
+
+    form: Form
+    records: Records
+
+    def has(self, node: Node) -> bool:
+        return super().has(node) or leaf_of(node).op in ("carried", "previous")
+
+    def __call__(self, node: Node, name: str | None) -> Value:
+        build, lanes, leaf = self.build, self.lanes, leaf_of(node)
+        if leaf.op == "previous":
+            return newest_sum(build, lanes, self.form, self.records, name)
+        if leaf.op != "carried":
+            return super().__call__(node, name)
+        carry = next(c for c in self.form.carries if c.tensor.name == leaf.value)
+        real = lanes.real(leaf.axes.channels)
+        pointer, offset = carried_at(lanes, self.form, carry, build.given("count"))
+        return build.load(pointer, offset, build.every(*real) if real else None, name, type="float")
+
+
+def newest_sum(
+    build: Builder, lanes: Program, form: Form, records: Records, name: str | None = None
+) -> Value:
+    """The running sum of log decays up to the newest record; 0 in an empty buffer."""
+    assert form.factored is not None
+    stored = next(s for s in records.stored if s.node is form.factored.after)
+    count, one = build.given("count"), build.number(1)
+    offset = lanes.within(build.binary("sub", count, one), "K")
+    some = build.binary("lt", build.number(0), count)
+    mask = build.every(some, *lanes.real("K"))
+    return build.load(lanes.at(stored), offset, mask, name, type="float")
+
+
+def carried_at(
+    lanes: Program, form: Form, carry: Carry, place: Value | None
+) -> tuple[Value, Value]:
+    """Where a carried state lies after so many records, in [slots, layers, places + 1, *axes]:
+    where the slot's begin, and how far off it is. place: None for the first."""
+    build, shapes, axes = lanes.build, lanes.shapes, carry.axes
+    width = build.number(shapes.size(axes.channels))
+    terms: list[Value] = []
+    if place is not None:
+        # the states of all heads, as far as the last place
+        heads = form.spec.size(axes.head) if axes.head else 1
+        if (MAX_BUFFER + 1) * heads * shapes.size(axes.channels) >= MOST_32:
+            place = build.cast(place, "long")
+        if axes.head:
+            place = build.mul(place, lanes.heads(axes.head))
+        terms.append(build.mul(place, width) if axes.channels else place)
+    if axes.head:
+        index = lanes.head if axes.head == "HV" else lanes.group
+        terms.append(build.mul(index, width) if axes.channels else index)
+    if axes.channels:
+        terms.append(lanes.channel(axes.channels))
+    pointer = build.given(f"{local(carry.tensor.name)}_at", type="pointer")
+    return pointer, build.total(terms)
+
+
+@dataclass
+class Leaving:
+    """What a token leaves: records, carried states, and the output. unit: what is computed once a
+    program, before its tiles."""
+
+    lanes: TokenProgram
+    token: Lowering
+    form: Form
+    records: Records
+    unit: set[Node]
+
+    def store(self, at_unit: bool) -> None:
+        """What is known before the tiles, or what a tile adds."""
+        lanes, build = self.lanes, self.lanes.build
+        for stored in self.records.stored:
+            if (stored.node in self.unit) == at_unit:
+                offset = lanes.within(lanes.count, stored.channel)
+                guards = lanes.once(stored.node.axes, at_unit)
+                self._store(lanes.at(stored), offset, stored.node, guards)
+        after = build.add(lanes.count, build.number(1))
+        for carry in self.form.carries:
+            same = same_head(carry.axes.head, lanes.single)
+            if (carry.after in self.unit and same) == at_unit:
+                pointer, offset = carried_at(lanes, self.form, carry, after)
+                guards = lanes.once(carry.axes, at_unit)
+                self._store(pointer, offset, carry.after, guards)
+
+    def _store(self, at: Value, offset: Value, node: Node, guards: Iterable[Value]) -> None:
+        build, found = self.lanes.build, list(guards)
+        build.store(at, offset, self.token.value(node), build.every(*found) if found else None)
+
+    def output(self) -> None:
+        build, lanes = self.lanes.build, self.lanes
+        row = build.mul(lanes.row, build.given("out_row", type="long"))
+        stride = build.given("out_head", type="long")
+        head = build.mul(build.cast(lanes.head, "long"), stride)
+        offset = build.total([row, head, lanes.channel("V")])
+        real = lanes.real("V")
+        guard = build.every(*real) if real else None
+        value = self.token.value(self.form.output)
+        build.store(build.given("out_ptr", type="pointer"), offset, value, guard)
