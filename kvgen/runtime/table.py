@@ -54,14 +54,13 @@ class Table(NamedTuple):
 
     digest: the beginning of the text's hash. names: the module's globals, where kernels, CONFIGS
     and BUFFERS are looked up: what is set there counts. state: the matrix state's name. recorded:
-    inputs kept as they came. most_places: records that a row can have at most. least_span: places
-    that a kernel takes at least. chain: tokens that a kernel for chains takes, 0 without one.
-    chunk: least lanes of tokens in a kernel for chunks, 0 without one; chunk_trees: if it takes
-    trees. dots: whether a decode reads states through tensor cores where DOT says so. several:
-    whether more tokens of a window need more warps. tile, warps: of kernels that are not tuned.
-    tune: the command that tunes. short: what differs in a cache of short contexts, and
-    short_buffer: its records of a row with a state, where not as tuned. without_short: why there
-    are none.
+    inputs kept as they came. most_places: the most records of a row. least_span: places that a
+    kernel takes at least. chain: tokens that a kernel for chains takes, 0 without one. chunk: least
+    lanes of tokens in a kernel for chunks, 0 without one; chunk_trees: if it takes trees. dots:
+    whether a decode reads states through tensor cores where DOT says so. several: whether more
+    tokens of a window need more warps. tile, warps: of kernels that are not tuned. tune: the
+    command that tunes. short: what differs in a cache of short contexts, and short_buffer: its
+    records of a row with a state, where not as tuned. without_short: why there are none.
     """
 
     name: str
