@@ -361,8 +361,9 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
     if context.get("chain"):
         found["chain"] = len(context["chain"].tokens)
     if context.get("chunk"):
-        # parts of two tokens' numbers are what tensor cores contract
-        found["chunk"] = 8
+        # what tensor cores contract is 16 of a float32, or 8 in parts
+        parts = form.spec.storage.state.narrow or form.decay("K")
+        found["chunk"] = 8 if parts else 16
         if not chunks_trees(form):
             found["chunk_trees"] = False
     if context["without_short"]:
