@@ -15,7 +15,7 @@ from kvgen.kernels.verify import MANY
 # few rows want programs, many want tiles that share what a head computes once; warps that go over
 # one tile compute that as often as they are
 TILING = Choice(
-    # scaling all elements of vectors over K is most of what a head takes: warps and tiles share that
+    # most of what a head takes is scaling vectors over K: warps and tiles share that
     when(Tiling(of_channels(32), 32), channels=True, busy=below(3)),
     when(Tiling(of_channels(32), 64), channels=True, busy=below(6)),
     when(Tiling(of_channels(64), 128, 2, 2), channels=True, narrow=True),
