@@ -173,7 +173,10 @@ class running:
         module: Any = self.pair.module
         self.configs = module.CONFIGS
         left_out = "verify" if self.kernel == "chunk" else "chunk"
-        kept = {n: each for n, each in self.configs["default"].items() if n != left_out}
+        # which trees need where channels decay
+        stays = left_out == "verify" and not self.pair.cache.table.chunk_trees
+        configs = self.configs["default"].items()
+        kept = {n: each for n, each in configs if n != left_out or stays}
         module.CONFIGS = {"default": kept}
 
     def __exit__(self, *_: object) -> None:
@@ -235,6 +238,49 @@ state:
 storage: {records: input}
 step: |
   S = sigmoid(a) * S - outer(-k, v) * exp(a)
+  o = q @ S""",
+    "decays_of_heads_and_channels": """
+sizes: {H: 1, HV: 2, K: 16, V: 16}
+inputs:
+  q: [H, K]
+  k: [H, K]
+  v: [HV, V]
+  a: [HV]
+  f: [H, K]
+state:
+  S: [HV, K, V]
+step: |
+  S = sigmoid(a) * S
+  S = exp(logsigmoid(f)) * S
+  S = S + outer(l2norm(k), sigmoid(a) * (v - l2norm(k) @ S))
+  o = q @ S""",
+    "channels_that_decay_as_they_do": """
+sizes: {H: 1, HV: 2, K: 16, V: 16}
+inputs:
+  q: [H, K]
+  k: [H, K]
+  v: [HV, V]
+params:
+  f: {axes: [H, K], range: [0, inf]}
+  w: [H, K]
+state:
+  S: [HV, K, V]
+step: |
+  S = exp(-f) * S + outer(k / (1 + w @ w), v)
+  o = (w * q + w) @ S""",
+    "keys_of_no_token": """
+sizes: {H: 1, HV: 2, K: 16, V: 16}
+inputs:
+  q: [H, K]
+  v: [HV, V]
+  f: [H, K]
+  a: [HV]
+params:
+  w: [H, K]
+state:
+  S: [HV, K, V]
+step: |
+  S = exp(logsigmoid(f)) * S + outer(w, v) + outer(w * f, sigmoid(a) * v)
   o = q @ S""",
     "keys_times_a_parameter": """
 sizes: {H: 1, HV: 2, K: 16, V: 16}

@@ -76,7 +76,8 @@ class ByChannel(Chunk):
         for node in reachable(roots):
             if reduces(node) and node not in self.form.late:
                 found = self.build.sum(token.clean(node.args[0]), str(node.value))
-                token.known[node] = self.build.helper(ONCE, found, name=token.name(node))
+                once = found.axes and self.build.helper(ONCE, found, name=token.name(node))
+                token.known[node] = once or found
 
     def _newest(self) -> Value:
         """The sum of log decays up to the newest record, 0 in an empty buffer."""
@@ -117,7 +118,10 @@ class ByChannel(Chunk):
         if self.form.factored:
             return {each: build.dot(key.rows, since[each], PRODUCT) for each in columns}
         args = {each: (key.columns, self.vectors[each].columns, self.log) for each in columns}
-        within = {each: build.helper(WITHIN, *args[each], axes="ST") for each in columns}
+        names = {each: f"{self.vectors[each].called}_within" for each in columns}
+        within = {
+            each: build.helper(WITHIN, *args[each], axes="ST", name=names[each]) for each in columns
+        }
         return {
             each: build.helper(BETWEEN, within[each], *args[each], axes="ST") for each in columns
         }
@@ -159,6 +163,7 @@ class ColumnsBuffered(Buffered):
     are by now."""
 
     def load(self) -> None:
+        self.newest_first = False
         for decay in self.form.summed_decays:
             self.sum_up(decay)
         pairs = zip(self.form.keys, self.strays, strict=True)
