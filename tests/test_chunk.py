@@ -4,13 +4,15 @@ interpreter; which recurrences have such a kernel, and when it runs."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
 
 import alike
 import pytest
 import torch
+from tuned_records import H200, record
 from twins import analysed, ids, made, within_rounding
 
 from kvgen import compiler
@@ -23,8 +25,10 @@ from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.registry import kernels_of
 from kvgen.kernels.verify import VERIFY
 from kvgen.shipped import resolve, shipped
+from kvgen.tuning import plan
+from kvgen.wisdom.store import Store
 
-pytestmark = pytest.mark.usefixtures("rounded")
+pytestmark = pytest.mark.usefixtures("rounded", "own")
 
 # decays that hang on tokens, on the head alone, or none; two reads or one; another key reads than
 # writes; one of two writes that needs no read
@@ -52,13 +56,24 @@ DEALT_AGAIN = [(name, storage) for name in CHUNKED for storage in STORED]
 # as tiles are, and not
 SIZES = ({"K": 16, "V": 16}, {"K": 24, "V": 20})
 MODULE = "gated_deltanet"
+GPU = "GPU with times"
 
 
 def wide(name: str, *storage: str, sizes: dict[str, int] = SIZES[0], **options: Any) -> Twin:
     """A twin of a module with the kernel."""
     places = 16 if name in FACTORED else 20
     options = {"slots": 6, "layers": 2, "buffer": places, "window": 16, **options}
-    return Twin(made(name, *storage, **sizes), "cpu", **options)
+    return by_columns(Twin(made(name, *storage, **sizes), "cpu", **options))
+
+
+def by_columns(pair: Twin) -> Twin:
+    """Where channels decay the kernel runs only on GPUs that have times of it."""
+    if pair.cache.table.chunk_timed:
+        configs: Any = pair.module.CONFIGS
+        known = configs["default"]["chunk"].items()
+        configs[GPU] = {"chunk": {batch: {**config, "us": 1.0} for batch, config in known}}
+        pair.cache.gpu = GPU
+    return pair
 
 
 def test_which_recurrences_have_it() -> None:
@@ -177,7 +192,8 @@ class running:
         stays = left_out == "verify" and not self.pair.cache.table.chunk_trees
         configs = self.configs["default"].items()
         kept = {n: each for n, each in configs if n != left_out or stays}
-        module.CONFIGS = {"default": kept}
+        times = {GPU: self.configs[GPU]} if self.kernel == "chunk" and GPU in self.configs else {}
+        module.CONFIGS = {"default": kept} | times
 
     def __exit__(self, *_: object) -> None:
         module: Any = self.pair.module
@@ -305,7 +321,7 @@ def test_other_inputs(name: str, kernel: str) -> None:
     analysis = compiler.analyse(f"kvgen: 1\nname: {name}{INPUTS[name]}\n")
     assert chunks(analysis.form)
     model = Made(analysis, compiler.built(analysis))
-    pair = Twin(model, "cpu", slots=6, layers=2, buffer=20, window=16, seed=5)
+    pair = by_columns(Twin(model, "cpu", slots=6, layers=2, buffer=20, window=16, seed=5))
     with running(pair, kernel):
         serve(pair, Server(pair, random.Random(name), windows=range(2, 17, 2)), steps=6)
 
@@ -358,15 +374,75 @@ def test_the_one_that_is_tuned_runs(
 ) -> None:
     pair = wide(MODULE, layers=1)
     pair.admit([1, 2])
+    names = launched(pair)
+    with on_a_gpu(pair, tuned):
+        Verify(pair, [2, 1], 8, counts=[0, 0]).run(0)
+    assert names == [wanted]
+
+
+# of channels that decay
+
+TIMES = [
+    # estimates, and a GPU whose records are from before there was the other kernel
+    ({}, "verify"),
+    ({"verify": {64: {**CONFIG, "us": 9.0}}}, "verify"),
+    # a GPU's own configuration, without a time of this buffer
+    ({"chunk": {64: BY_COLUMNS}}, "verify"),
+    ({"chunk": {64: {**BY_COLUMNS, "us": 9.0}}}, "chunk"),
+    ({"verify": {8: CONFIG}, "chunk": {8: {**BY_COLUMNS, "us": 9.0}}}, "chunk"),
+    ({"verify": {8: {**CONFIG, "us": 9.0}}, "chunk": {8: {**BY_COLUMNS, "us": 8.0}}}, "chunk"),
+    ({"verify": {8: {**CONFIG, "us": 7.0}}, "chunk": {8: {**BY_COLUMNS, "us": 8.0}}}, "verify"),
+]
+
+
+@pytest.mark.parametrize("name", ["kimi_delta_attention", "rwkv7"])
+@pytest.mark.parametrize(("tuned", "wanted"), TIMES)
+def test_where_channels_decay_only_times_choose_it(
+    name: str, tuned: dict[str, Any], wanted: str, launched: Callable[[Twin], list[str]]
+) -> None:
+    pair = wide(name, layers=1)
+    pair.admit([1, 2])
+    names = launched(pair)
+    with on_a_gpu(pair, tuned):
+        Verify(pair, [2, 1], 8, counts=[0, 0]).run(0)
+    assert names == [wanted]
+
+
+@contextmanager
+def on_a_gpu(pair: Twin, tuned: dict[str, Any]) -> Iterator[None]:
+    """With what is known of a GPU, which is nothing where nothing is tuned."""
     module: Any = pair.module
-    names, known = launched(pair), module.CONFIGS
+    known = module.CONFIGS
     pair.cache.gpu = "a GPU"
     module.CONFIGS = known | {"a GPU": tuned} if tuned else known
     try:
-        Verify(pair, [2, 1], 8, counts=[0, 0]).run(0)
+        yield
     finally:
         module.CONFIGS = known
-    assert names == [wanted]
+
+
+@pytest.mark.parametrize(("name", "baked"), [("kimi_delta_attention", True), (MODULE, False)])
+@pytest.mark.parametrize("cut", [{}, {"cut": 1}])
+def test_times_of_windows_are_baked_where_they_choose(
+    name: str, baked: bool, cut: dict[str, int]
+) -> None:
+    """A search for windows that was cut short has timed the kernel alone, as any does."""
+    analysis = analysed(name, K=16, V=16)
+    options = plan.Options((4,), "full", 100.0)
+    goals = {goal.kernel: goal for goal in plan.goals(analysis, options)}
+    for kernel, us in {"decode": 3.0, "verify": 9.0, "chunk": 8.0}.items():
+        of = plan.key(analysis, goals[kernel], H200)
+        config = {} if kernel == "decode" else {"config": BY_COLUMNS if us < 9 else CONFIG}
+        at = {"at": {"batch": 4, **cut}} if kernel != "decode" else {}
+        Store.default().add([record(of, us, spec=analysis.spec.name, **config, **at)])
+    configs = compiler.built(analysis).CONFIGS[H200]
+    found = [configs[kernel][4].get("us") for kernel in ("verify", "chunk")]
+    assert found == ([9.0, 8.0] if baked else [None, None])
+
+
+def test_a_search_runs_what_it_times() -> None:
+    assert CHUNK.asked(BY_COLUMNS) == {**BY_COLUMNS, "us": 0.0}
+    assert VERIFY.asked(CONFIG) == CONFIG
 
 
 def test_what_is_asked_for_alone_runs_alone() -> None:

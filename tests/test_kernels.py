@@ -16,6 +16,7 @@ from kvgen.kernels.fold import FOLD
 from kvgen.kernels.kernel import Kernel
 from kvgen.kernels.registry import KERNELS, STEPS, SUBJECTS, kernels_of, named, subject
 from kvgen.kernels.short import SHORT
+from kvgen.kernels.sweep import SWEEP
 from kvgen.kernels.verify import VERIFY
 from kvgen.timing import rows, steps
 from kvgen.tuning import oracle
@@ -35,10 +36,10 @@ def test_those_of_a_recurrence() -> None:
     assert kernels_of(analysed("gated_deltanet", K=128, V=128).form) == KERNELS
     # long keys leave what has all tokens' columns at once no registers
     long = kernels_of(analysed("gated_deltanet", K=1024, V=128).form)
-    assert set(KERNELS) - {*long} == {CHAIN, CHUNK}
+    assert set(KERNELS) - {*long} == {CHAIN, CHUNK, SWEEP}
     # tensor cores have nothing to contract
     short = kernels_of(analysed("gated_deltanet", K=8, V=8).form)
-    assert set(KERNELS) - {*short} == {CHUNK}
+    assert set(KERNELS) - {*short} == {CHUNK, SWEEP}
 
 
 @pytest.mark.parametrize("name", ["gated_deltanet", "kimi_delta_attention_bounded"])

@@ -34,7 +34,9 @@ def module(name: str, state: str = "float32", *features: str) -> str:
     return compiler.emit(analysis, {}, features or None)
 
 
-WINDOWS = ("verify", "chain", "chunk", "extend", "short_verify", "short_extend")
+WINDOWS = (
+    "verify", "chain", "chunk", "extend", "prepare", "sweep", "short_verify", "short_extend",
+)  # fmt: skip
 # bytes of a thread that a window of a few tokens may spill
 FEW = 512
 

@@ -186,7 +186,7 @@ def test_of_several_tokens_the_fastest_may_spill(
         if request["kernel"] in warps or count == 1:
             warps.setdefault(request["kernel"], []).append(count)
     for kernel, counts in warps.items():
-        several = kernel in ("verify", "chain", "chunk", "extend")
+        several = kernel in ("verify", "chain", "chunk", "extend", "sweep")
         assert set(counts) == ({1, 2} if several else {1}), warps
     assert len(warps) == len(space.kernels(job.analysis))
 

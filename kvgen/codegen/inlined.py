@@ -20,7 +20,7 @@ FOLDER = Path(kvgen.runtime.__file__).parent
 OWN = {DECODE: "steps", VERIFY: "drafts", EXTEND: "prompts", SHORT: "paged"}
 # what a caller calls, then what the cache is made of, then the cache
 CALLS = ("steps", "drafts", "prompts", "windows")
-PARTS = ("numbers", "table", "device", "arguments", "calls", "launches", "memory")
+PARTS = ("numbers", "table", "device", "arguments", "calls", "launches", "blocks", "memory")
 CACHE = ("storage", "kernels", "contents", "cache", "ops", "paged")
 
 OUTSIDE = ("torch", "triton", "triton.language")

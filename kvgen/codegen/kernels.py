@@ -39,6 +39,8 @@ blocks newer_page newer_within oldest_page cursor row_key ROWS
 brought source target
 limit wanted PACKED LATE SAVE ahead out_token block wide layers src dst
 lengths_ptr parents_ptr parents_row parents_token
+numbers_ptr matrices_ptr numbers_at matrices_at vectors_at out_at
+first_head in_front begun HEADS NUMBERS HALVES
 EARLY PDL DOT INTERPRETED EXACT ROUGH PROMPT PROMPT_MARK
 """
 

@@ -6,8 +6,9 @@ and the number comes after.
 
 from __future__ import annotations
 
+from kvgen.algebra.chunk import forgives
 from kvgen.algebra.form import Form
-from kvgen.algebra.graph import Node, leaf_of
+from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.codegen.printer import ATOM, Emission, Text
 
 # what a tensor core contracts at a time
@@ -38,6 +39,29 @@ def times_input(form: Form, node: Node) -> tuple[Node, Node] | None:
             node, scale = node.args[0], graph.neg(scale)
         else:
             return None
+
+
+def few_bits(form: Form) -> bool:
+    """Whether a prompt's products with the state take 16 bits of each number: the state keeps no
+    more of it, its tokens forgive that, and inputs are multiplied as they came, or scaled by what
+    decays."""
+    few = all_given(form) or form.decay("K") is not None
+    few = few and (not form.writes_read or all(_of_one_input(form, x) for x in form.columns))
+    return form.spec.storage.state.coarse and few and forgives(form)
+
+
+def _of_one_input(form: Form, vector: Node) -> bool:
+    """Whether a vector is one input's, whatever it is times beside what decays: another input's
+    would turn it away from the key that it erases."""
+    found = {leaf_of(node) for node in reachable([vector]) if node.axes.channels == "K"}
+    of_decays = {leaf_of(node) for node in reachable([decay.log for decay in form.decays])}
+    return len({node for node in found - of_decays if node.op == "input"}) == 1
+
+
+def all_given(form: Form) -> bool:
+    """Whether all that is multiplied with the state, or added to it, is an input times a number."""
+    vectors = (*form.columns, *form.keys)
+    return all(times_input(form, vector) is not None for vector in vectors)
 
 
 def as_given(load: Text) -> str:

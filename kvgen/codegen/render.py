@@ -6,7 +6,7 @@ import hashlib
 import re
 import struct
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import jinja2
 
 from kvgen.algebra.chain import chains
-from kvgen.algebra.chunk import chunks_trees
+from kvgen.algebra.chunk import chunks_channels, chunks_trees
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, plan_records
@@ -40,6 +40,7 @@ from kvgen.codegen.kernels import (
 )
 from kvgen.codegen.literals import escaped, literal, quoted, text_literal, tuple_text
 from kvgen.codegen.operands import offered as offers_dots
+from kvgen.codegen.operands import times_input
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.short import short_decode_scope
@@ -51,6 +52,8 @@ from kvgen.formats.state import Tile
 from kvgen.functions.registry import torch_helpers, triton_helpers
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
+# tokens of a prompt that are prepared together
+BLOCK = 64
 # the templates that call the runtime
 SPOKEN = ("calls.py.jinja", "table.py.jinja")
 # kernels of one tile of a head, and what others begin with
@@ -86,6 +89,21 @@ class CacheTensor:
         return f"{self.local}_slot", f"{self.local}_layer"
 
 
+class Prepared(Protocol):
+    """What one kernel leaves for another of a block."""
+
+    @property
+    def numbers(self) -> Sequence[object]: ...
+    @property
+    def matrices(self) -> Sequence[object]: ...
+    @property
+    def vectors(self) -> Sequence[object]: ...
+    @property
+    def parts(self) -> int: ...
+    @property
+    def vector_parts(self) -> int: ...
+
+
 class Scheduled(Protocol):
     """A kernel's own lines, as a schedule gives them: and the functions that they call, of the
     module and of the language."""
@@ -96,6 +114,8 @@ class Scheduled(Protocol):
     def helpers(self) -> Collection[str]: ...
     @property
     def functions(self) -> Collection[str]: ...
+    @property
+    def prepared(self) -> Prepared | None: ...
     @property
     def per_head(self) -> bool: ...
     @property
@@ -177,14 +197,26 @@ def _scheduled(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) -> d
     """Kernels that schedules lay out, as far as the module has them."""
     decode = scheduled["decode"]
     chunk = scheduled.get("chunk") if context["has_verify"] else None
-    more = set(decode.functions) | (set(chunk.functions) if chunk else set())
+    prepare, sweep = (
+        scheduled.get(each) if context["has_extend"] else None for each in ("prepare", "sweep")
+    )
+    there = [each for each in (chunk, prepare, sweep) if each]
     # vectors that lie side by side, most of them
     operands = context["chain"].operands if context["chain"] else []
     widest = [n for n in WIDTHS if n in operands or f"_columns_{n}" in decode.helpers]
     return {
         "decode": decode,
         "chunk": chunk,
-        "helpers": context["helpers"] | more,
+        "prepare": prepare,
+        "sweep": sweep,
+        "sweep_has_groups": (
+            _has_groups("\n".join(sweep.lines if sweep else ()), context["step_tensors"])
+            or _of_groups(context["folded"], [])
+        ),
+        "block": BLOCK,
+        "prepared_sizes": sweep and _prepared_sizes(sweep, context["shapes"]),
+        "scheduled_helpers": {name for each in there for name in each.helpers},
+        "helpers": context["helpers"].union(*(each.functions for each in (decode, *there))),
         # of 4 and more there are halves, of 2 there is no need for a function of its own
         "widths": [n for n in WIDTHS if n in widest or 2 < n < max(widest, default=0)],
     }
@@ -322,6 +354,9 @@ def _signatures(context: dict[str, Any]) -> dict[str, Signature]:
         found["chunk"] = Signature(context["window_arguments"], tokens)
     if "extend" in context["features"]:
         found["extend"] = Signature(context["extend_arguments"], step)
+    if context["sweep"]:
+        found["prepare"] = Signature(context["extend_arguments"], ())
+        found["sweep"] = Signature(context["extend_arguments"], step)
     return found
 
 
@@ -366,9 +401,35 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
         found["chunk"] = 8 if parts else 16
         if not chunks_trees(form):
             found["chunk_trees"] = False
+        if chunks_channels(form):
+            found["chunk_timed"] = True
+    if context.get("sweep"):
+        found["block"] = BLOCK
+        # products of a block have as many rows as four warps take; vectors that are scaled channel
+        # by channel are more than these hold
+        warps = 8 if form.decay("K") else 4
+        prepared, k = context["sweep"].prepared, context["shapes"].span("K")
+        scaled = len(prepared.vectors) * prepared.vector_parts
+        found_inputs = [times_input(form, x) for x in (*form.columns, *form.keys)]
+        given = len({each[0] for each in found_inputs if each})
+        vectors = scaled if form.decay("K") else scaled + given
+        stage = 2 * BLOCK * (k * vectors + BLOCK * len(prepared.matrices) * prepared.parts)
+        # beside a solve there are no registers to keep what heads have in common
+        heads = 1 if form.writes_read else form.spec.ratio
+        values = 0 if form.writes_read else 2 * BLOCK
+        found["prepared"] = str((*context["prepared_sizes"], warps, heads, stage, values))
     if context["without_short"]:
         found["without_short"] = quoted(context["without_short"])
     return found
+
+
+def _prepared_sizes(sweep: Scheduled, shapes: Shapes) -> tuple[int, int]:
+    """How many numbers of 32 bits, and of 16, are prepared of a prompt's block."""
+    prepared = sweep.prepared
+    assert prepared is not None
+    tokens = prepared.parts * len(prepared.matrices) * BLOCK
+    keys = prepared.vector_parts * len(prepared.vectors) * shapes.span("K")
+    return len(prepared.numbers) * BLOCK, BLOCK * (tokens + keys)
 
 
 def _features(form: Form, features: tuple[str, ...]) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvgen.algebra.chunk import chunks
+from kvgen.algebra.chunk import chunks, chunks_channels
 from kvgen.algebra.form import Form
 from kvgen.kernels.choice import Choice, Tiling, below, of_channels, when
 from kvgen.kernels.drafts import Drafts
@@ -39,6 +39,13 @@ class Chunk(Drafts):
 
     def wanted(self, form: Form) -> int:
         return MANY
+
+    def compared(self, form: Form) -> bool:
+        return chunks_channels(form)
+
+    def asked(self, config: Config) -> dict[str, float]:
+        """Where channels decay it runs only where it has been timed."""
+        return {**config, "us": 0.0}
 
     def need(self, size: Size, config: Config) -> Need:
         """Columns and keys pass through shared memory, and so does every tile in flight."""

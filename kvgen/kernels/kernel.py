@@ -159,6 +159,14 @@ class Kernel(Subject):
         """Of configurations by kernel, those beside which it runs where it can."""
         return {name: known for name, known in table.items() if name not in self.behind}
 
+    def asked(self, config: Config) -> dict[str, float]:
+        """A configuration as a module has it that is to run with it."""
+        return dict(config)
+
+    def compared(self, form: Form) -> bool:
+        """Whether its times alone go into a module, for another kernel that computes the same."""
+        return False
+
     def launch(
         self, module: ModuleType, cache: Any, layer: int, slots: Any, given: Mapping[str, Any]
     ) -> None:

@@ -12,10 +12,13 @@ from kvgen.kernels.fold import FOLD
 from kvgen.kernels.kernel import Kernel, Subject
 from kvgen.kernels.recurrent import RECURRENT
 from kvgen.kernels.short import SHORT
+from kvgen.kernels.sweep import SWEEP
 from kvgen.kernels.verify import VERIFY
 
 # in the order in which records stand
-KERNELS: tuple[Kernel, ...] = (DECODE, RECURRENT, FOLD, VERIFY, CHAIN, CHUNK, EXTEND, SHORT)
+KERNELS: tuple[Kernel, ...] = (
+    DECODE, RECURRENT, FOLD, VERIFY, CHAIN, CHUNK, EXTEND, SWEEP, SHORT,
+)  # fmt: skip
 SUBJECTS: tuple[Subject, ...] = (*KERNELS, BUFFER)
 # what whole steps of single tokens are made of, in the order in which it is searched
 STEPS: tuple[Kernel, ...] = (RECURRENT, DECODE, FOLD)

@@ -43,6 +43,10 @@ FREE = ("given", "number", "along", "cast")
 Written = tuple[str, int]
 
 
+def _gains(given: Value, value: Value) -> bool:
+    return value.op in ("add", "mul") and value.args[0] is given
+
+
 def printed(
     kernel: Kernel, extents: Mapping[str, str], new: Callable[[str], str], indent: int = 4
 ) -> list[str]:
@@ -59,6 +63,12 @@ class _Printer:
             value for statement in everywhere(kernel.body) for value in used(statement)
         )
         self.carried = _carried(kernel.body)
+        # what a value is with something more, which takes its place
+        self.gained = {
+            each.value
+            for each in everywhere(kernel.body)
+            if isinstance(each, Move) and _gains(each.given, each.value)
+        }
         self.written: dict[Value, Written] = {}
         self.named: set[Value] = set()
         # those that stand for the same, by what they are together
@@ -106,7 +116,7 @@ class _Printer:
                 return [header, *self.lines(body, deeper)]
             case Move(given, value):
                 name, (text, binds) = self.of(given)[0], self.of(value)
-                if value.op in ("add", "mul") and value.args[0] is given and binds < ATOM:
+                if _gains(given, value) and binds < ATOM:
                     sign, other = OPERATORS[value.op][0], value.args[1]
                     return [f"{pad}{name} {sign}= {self.along(other, value.axes, AND)}"]
                 return [f"{pad}{name} = {text}"]
@@ -126,7 +136,7 @@ class _Printer:
         plain = value.type in ("int", "long", "bool", "pointer")
         free = value.op in FREE or plain
         again = self.uses[value] > 1 or value in self.carried
-        long = len(text) > LINE and not plain and value.op != "load"
+        long = len(text) > LINE and not plain and value.op != "load" and value not in self.gained
         named = value.name and not isinstance(value.name, Wish)
         if named or value.op in LINES or (again and not free) or long:
             return f"{self.called(value)} = {text}"

@@ -16,6 +16,7 @@ from kvgen.codegen.features import EXTEND, VERIFY
 from kvgen.codegen.features import SHORT as SHORT_CONTEXTS
 from kvgen.kernels.registry import named
 from kvgen.kernels.short import SHORT
+from kvgen.kernels.size import SHARED
 from kvgen.language import spec as specs
 from kvgen.language.spec import Spec, Tensor
 
@@ -101,7 +102,9 @@ def launches_of(module: Any, case: Case, target: GPUTarget) -> list[Launch]:
     assert spec is not None and not wrong
     configs = module.CONFIGS
     kernel = named(case.kernel)
-    tables = kernel.alone(configs["default"]) | {case.kernel: {case.rows: case.config}}
+    tables = kernel.alone(configs["default"]) | {
+        case.kernel: {case.rows: kernel.asked(case.config)}
+    }
     module.CONFIGS = configs | {"default": tables}
     _place(module, target)
     try:
@@ -132,6 +135,8 @@ def _place(module: Any, target: GPUTarget) -> None:
     """What the module would find on the target, where all decodes of a session are one step's."""
     overlaps = target.backend == "cuda" and int(target.arch) >= 90
     module.overlapping = lambda table, device: overlaps
+    name = f"sm_{target.arch}" if target.backend == "cuda" else str(target.arch)
+    module.shared_memory = lambda device: SHARED[name]
     # tensors without memory do, for nothing is executed
     module.check_memory = lambda cache: None
     module.step_of = lambda cache, layer, slots: ("step", 1 << layer, slots) if overlaps else None
@@ -191,6 +196,9 @@ def _session(module: Any, spec: Spec, batches: tuple[int, ...], recorder: _Recor
                 module.verify(drafts, layer, slots, **windows, **params, parents=path)
             if EXTEND in module.FEATURES:
                 module.extend(cache, layer, slots, **windows, **params, lengths=slots.clone())
+                if block := module.Cache.table.block:
+                    long = empty(spec.inputs, cache.dtype, batch, 2 * block)
+                    module.extend(cache, layer, slots, **long, **params, lengths=slots.clone())
         if short is None:
             continue
         for layer in (0, 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ import triton  # pyright: ignore[reportMissingTypeStubs]
 from kvgen.runtime.numbers import unknown
 from kvgen.runtime.table import Table
 
+# bytes of shared memory that any GPU has for a program
+LEAST_SHARED = 1 << 16
 # GPUs, and dtypes on them, that the caller has been warned of
 WARNED: list[object] = []
 
@@ -36,6 +39,13 @@ def overlapping(table: Table, device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.hip or not compiled(table):
         return False
     return torch.cuda.get_device_capability(device)[0] >= 9
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes that one program can have of a GPU's shared memory."""
+    # torch leaves its type open
+    properties: Any = operator.attrgetter("get_device_properties")(torch.cuda)(device)
+    return getattr(properties, "shared_memory_per_block_optin", LEAST_SHARED)
 
 
 def tuned_places(table: Table, device: torch.device | str) -> int:
@@ -95,6 +105,12 @@ def configuration(
 def best_kernel(table: Table, gpu: str, batch: int) -> str:
     """Which is faster for this batch, "decode" or "recurrent", by the times of whole steps."""
     return best_of(table, gpu, "decode", "recurrent", batch)
+
+
+def timed(table: Table, gpu: str, kernel: str) -> bool:
+    """Whether there are a kernel's times on a GPU."""
+    tuned = table.names["CONFIGS"].get(gpu, {}).get(kernel, {})
+    return any("us" in config for config in tuned.values())
 
 
 def best_of(table: Table, gpu: str, first: str, second: str, batch: int) -> str:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kvgen.runtime.arguments import is_row, strict, wrong
+from kvgen.runtime.blocks import in_blocks, run_blocks
 from kvgen.runtime.calls import IN_PLACE
-from kvgen.runtime.device import best_of
+from kvgen.runtime.device import best_of, timed
 from kvgen.runtime.launches import (
     Given,
     batch_of,
@@ -120,6 +121,8 @@ class Kernels(Storage):
         """The kernel of a window that is no short chain: of two the one that is tuned."""
         table, tuned = self.table, self.table.names["CONFIGS"].get(self.gpu, {})
         taken = table.chunk and (table.chunk_trees or not tree)
+        # scaling channels takes time, which only a GPU's times weigh against what columns save
+        taken = taken and (not table.chunk_timed or timed(table, self.gpu, "chunk"))
         if not taken or ("verify" in tuned and "chunk" not in tuned):
             return "verify"
         return best_of(table, self.gpu, "chunk", "verify", batch_of(self, rows))
@@ -133,6 +136,10 @@ class Kernels(Storage):
         self, layer: int, slots: Tensor, lengths: Tensor, given: Given, out: Tensor,
         packed: bool = False,
     ) -> None:  # fmt: skip
+        if in_blocks(self, slots.numel(), out.shape[0 if packed else 1], packed):
+            pending = self.tensors["pending"]
+            run_blocks(self, layer, slots, pending, lengths, given, out, packed)
+            return
         config = configured(self, "extend", slots.numel(), given)
         launch_tokens(
             self, "extend", tiles_grid(self, slots.numel(), config), layer, slots, given, out,

@@ -28,13 +28,15 @@ Step = tuple[object, int, Tensor]
 class Launching(Sized, Protocol):
     """What launches need to know of a cache.
 
-    overlaps: whether its GPU can launch a kernel before the one in front has ended. step: of the
-    last call, if another may begin before that has ended. tokens: the inputs, which every token has
-    its own of. at: the tensors that hold a layer, and which of theirs it is. books, bounds: which
-    records and which slots there are, as kernels get it.
+    processors: multiprocessors of its GPU. overlaps: whether that can launch a kernel before the
+    one in front has ended. step: of the last call, if another may begin before that has ended.
+    tokens: the inputs, which every token has its own of. at: the tensors that hold a layer, and
+    which of theirs it is. books, bounds: which records and which slots there are, as kernels get
+    it.
     """
 
     gpu: str
+    processors: int
     overlaps: bool
     watched: list[Tensor]
     invariant: bool

@@ -22,15 +22,16 @@ from kvgen.functions.registry import reduces
 from kvgen.ir.passes.once import ONCE
 from kvgen.ir.values import Helper, Kernel, Value
 from kvgen.schedules.buffered import KEPT, SINCE, TOTAL, Buffered
-from kvgen.schedules.chunk import Chunk, Vector
+from kvgen.schedules.chunk import Chunk
 from kvgen.schedules.loads import RecordLoads, TokenLoads
+from kvgen.schedules.triangle import Vector
 
 OF_TOKENS = Helper("_of_tokens", ("WINDOW=WINDOW", "TOKENS=TOKENS"))
 OF_PLACES = Helper("_of_places", ("SPAN=SPAN",))
 SINCE_PLACES = Helper("_since_places")
 SETTLED = {"K": Helper("_settled", ("1",)), "P": Helper("_settled", ("0",))}
 PRODUCT = Helper("_product_of_channels")
-BEFORE = Helper("_logs_before", ("TREE",))
+BEFORE = Helper("_logs_of_path", ("TREE",))
 WITHIN, BETWEEN = Helper("_scores_within"), Helper("_scores_between")
 
 
@@ -42,13 +43,13 @@ def chunk_by_channel(form: Form, records: Records, shapes: Shapes) -> Kernel:
 class ByChannel(Chunk):
     tokens = "T"
 
-    def _loads(self) -> TokenLoads:
+    def loads(self) -> TokenLoads:
         return ColumnLoads(self.build, self.lanes, self.names, ("T", "T"))
 
     def _buffered(self) -> Buffered:
         return ColumnsBuffered(self.token, self.form, self.records, self.lanes)
 
-    def _vectors(self) -> None:
+    def find_vectors(self) -> None:
         build, form, token = self.build, self.form, self.token
         nodes = dict.fromkeys((*form.columns, *form.keys))
         self._own_products([*form.roots, *nodes])
@@ -64,7 +65,7 @@ class ByChannel(Chunk):
         self.since = build.function(EXP, before, name="since_start")
         for node in nodes:
             given = component(node) if leaf_of(node).op == "input" else "vector"
-            called = self._name(node, given)
+            called = self.name(node, given)
             value = self._whole(token.clean(node))
             rows = build.turned(self._settled(value), f"{called}_rows")
             self.vectors[node] = Vector(called, rows, value)
@@ -91,14 +92,15 @@ class ByChannel(Chunk):
 
     def _window(self) -> None:
         build, form = self.build, self.form
-        path, weights = self._path()
+        self.find_decays()
+        path, weights = self.path, self.weights
         kept, left = self.buffer.kept.get(""), self.buffer.kept.get("K")
         since: dict[Node, Value] = {}
         for column, vector in ((each, self.vectors[each]) for each in form.columns):
             whole = build.mul(vector.columns, self.since, f"{vector.called}_since")
             asked = whole if left is None else build.mul(whole, left, f"{vector.called}_kept")
             since[column], self.asked[column] = self._settled(whole), self._settled(asked)
-            self.lead[column] = self._times(path, kept)
+            self.kept[column] = self.times(path, kept)
         # products of the same keys one after the other: as operands these take many registers
         for index, key in enumerate(form.keys):
             near, (keys, scale) = self.vectors[key], self.buffer.keys[index]
@@ -106,7 +108,7 @@ class ByChannel(Chunk):
                 name = f"{self.vectors[column].called}_scores"
                 score = build.where(self.ancestors, build.times(score, weights), 0.0, name)
                 self.scores[column, index] = score
-            keys, held = self._settled(keys), self._times(self.buffer.weight, scale)
+            keys, held = self._settled(keys), self.times(self.buffer.weight, scale)
             for column in form.columns:
                 called = f"{self.vectors[column].called}_held_scores"
                 score = build.dot(keys, since[column], PRODUCT)

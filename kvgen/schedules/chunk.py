@@ -10,25 +10,18 @@ each token writes of itself, times what follows from the triangle.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
-from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import Records, Stored
-from kvgen.algebra.solving import solve
 from kvgen.codegen.kernels import Shapes, local
-from kvgen.codegen.operands import component, times_input
-from kvgen.functions.exp import EXP
-from kvgen.functions.registry import reduces
-from kvgen.ir.build import Builder
+from kvgen.codegen.operands import component
 from kvgen.ir.values import Helper, Kernel, Value
 from kvgen.schedules.buffered import Buffered
-from kvgen.schedules.loads import Lanes, TokenLoads
-from kvgen.schedules.lowering import Lowering
+from kvgen.schedules.triangle import EXACT, Triangle
 
 # products with 16 bits of a float32 are as good where the state is read in 16 bits
-EXACT, ROUGH = Helper("_product"), Helper("_product", ("rough=True",))
+ROUGH = Helper("_product", ("rough=True",))
 WRITTEN = Helper("_product_of_tokens")
 SQUARE = Helper("_product_of_squares")
 ABOVE = Helper("_above", ("TREE",))
@@ -37,54 +30,27 @@ INVERSE = Helper("_inverse_by_halves")
 DIAGONAL = Helper("_diagonal")
 
 
-@dataclass
-class Vector:
-    """A vector over K of every token. called: its name. rows: by tokens that write. columns: by
-    tokens that read. number: what it is still to be times, where the rows are an input as it
-    came."""
-
-    called: str
-    rows: Value
-    columns: Value
-    number: Value | None = None
-
-
 def chunk(form: Form, records: Records, shapes: Shapes) -> Kernel:
     """A verify of a form that `chunks`, of which no channel decays by itself."""
     return Chunk(form, records, shapes).kernel()
 
 
-class Chunk:
-    """asked, lead: the columns that the state is multiplied with, and what comes of it is still to
-    be times. scores, buffer_scores: of each column with each write, in the window and the buffer.
+class Chunk(Triangle):
+    """asked, kept: the columns that the state is multiplied with, and what comes of it is still to
+    be times. buffer_scores: of each column with each write in the buffer.
     """
 
+    between, inverse_of, square, diagonal = BETWEEN, INVERSE, SQUARE, DIAGONAL
     # how vectors over K lie: by tokens that write
     tokens = "S"
 
     def __init__(self, form: Form, records: Records, shapes: Shapes) -> None:
-        self.form, self.records, self.shapes = form, records, shapes
-        self.build = build = Builder()
-        self.lanes = lanes = Lanes(build, shapes, form.spec.ratio)
-        self.names = {**value_names(form, records), **form.graph.names}
-        self.inputs = self._loads()
-        self.token = Lowering(build, form.graph, self.inputs, self.names, lanes.masks)
+        super().__init__(form, records, shapes)
         self.product = ROUGH if form.spec.storage.state.narrow else EXACT
-        # of the writes, the one that follows from reads, and the factors of the reads in it
-        solved = solve(form)
-        self.factors = solved.factors or {}
-        sides = [write.d for write in form.writes]
-        self.unknown = sides.index(solved.unknown[0]) if self.factors else None
         self.buffer = self._buffered()
-        self.raw: dict[Node, Vector] = {}
-        self.vectors: dict[Node, Vector] = {}
         self.asked: dict[Node, Value] = {}
-        self.lead: dict[Node, Value | None] = {}
-        self.scores: dict[tuple[Node, int], Value] = {}
+        self.kept: dict[Node, Value | None] = {}
         self.buffer_scores: dict[tuple[Node, int], Value] = {}
-
-    def _loads(self) -> TokenLoads:
-        return TokenLoads(self.build, self.lanes, self.names)
 
     def _buffered(self) -> Buffered:
         return Buffered(self.token, self.form, self.records, self.lanes)
@@ -99,9 +65,9 @@ class Chunk:
             build.do("tl.extra.cuda.gdc_launch_dependents")
         early += self._early(self._inputs)
         self._pending()
-        self._vectors()
+        self.find_vectors()
         self._window()
-        self._solve()
+        self.solve()
         self._store(stored for stored in self.records.stored if stored.channel != "V")
         with build.loop("step", "TILES", "STAGES") as step:
             self._tile(step, early)
@@ -117,86 +83,22 @@ class Chunk:
         note = "what `accept` may keep of this row"
         build.store(pointer, slot, left, build.every(*first), note)
 
-    def _vectors(self) -> None:
-        """The tokens' vectors over K: inputs as they came, as far as they are one times a number,
-        for 16 bits multiply without rounding."""
-        build, form, token = self.build, self.form, self.token
-        nodes = list(dict.fromkeys((*form.columns, *form.keys)))
-        given = {node: found for node in nodes if (found := times_input(form, node))}
-        for raw, scale in given.values():
-            called = self._name(raw, component(raw))
-            if token.name(scale) is None:
-                self.names[scale] = f"{called}_scale"
-            rows = self.inputs.stored(raw, f"{called}_rows")
-            self.raw[raw] = Vector(called, rows, build.turned(rows, f"{called}_columns"))
-            token.known[raw] = build.cast(rows, "float", called)
-        self._own_products([*form.roots, *nodes, *(scale for _, scale in given.values())])
-        for node in nodes:
-            if node in given:
-                raw, scale = given[node]
-                number = None if scale.is_number(1.0) else self._each(token.value(scale))
-                near = self.raw[raw]
-                called = self._name(node, near.called)
-                self.vectors[node] = Vector(called, near.rows, near.columns, number)
-            else:
-                rows = self._each(token.clean(node), "SK")
-                called = self._name(node, "vector")
-                far = build.turned(rows, f"{called}_columns")
-                self.vectors[node] = Vector(called, rows, far)
-
-    def _own_products(self, roots: list[Node]) -> None:
-        """What a token's own vectors give with each other, of the products of all tokens' vectors:
-        a key is then as long as its products with keys like it say, however those are rounded, and
-        what stays of a write that it erases does not add up."""
-        build, token = self.build, self.token
-        for node in reachable(roots):
-            if not reduces(node) or node.args[0].op != "mul":
-                continue
-            sides = [times_input(self.form, side) for side in node.args[0].args]
-            (first, scale), (second, other) = (side or (node, node) for side in sides)
-            if first not in self.raw or second not in self.raw:
-                continue
-            if any(key is second for key, _ in self._given_keys()):
-                first, second = second, first
-            scores = self._product(self.raw[first], self.raw[second])
-            numbers = [token.value(each) for each in (scale, other) if not each.is_number(1.0)]
-            name = token.name(node)
-            own = build.helper(DIAGONAL, scores, axes="T", name=None if numbers else name)
-            token.known[node] = build.times(own, *numbers, name=name)
-
-    def _given_keys(self) -> Iterator[tuple[Node, Node]]:
-        """The inputs that keys are, each with its number."""
-        for key in self.form.keys:
-            found = times_input(self.form, key)
-            if found is not None:
-                yield found
-
-    def _product(self, near: Vector, far: Vector) -> Value:
-        """Every token's row with every token's column."""
-        name = f"{near.called}_by_{far.called}"
-        return self.build.dot(near.rows, far.columns, EXACT, name=name)
-
     def _window(self) -> None:
         """Decays along a token's path, and its scores with what comes before it."""
         build, form = self.build, self.form
         self.ancestors = self._above()
-        path, weights = self._path()
+        self.find_decays()
         for column in form.columns:
             vector = self.vectors[column]
             called = vector.called
-            lead = self._times(vector.number, path, name=f"{called}_lead")
-            kept = self.buffer.kept.get("")
+            lead = self.lead(column)
             self.asked[column] = vector.columns
-            self.lead[column] = self._times(lead, kept, name=f"{called}_kept")
-            for index, key in enumerate(form.keys):
-                near = self.vectors[key]
-                number = near.number and build.along(near.number, "S")
-                score = build.times(self._product(near, vector), number, vector.number, weights)
-                name = f"{called}_scores"
-                self.scores[column, index] = build.where(self.ancestors, score, 0.0, name)
+            self.kept[column] = self.times(lead, self.buffer.kept.get(""), name=f"{called}_kept")
+            for index in range(len(form.keys)):
+                self.score(column, index)
                 keys, scale = self.buffer.keys[index]
                 score = build.dot(keys, vector.columns, self.product, name=f"{called}_by_held")
-                held = self._times(self.buffer.weight, scale)
+                held = self.times(self.buffer.weight, scale)
                 score = build.times(score, held, lead, name=f"{called}_held_scores")
                 self.buffer_scores[column, index] = score
 
@@ -212,38 +114,6 @@ class Chunk:
             ABOVE, parents, lanes.token, lanes.real_token, axes="ST", type="bool",
             name="ancestors", note="whether a row's token comes before a column's",
         )  # fmt: skip
-
-    def _path(self) -> tuple[Value | None, Value | None]:
-        """What a head has decayed before each token, and between any two."""
-        build, decay = self.build, self.form.decay("")
-        if decay is None:
-            return None, None
-        log = build.along(self._each(self.token.value(decay.log)), "S")
-        above = build.sum(build.where(self.ancestors, log, 0.0), "S")
-        path = build.function(EXP, above, name="path")
-        between = build.helper(BETWEEN, self.ancestors, log, axes="ST")
-        return path, build.function(EXP, between, name="weights")
-
-    def _solve(self) -> None:
-        """What follows for each token from what all that it reads write of themselves."""
-        build = self.build
-        self.inverse, self.mixed = None, {}
-        if self.unknown is None:
-            return
-        terms = [
-            build.times(self.token.value(factor), self.scores[read.args[0], self.unknown])
-            for read, factor in self.factors.items()
-        ]
-        total = terms[0]
-        for term in terms[1:]:
-            total = build.add(total, term)
-        lower = build.where(self.ancestors, total, 0.0, "corrected")
-        note = "what a row's token writes of itself, in what a column's writes"
-        self.inverse = build.helper(INVERSE, lower, self.lanes.token, name="inverse", note=note)
-        for column in self.form.columns:
-            name = f"{self.vectors[column].called}_mixed"
-            scores = self.scores[column, self.unknown]
-            self.mixed[column] = build.dot(self.inverse, scores, SQUARE, name=name)
 
     # -- a tile
 
@@ -263,7 +133,7 @@ class Chunk:
     def _inputs(self) -> list[Value]:
         """What a tile needs of the tokens."""
         return [
-            self.inputs.stored(node, f"{self._name(node, component(node))}_given")
+            self.inputs.stored(node, f"{self.name(node, component(node))}_given")
             for node in self._values_given()
         ]
 
@@ -285,7 +155,7 @@ class Chunk:
         recorded = dict(zip(self.buffer.whole, loaded, strict=False))
         given = loaded[len(recorded) :]
         for node, value in zip(self._values_given(), given, strict=True):
-            name = self._name(node, component(node))
+            name = self.name(node, component(node))
             self.token.known[node] = build.cast(value, "float", name)
         values = [
             recorded[write.d] if write.d in recorded else self.buffer.values(index)
@@ -297,7 +167,7 @@ class Chunk:
             vector = self.vectors[column]
             called, asked = f"{vector.called}_base", self.asked[column]
             found = build.dot(state, asked, self.product, name=f"{vector.called}_found")
-            found = build.times(found, self.lead[column])
+            found = build.times(found, self.kept[column])
             for index, each in enumerate(values):
                 score = self.buffer_scores[column, index]
                 found = build.dot(each, score, self.product, found, name=called)
@@ -309,11 +179,11 @@ class Chunk:
             alone = self.token.again("_alone", reads).value(node)
             alone = build.along(build.where(lanes.real_token, alone, 0.0, "alone"), "S")
             assert self.inverse is not None
-            name = self._name(node, "write")
+            name = self.name(node, "write")
             self.token.known[node] = build.dot(alone, self.inverse, WRITTEN, name=name)
             for read, found in reads.items():
                 mixed = self.mixed[read.args[0]]
-                name = self._name(read, f"{self.vectors[read.args[0]].called}_read")
+                name = self.name(read, f"{self.vectors[read.args[0]].called}_read")
                 reads[read] = build.dot(alone, mixed, WRITTEN, found, name=name)
         self.token.known |= reads
         self._store(stored for stored in self.records.stored if stored.channel == "V")
@@ -375,16 +245,3 @@ class Chunk:
         masks = [lanes.masks["V"]] if "V" in lanes.masks else []
         guard = build.every(lanes.real_token, *masks)
         build.store(build.given("out_ptr", type="pointer"), offset, value, guard)
-
-    def _name(self, node: Node, otherwise: str) -> str:
-        return self.names.get(node, otherwise)
-
-    def _each(self, value: Value, axes: str = "T") -> Value:
-        """For every token, also of what is the same for all."""
-        if value.axes == axes:
-            return value
-        return self.build.where(self.build.along(self.lanes.real_token, axes[0]), value, 0.0)
-
-    def _times(self, *factors: Value | None, name: str | None = None) -> Value | None:
-        there = [factor for factor in factors if factor is not None]
-        return self.build.times(*there, name=name) if there else None

@@ -189,7 +189,7 @@ class _Tile:
         for node in reads:
             column = node.args[0]
             product = self.build.mul(self.state, token.clean(column))
-            name = self.form.graph.names.get(node, f"{self.names.get(column, 'column')}_read")
+            name = self.names.get(node, f"{self.names.get(column, 'column')}_read")
             token.known[node] = self.build.sum(product, column.axes.channels, name + token.suffix)
 
     def _update(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from kvgen.algebra.chunk import chunks
@@ -21,7 +21,9 @@ from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.decode import DECODE
 from kvgen.kernels.fold import FOLD
 from kvgen.kernels.recurrent import RECURRENT
+from kvgen.kernels.sweep import PREPARE, SWEEP
 from kvgen.printers.triton import printed
+from kvgen.schedules.blocks import Prepared, blocks
 from kvgen.schedules.by_channel import chunk_by_channel
 from kvgen.schedules.chunk import chunk
 from kvgen.schedules.decode import decode
@@ -36,6 +38,8 @@ CHUNKS = """
 ancestors path weights lead
 since_key total_key kept_key log_key path_key
 """
+BLOCKS = "ancestors path weights lead rest lasting log"
+SWEPT = "value real_value state"
 FOLDS = "counts leads high low"
 DECODES = """
 tile value_tile wide leads high low
@@ -49,13 +53,15 @@ FOLDING |= {"folded": folded, "folded_staged": partial(folded, stages="STAGES")}
 @dataclass(frozen=True)
 class Written:
     """A kernel's own lines. helpers: the module's functions that it calls. functions: those of the
-    language. per_head: a program has one value head. given: what stands before the lines."""
+    language. per_head: a program has one value head. given: what stands before the lines. prepared:
+    what it leaves for another one, or finds."""
 
     lines: list[str]
     helpers: Collection[str]
     functions: Collection[str]
     per_head: bool = True
     given: Collection[str] = ()
+    prepared: Prepared | None = None
 
 
 def written(form: Form, records: Records) -> dict[str, Written]:
@@ -71,19 +77,31 @@ def written(form: Form, records: Records) -> dict[str, Written]:
     if chunks(form):
         schedule = chunk_by_channel if form.decay("K") else chunk
         found[CHUNK.name] = write(schedule(form, records, shapes), CHUNKS)
+    if SWEEP.exists(form):
+        prompt = blocks(form, records, shapes)
+        prepare = write(prompt.prepare, f"{BLOCKS} head")
+        sweep = write(prompt.sweep, BLOCKS, kept=SWEPT)
+        found[PREPARE] = replace(prepare, prepared=prompt.prepared)
+        found[SWEEP.name] = replace(sweep, prepared=prompt.prepared)
     for name, each in FOLDING.items():
         found[name] = write(each(form, records, shapes), FOLDS)
     return found
 
 
 def _written(
-    form: Form, records: Records, shapes: Shapes, kernel: Kernel, own: str, single: bool = True
+    form: Form,
+    records: Records,
+    shapes: Shapes,
+    kernel: Kernel,
+    own: str,
+    single: bool = True,
+    kept: str = "",
 ) -> Written:
-    """own: names that are the schedule's."""
+    """own: names that are the schedule's. kept: of those of all, such as stand before its lines."""
     kernel = passed(kernel, OF_TOKENS if kernel.axes == TOKEN else PASSES)
     extents = {"V": "TILE", "P": "SPAN", "K": str(shapes.span("K")), "S": "TOKENS", "T": "TOKENS"}
     namer = namer_for(form, records)
-    namer.taken -= set(f"{OWN} {own}".split())
+    namer.taken -= set(f"{OWN} {own}".split()) - set(kept.split())
     lines = printed(kernel, extents, namer.new)
     called = helpers_of(kernel)
     given = tuple(kernel.given)

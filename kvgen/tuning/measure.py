@@ -71,7 +71,8 @@ class Bench:
         """Let kernels run with these configurations, and all others with the untuned ones."""
         table = {kernel: dict(known) for kernel, known in self.default.items()}
         for kernel, config in configs.items():
-            table = named(kernel).alone(table) | {kernel: {batch: config}}
+            of = named(kernel)
+            table = of.alone(table) | {kernel: {batch: of.asked(config)}}
         self.module.CONFIGS[self.gpu] = table
 
     # correctness
