@@ -117,7 +117,7 @@ def configure(module: ModuleType, config: Config | None) -> None:
     table = {name: each for name, each in known(module).items() if name != left_out.name}
     module.CONFIGS[torch.cuda.get_device_name()] = {
         **table,
-        **({CHUNK.name: {1: config}} if config else {}),
+        **({CHUNK.name: {1: CHUNK.asked(config)}} if config else {}),
     }
 
 
