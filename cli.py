@@ -765,6 +765,13 @@ Examples:
     "--dry-run", is_flag=True, help="Say what --target would try if nothing were known, and end."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is drawn.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="KERNEL",
+    help="Tune this kernel, as `kvgen wisdom` names it, and nothing else: one of those that "
+    "--effort quick leaves out. May be repeated.",
+)
 @click.option("--ship", is_flag=True, help="Keep it in kvgen's own tuned/ (in a checkout).")
 @click.option(
     "--target",
@@ -785,6 +792,7 @@ def tune(
     force: bool,
     dry_run: bool,
     seed: int,
+    only: tuple[str, ...],
     ship: bool,
     target: str,
     as_json: bool,
@@ -805,7 +813,11 @@ def tune(
 
         if storage is not None and (force or not gpu):
             raise click.UsageError("--storage needs --gpu, and goes without --force")
-        options = plan.Options(plan.distinct(batches), effort, budget, seed, force, storage)
+        if only and effort != "full":
+            raise click.UsageError("--only needs --effort full")
+        if unknown := [name for name in only if name not in plan.ALONE]:
+            raise click.UsageError(f"--only {unknown[0]}: expected {', '.join(plan.ALONE)}")
+        options = plan.Options(plan.distinct(batches), effort, budget, seed, force, storage, only)
         chosen = specs or tuple(shipped.resolve(each.name) for each in shipped.shipped())
         analyses = [compiler.analyse(path, dict(overrides)) for path in chosen]
         if dry_run:
@@ -914,7 +926,7 @@ def planned(analyses: list[Analysis], options: Options, target: str, as_json: bo
 
     rows = []
     for analysis in analyses:
-        for goal in plan.goals(analysis, options.batches, options.effort):
+        for goal in plan.goals(analysis, options):
             if goal.kernel == "buffer":
                 count = most = len(space.buffers(analysis))
             else:

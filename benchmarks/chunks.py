@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.warming import warm
 from kvgen import compiler
+from kvgen.algebra.chunk import chunks_trees
 from kvgen.analysis import Analysis
 from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.verify import VERIFY
@@ -39,7 +40,7 @@ from kvgen.timing.steps import DEVICE, Step, make_step, with_tokens
 BATCHES = (1, 16, 64, 256)
 WINDOWS = (8, 16)
 LAYERS = 24
-KNOBS = ("TILE", "TILES", "STAGES", "num_warps", "EARLY")
+KNOBS = ("TILE", "TILES", "STAGES", "num_warps", "EARLY", "maxnreg")
 TRIED = (
     "16,1,1,1,1", "16,1,1,1,0", "32,1,1,1,1", "64,1,1,2,1", "64,1,1,4,1",
     "64,1,1,4,0", "64,2,2,2,0", "64,2,2,1,0", "64,2,2,4,0", "32,4,2,1,0",
@@ -59,18 +60,20 @@ def main() -> None:
     parser.add_argument("--window", default=",".join(map(str, WINDOWS)))
     parser.add_argument(
         "--configs", nargs="*", type=config_of, default=[config_of(each) for each in TRIED],
-        metavar=",".join(KNOBS), help="which configurations to try",
+        metavar=",".join(KNOBS),
+        help="which configurations to try; maxnreg: a thread's registers at most, if it is bounded",
     )  # fmt: skip
     parser.add_argument("--chains", action="store_true", help="no trees")
     parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
     parser.add_argument("--json", type=Path, help="write the figures")
     args = parser.parse_args()
+    args.trees = not args.chains and chunks_trees(compiler.analyse(resolve(args.spec)).form)
     batches, windows = ([int(x) for x in each.split(",")] for each in (args.batch, args.window))
     folder = Path(mkdtemp())
     files = {storage: written(args.spec, storage, folder) for storage in args.storage}
     if args.warm:
         configs = [None, *args.configs]
-        trees = (False,) if args.chains else (False, True)
+        trees = (False, True) if args.trees else (False,)
         jobs = itertools.product(map(str, files.values()), configs, windows, trees)
         # of trees one configuration is timed beside chains, the fastest, whichever that is
         warm(args.warm, compiled, [job for job in jobs if job[1] or not job[3]], say)
@@ -101,17 +104,36 @@ def loaded(path: Path) -> tuple[Analysis, ModuleType]:
 
 
 def config_of(text: str) -> Config:
-    return {**dict(zip(KNOBS, map(int, text.split(",")), strict=True)), "PDL": 1}
+    return {**dict(zip(KNOBS, map(int, text.split(",")), strict=False)), "PDL": 1}
 
 
 def configure(module: ModuleType, config: Config | None) -> None:
     """Let windows run by columns with this configuration; None: by today's kernel with its own."""
     left_out = VERIFY if config else CHUNK
+    kernel = by_columns(module)
+    bound = config.get("maxnreg", 0) if config else 0
+    vars(module)["_chunk_kernel"] = Bounded(kernel, bound) if bound else kernel
+    config = config and {name: value for name, value in config.items() if name != "maxnreg"}
     table = {name: each for name, each in known(module).items() if name != left_out.name}
     module.CONFIGS[torch.cuda.get_device_name()] = {
         **table,
-        **({CHUNK.name: {1: config}} if config else {}),
+        **({CHUNK.name: {1: CHUNK.asked(config)}} if config else {}),
     }
+
+
+@cache
+def by_columns(module: ModuleType) -> Any:
+    return vars(module)["_chunk_kernel"]
+
+
+class Bounded:
+    """A kernel of so many registers a thread at most."""
+
+    def __init__(self, kernel: Any, registers: int) -> None:
+        self.kernel, self.registers = kernel, registers
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        return partial(self.kernel[grid], maxnreg=self.registers)
 
 
 @cache
@@ -210,7 +232,7 @@ def timed(
     decode, today, *found = (each.us for each in time_by_turns(runs, layers))
     best = min(range(len(found)), key=found.__getitem__)
     behind = None
-    if not args.chains:
+    if args.trees:
         tree = call(several, configs[best], parents(batch, window))
         behind = time_by_turns([tree], layers)[0].us
     return {
@@ -219,7 +241,10 @@ def timed(
         "columns": found[best],
         "tree": behind,
         "config": configs[best],
-        "all": [[*map(each.get, KNOBS), us] for each, us in zip(configs, found, strict=True)],
+        "all": [
+            [*(each.get(knob, 0) for knob in KNOBS), us]
+            for each, us in zip(configs, found, strict=True)
+        ],
     }
 
 

@@ -15,6 +15,7 @@ from tuned_records import H200, record
 from twins import analysed, ids, made, within_rounding
 
 from kvgen import compiler
+from kvgen.analysis import Analysis
 from kvgen.checking.checker import EXACT
 from kvgen.checking.samples import Sampler, packed, padded, plain
 from kvgen.checking.twin import Made, Tensors, Twin
@@ -323,13 +324,17 @@ def test_the_one_that_is_faster_runs(
     assert names == wanted
 
 
+def searched(analysis: Analysis, effort: str) -> list[plan.Goal]:
+    return plan.goals(analysis, plan.Options((4, 64), effort, 100.0))
+
+
 def test_what_is_tuned_is_chosen(
     launched: Callable[[Twin], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the goals of a search to the kernels that a module launches."""
     analysis = analysed(MODULE, K=16, V=16)
     for effort, wanted in (("quick", []), ("full", [1, 8])):
-        goals = [each for each in plan.goals(analysis, (4, 64), effort) if each.kernel == "sweep"]
+        goals = [each for each in searched(analysis, effort) if each.kernel == "sweep"]
         assert [each.batch for each in goals] == wanted
     # a GPU on which no decode is tuned counts as unknown
     decode = plan.key(analysis, plan.Goal("decode", 4), H200)

@@ -4,17 +4,19 @@ interpreter; which recurrences have such a kernel, and when it runs."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
 
 import alike
 import pytest
 import torch
+from tuned_records import H200, record
 from twins import analysed, ids, made, within_rounding
 
 from kvgen import compiler
-from kvgen.algebra.chunk import chunks
+from kvgen.algebra.chunk import chunks, chunks_trees
 from kvgen.checking.checker import EXACT
 from kvgen.checking.samples import packed, padded, plain
 from kvgen.checking.twin import Made, Twin, bits, worst
@@ -23,15 +25,23 @@ from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.registry import kernels_of
 from kvgen.kernels.verify import VERIFY
 from kvgen.shipped import resolve, shipped
+from kvgen.tuning import plan
+from kvgen.wisdom.store import Store
 
-pytestmark = pytest.mark.usefixtures("rounded")
+pytestmark = pytest.mark.usefixtures("rounded", "own")
 
 # decays that hang on tokens, on the head alone, or none; two reads or one; another key reads than
 # writes; one of two writes that needs no read
-CHUNKED = [
+OF_HEADS = [
     "comba", "deltanet", "efla", "gated_deltanet", "iplr", "lightning_attention", "mamba2",
     "mamba2_falcon", "olmo_hybrid", "retnet", "simple_gla",
 ]  # fmt: skip
+# channels of K that decay, and those whose keys are recorded before their decay
+OF_CHANNELS = [
+    "gated_deltanet2", "gla", "hgrn2", "kimi_delta_attention", "rodimus", "rwkv6",
+]  # fmt: skip
+FACTORED = ["kimi_delta_attention_bounded", "rwkv7"]
+CHUNKED = sorted([*OF_HEADS, *OF_CHANNELS, *FACTORED])
 STORED = (
     "state=float32",
     "state=split records=input",
@@ -46,12 +56,24 @@ DEALT_AGAIN = [(name, storage) for name in CHUNKED for storage in STORED]
 # as tiles are, and not
 SIZES = ({"K": 16, "V": 16}, {"K": 24, "V": 20})
 MODULE = "gated_deltanet"
+GPU = "GPU with times"
 
 
 def wide(name: str, *storage: str, sizes: dict[str, int] = SIZES[0], **options: Any) -> Twin:
     """A twin of a module with the kernel."""
-    options = {"slots": 6, "layers": 2, "buffer": 20, "window": 16, **options}
-    return Twin(made(name, *storage, **sizes), "cpu", **options)
+    places = 16 if name in FACTORED else 20
+    options = {"slots": 6, "layers": 2, "buffer": places, "window": 16, **options}
+    return by_columns(Twin(made(name, *storage, **sizes), "cpu", **options))
+
+
+def by_columns(pair: Twin) -> Twin:
+    """Where channels decay the kernel runs only on GPUs that have times of it."""
+    if pair.cache.table.chunk_timed:
+        configs: Any = pair.module.CONFIGS
+        known = configs["default"]["chunk"].items()
+        configs[GPU] = {"chunk": {batch: {**config, "us": 1.0} for batch, config in known}}
+        pair.cache.gpu = GPU
+    return pair
 
 
 def test_which_recurrences_have_it() -> None:
@@ -166,8 +188,12 @@ class running:
         module: Any = self.pair.module
         self.configs = module.CONFIGS
         left_out = "verify" if self.kernel == "chunk" else "chunk"
-        kept = {n: each for n, each in self.configs["default"].items() if n != left_out}
-        module.CONFIGS = {"default": kept}
+        # which trees need where channels decay
+        stays = left_out == "verify" and not self.pair.cache.table.chunk_trees
+        configs = self.configs["default"].items()
+        kept = {n: each for n, each in configs if n != left_out or stays}
+        times = {GPU: self.configs[GPU]} if self.kernel == "chunk" and GPU in self.configs else {}
+        module.CONFIGS = {"default": kept} | times
 
     def __exit__(self, *_: object) -> None:
         module: Any = self.pair.module
@@ -229,6 +255,49 @@ storage: {records: input}
 step: |
   S = sigmoid(a) * S - outer(-k, v) * exp(a)
   o = q @ S""",
+    "decays_of_heads_and_channels": """
+sizes: {H: 1, HV: 2, K: 16, V: 16}
+inputs:
+  q: [H, K]
+  k: [H, K]
+  v: [HV, V]
+  a: [HV]
+  f: [H, K]
+state:
+  S: [HV, K, V]
+step: |
+  S = sigmoid(a) * S
+  S = exp(logsigmoid(f)) * S
+  S = S + outer(l2norm(k), sigmoid(a) * (v - l2norm(k) @ S))
+  o = q @ S""",
+    "channels_that_decay_as_they_do": """
+sizes: {H: 1, HV: 2, K: 16, V: 16}
+inputs:
+  q: [H, K]
+  k: [H, K]
+  v: [HV, V]
+params:
+  f: {axes: [H, K], range: [0, inf]}
+  w: [H, K]
+state:
+  S: [HV, K, V]
+step: |
+  S = exp(-f) * S + outer(k / (1 + w @ w), v)
+  o = (w * q + w) @ S""",
+    "keys_of_no_token": """
+sizes: {H: 1, HV: 2, K: 16, V: 16}
+inputs:
+  q: [H, K]
+  v: [HV, V]
+  f: [H, K]
+  a: [HV]
+params:
+  w: [H, K]
+state:
+  S: [HV, K, V]
+step: |
+  S = exp(logsigmoid(f)) * S + outer(w, v) + outer(w * f, sigmoid(a) * v)
+  o = q @ S""",
     "keys_times_a_parameter": """
 sizes: {H: 1, HV: 2, K: 16, V: 16}
 inputs:
@@ -252,7 +321,7 @@ def test_other_inputs(name: str, kernel: str) -> None:
     analysis = compiler.analyse(f"kvgen: 1\nname: {name}{INPUTS[name]}\n")
     assert chunks(analysis.form)
     model = Made(analysis, compiler.built(analysis))
-    pair = Twin(model, "cpu", slots=6, layers=2, buffer=20, window=16, seed=5)
+    pair = by_columns(Twin(model, "cpu", slots=6, layers=2, buffer=20, window=16, seed=5))
     with running(pair, kernel):
         serve(pair, Server(pair, random.Random(name), windows=range(2, 17, 2)), steps=6)
 
@@ -269,6 +338,20 @@ def test_windows_that_are_no_short_chains(launched: Callable[[Twin], list[str]])
         assert names.pop() == kernel
     Verify(pair, [2, 1], 3, parents=[[-1, 0, 0]] * 2, counts=[0, 0]).run(0)
     assert names.pop() == "chunk"
+
+
+@pytest.mark.parametrize("name", [*OF_CHANNELS, *FACTORED])
+def test_trees_of_decaying_channels(name: str, launched: Callable[[Twin], list[str]]) -> None:
+    """Scales are parts of one sum, as the paths of a tree have none; keys before their decay have
+    no scales."""
+    pair = wide(name, layers=1)
+    assert chunks_trees(analysed(name, K=16, V=16).form) == (name in FACTORED)
+    pair.admit([1, 2])
+    names = launched(pair)
+    Verify(pair, [2, 1], 6, counts=[0, 0]).run(0)
+    assert names.pop() == "chunk"
+    Verify(pair, [2, 1], 6, parents=[[-1, 0, 0, 1, 1, 4]] * 2, counts=[0, 0]).run(0)
+    assert names.pop() == ("chunk" if name in FACTORED else "verify")
 
 
 CONFIG = {"TILE": 16, "TILES": 1, "STAGES": 1, "num_warps": 1}
@@ -291,15 +374,75 @@ def test_the_one_that_is_tuned_runs(
 ) -> None:
     pair = wide(MODULE, layers=1)
     pair.admit([1, 2])
+    names = launched(pair)
+    with on_a_gpu(pair, tuned):
+        Verify(pair, [2, 1], 8, counts=[0, 0]).run(0)
+    assert names == [wanted]
+
+
+# of channels that decay
+
+TIMES = [
+    # estimates, and a GPU whose records are from before there was the other kernel
+    ({}, "verify"),
+    ({"verify": {64: {**CONFIG, "us": 9.0}}}, "verify"),
+    # a GPU's own configuration, without a time of this buffer
+    ({"chunk": {64: BY_COLUMNS}}, "verify"),
+    ({"chunk": {64: {**BY_COLUMNS, "us": 9.0}}}, "chunk"),
+    ({"verify": {8: CONFIG}, "chunk": {8: {**BY_COLUMNS, "us": 9.0}}}, "chunk"),
+    ({"verify": {8: {**CONFIG, "us": 9.0}}, "chunk": {8: {**BY_COLUMNS, "us": 8.0}}}, "chunk"),
+    ({"verify": {8: {**CONFIG, "us": 7.0}}, "chunk": {8: {**BY_COLUMNS, "us": 8.0}}}, "verify"),
+]
+
+
+@pytest.mark.parametrize("name", ["kimi_delta_attention", "rwkv7"])
+@pytest.mark.parametrize(("tuned", "wanted"), TIMES)
+def test_where_channels_decay_only_times_choose_it(
+    name: str, tuned: dict[str, Any], wanted: str, launched: Callable[[Twin], list[str]]
+) -> None:
+    pair = wide(name, layers=1)
+    pair.admit([1, 2])
+    names = launched(pair)
+    with on_a_gpu(pair, tuned):
+        Verify(pair, [2, 1], 8, counts=[0, 0]).run(0)
+    assert names == [wanted]
+
+
+@contextmanager
+def on_a_gpu(pair: Twin, tuned: dict[str, Any]) -> Iterator[None]:
+    """With what is known of a GPU, which is nothing where nothing is tuned."""
     module: Any = pair.module
-    names, known = launched(pair), module.CONFIGS
+    known = module.CONFIGS
     pair.cache.gpu = "a GPU"
     module.CONFIGS = known | {"a GPU": tuned} if tuned else known
     try:
-        Verify(pair, [2, 1], 8, counts=[0, 0]).run(0)
+        yield
     finally:
         module.CONFIGS = known
-    assert names == [wanted]
+
+
+@pytest.mark.parametrize(("name", "baked"), [("kimi_delta_attention", True), (MODULE, False)])
+@pytest.mark.parametrize("cut", [{}, {"cut": 1}])
+def test_times_of_windows_are_baked_where_they_choose(
+    name: str, baked: bool, cut: dict[str, int]
+) -> None:
+    """A search for windows that was cut short has timed the kernel alone, as any does."""
+    analysis = analysed(name, K=16, V=16)
+    options = plan.Options((4,), "full", 100.0)
+    goals = {goal.kernel: goal for goal in plan.goals(analysis, options)}
+    for kernel, us in {"decode": 3.0, "verify": 9.0, "chunk": 8.0}.items():
+        of = plan.key(analysis, goals[kernel], H200)
+        config = {} if kernel == "decode" else {"config": BY_COLUMNS if us < 9 else CONFIG}
+        at = {"at": {"batch": 4, **cut}} if kernel != "decode" else {}
+        Store.default().add([record(of, us, spec=analysis.spec.name, **config, **at)])
+    configs = compiler.built(analysis).CONFIGS[H200]
+    found = [configs[kernel][4].get("us") for kernel in ("verify", "chunk")]
+    assert found == ([9.0, 8.0] if baked else [None, None])
+
+
+def test_a_search_runs_what_it_times() -> None:
+    assert CHUNK.asked(BY_COLUMNS) == {**BY_COLUMNS, "us": 0.0}
+    assert VERIFY.asked(CONFIG) == CONFIG
 
 
 def test_what_is_asked_for_alone_runs_alone() -> None:

@@ -65,7 +65,7 @@ def asked(log: Path, do: str = "time") -> list[Any]:
 def test_every_goal_gets_a_record(job: Job, store: Store) -> None:
     options = Options((4, 16), "full", 100.0)
     found = tuned(job, store, options)
-    goals = plan.goals(job.analysis, options.batches, "full")
+    goals = plan.goals(job.analysis, options)
     assert found.why == "everything was tried" and not found.refused
     assert list(found.choices) and set(found.choices) == set(goals)
     assert {"verify", "extend", "short"} <= {goal.kernel for goal in goals}
@@ -87,6 +87,21 @@ def test_every_goal_gets_a_record(job: Job, store: Store) -> None:
     more = Options((4, 16, 64), "full", 100.0)
     assert plan.answered(job.analysis, more, "Test GPU", store) is None
     assert plan.answered(job.analysis, options, "Another GPU", store) is None
+
+
+def test_one_kernel_alone(job: Job, store: Store) -> None:
+    store.add(tuned(job, store, Options((4,), "quick", 100.0)).records)
+    options = Options((4, 16), "full", 100.0, only=("chain", "verify"))
+    found = tuned(job, store, options)
+    kernels = [(goal.kernel, goal.batch) for goal in found.choices]
+    assert sorted(kernels) == sorted((name, n) for name in options.only for n in (4, 16))
+    assert found.why == "everything was tried" and set(plan.goals(job.analysis, options)) == set(
+        found.choices
+    )
+    # at the length that is known to be best
+    buffer = store.find(plan.key(job.analysis, Goal("buffer", 0), "Test GPU")).record
+    assert buffer is not None and found.buffer == buffer.config["buffer"]
+    assert {record.at["buffer"] for record in found.records} == {found.buffer}
 
 
 @pytest.mark.parametrize(
@@ -435,7 +450,7 @@ def test_when_the_time_was_up_the_same_time_is_answered_for(
         again = Options((4, 16), effort, budget)
         return plan.answered(job.analysis, again, "Test GPU", store) is not None
 
-    assert set(found.choices) == set(plan.goals(job.analysis, (4, 16), "full"))
+    assert set(found.choices) == set(plan.goals(job.analysis, options))
     assert known("full", 100.0) and known("full", 50.0) and not known("full", 101.0)
     # what was interrupted is gone on with
     broken = [replace(each, at={**each.at, "cut": 1}) for each in cut.values()]
@@ -482,5 +497,5 @@ def test_a_buffer_that_the_spec_gives() -> None:
     free = compiler.analyse(resolve("gated_deltanet"), {})
     pinned = compiler.analyse(resolve("gated_deltanet"), {"buffer": "16"})
     assert len(space.buffers(free)) > 1 and space.buffers(pinned) == [16]
-    kernels = [goal.kernel for goal in plan.goals(pinned, (4,), "quick")]
+    kernels = [goal.kernel for goal in plan.goals(pinned, Options((4,), "quick", 100.0))]
     assert "buffer" not in kernels

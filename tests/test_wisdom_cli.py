@@ -179,7 +179,7 @@ def test_what_is_tuned_is_what_is_asked_for(chains: bool, tokens: int) -> None:
     assert ("chain" in names) == chains
     records = [
         record(plan.key(analysis, goal, H100), spec=analysis.spec.name, config={"PAGES": 1})
-        for goal in plan.goals(analysis, [64], "full")
+        for goal in plan.goals(analysis, plan.Options((64,), "full", 100.0))
     ]
     Store.default().add(records)
     found = answers(spec, "--batch", "64")

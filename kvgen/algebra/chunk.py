@@ -30,11 +30,14 @@ def forgives(form: Form) -> bool:
 
 def chunks(form: Form) -> bool:
     """Whether what every token reads is a column over K that is known before the state is read,
-    what it writes is a sum of such reads or needs none, and decays are numbers for a head.
+    what it writes is a sum of such reads or needs none, and what decays are heads or channels of K,
+    of which none grows.
 
     Then scores and what is solved are T × T numbers for a head, whatever the value channel.
     """
-    return _by_columns(form) and all(not decay.channel for decay in form.decays)
+    by_channel = [decay for decay in form.decays if decay.channel]
+    shrink = all(decay.channel == "K" and decay.nonpositive for decay in by_channel)
+    return _by_columns(form) and shrink
 
 
 def swept(form: Form) -> bool:
@@ -59,3 +62,15 @@ def _by_columns(form: Form) -> bool:
         and LEAST_KEYS <= form.spec.size("K") <= MOST_KEYS
         and form.spec.size("V") >= LEAST_VALUES
     )
+
+
+def chunks_channels(form: Form) -> bool:
+    """Whether its columns are scaled channel by channel: that takes time, which only times weigh
+    against what columns save."""
+    return chunks(form) and form.decay("K") is not None
+
+
+def chunks_trees(form: Form) -> bool:
+    """Whether its columns may also be a tree's: what decays by channel then lies in the keys as
+    they are recorded. Scales that bring it are parts of one sum, as a tree's paths have none."""
+    return chunks(form) and not form.scaled_decays

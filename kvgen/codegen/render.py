@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import jinja2
 
 from kvgen.algebra.chain import chains
+from kvgen.algebra.chunk import chunks_channels, chunks_trees
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, plan_records
@@ -395,8 +396,13 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
     if context.get("chain"):
         found["chain"] = len(context["chain"].tokens)
     if context.get("chunk"):
-        # what tensor cores contract is 16 of a float32, or 8 in two halves
-        found["chunk"] = 8 if form.spec.storage.state.narrow else 16
+        # what tensor cores contract is 16 of a float32, or 8 in parts
+        parts = form.spec.storage.state.narrow or form.decay("K")
+        found["chunk"] = 8 if parts else 16
+        if not chunks_trees(form):
+            found["chunk_trees"] = False
+        if chunks_channels(form):
+            found["chunk_timed"] = True
     if context.get("sweep"):
         found["block"] = BLOCK
         # products of a block have as many rows as four warps take; vectors that are scaled channel

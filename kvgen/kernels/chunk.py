@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvgen.algebra.chunk import chunks
+from kvgen.algebra.chunk import chunks, chunks_channels
 from kvgen.algebra.form import Form
 from kvgen.kernels.choice import Choice, Tiling, below, of_channels, when
 from kvgen.kernels.drafts import Drafts
@@ -15,6 +15,11 @@ from kvgen.kernels.verify import MANY
 # few rows want programs, many want tiles that share what a head computes once; warps that go over
 # one tile compute that as often as they are
 TILING = Choice(
+    # most of what a head takes is scaling vectors over K: warps and tiles share that
+    when(Tiling(of_channels(32), 32), channels=True, busy=below(3)),
+    when(Tiling(of_channels(32), 64), channels=True, busy=below(6)),
+    when(Tiling(of_channels(64), 128, 2, 2), channels=True, narrow=True),
+    when(Tiling(of_channels(32), 64, 4), channels=True),
     # products of two float32 take registers
     when(Tiling(of_channels(16), 64), narrow=False, busy=below(12)),
     when(Tiling(of_channels(32), 64), narrow=False),
@@ -34,6 +39,13 @@ class Chunk(Drafts):
 
     def wanted(self, form: Form) -> int:
         return MANY
+
+    def compared(self, form: Form) -> bool:
+        return chunks_channels(form)
+
+    def asked(self, config: Config) -> dict[str, float]:
+        """Where channels decay it runs only where it has been timed."""
+        return {**config, "us": 0.0}
 
     def need(self, size: Size, config: Config) -> Need:
         """Columns and keys pass through shared memory, and so does every tile in flight."""

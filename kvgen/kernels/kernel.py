@@ -163,6 +163,10 @@ class Kernel(Subject):
         """A configuration as a module has it that is to run with it."""
         return dict(config)
 
+    def compared(self, form: Form) -> bool:
+        """Whether its times alone go into a module, for another kernel that computes the same."""
+        return False
+
     def launch(
         self, module: ModuleType, cache: Any, layer: int, slots: Any, given: Mapping[str, Any]
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvgen.algebra.chain import TOKENS, chains
+from kvgen.algebra.chunk import chunks_channels
 from kvgen.algebra.form import Form
 from kvgen.codegen.config import PAGE
 from kvgen.kernels.choice import Choice, Tile, below, least, when
@@ -59,6 +60,10 @@ class Verify(Drafts):
         """With those of a chain where there is no kernel for chains, else with what none is made
         for."""
         return MANY if chains(form) else TOKENS
+
+    def compared(self, form: Form) -> bool:
+        """With windows by columns, which are timed with so many tokens."""
+        return chunks_channels(form) and self.wanted(form) == MANY
 
     def need(self, size: Size, config: Config) -> Need:
         return size.window(self.name, config, DRAFTS, max(size.shapes.least_span, size.places))

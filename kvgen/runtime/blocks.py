@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvgen.runtime.device import best_of, shared_memory
+from kvgen.runtime.device import best_of, shared_memory, timed
 from kvgen.runtime.launches import Given, Launching, batch_of, configured, launch_tokens, tiles_grid
 from kvgen.runtime.numbers import parts_of, power_of_two
 
@@ -29,9 +29,7 @@ def in_blocks(cache: Launching, rows: int, tokens: int, packed: bool) -> bool:
     table = cache.table
     if packed:
         tokens //= rows
-    tuned = table.names["CONFIGS"].get(cache.gpu, {}).get("sweep", {})
-    timed = any("us" in config for config in tuned.values())
-    if not timed or tokens <= table.block or cache.invariant:
+    if not timed(table, cache.gpu, "sweep") or tokens <= table.block or cache.invariant:
         return False
     return best_of(table, cache.gpu, "sweep", "extend", batch_of(cache, rows)) == "sweep"
 

@@ -107,6 +107,12 @@ def best_kernel(table: Table, gpu: str, batch: int) -> str:
     return best_of(table, gpu, "decode", "recurrent", batch)
 
 
+def timed(table: Table, gpu: str, kernel: str) -> bool:
+    """Whether there are a kernel's times on a GPU."""
+    tuned = table.names["CONFIGS"].get(gpu, {}).get(kernel, {})
+    return any("us" in config for config in tuned.values())
+
+
 def best_of(table: Table, gpu: str, first: str, second: str, batch: int) -> str:
     """Which of two kernels that compute the same is faster for this batch, by their times; the
     first where they have none."""

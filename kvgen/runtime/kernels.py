@@ -11,7 +11,7 @@ from torch import Tensor
 from kvgen.runtime.arguments import is_row, strict, wrong
 from kvgen.runtime.blocks import in_blocks, run_blocks
 from kvgen.runtime.calls import IN_PLACE
-from kvgen.runtime.device import best_of
+from kvgen.runtime.device import best_of, timed
 from kvgen.runtime.launches import (
     Given,
     batch_of,
@@ -84,7 +84,8 @@ class Kernels(Storage):
     ) -> None:
         """A window of tokens a row; a kernel of its own takes a few that follow each other."""
         table, rows, tokens = self.table, out.shape[0], out.shape[1]
-        name = "chain" if parents is None and tokens <= table.chain else self.window_kernel(rows)
+        short = parents is None and tokens <= table.chain
+        name = "chain" if short else self.window_kernel(rows, parents is not None)
         config = configured(self, name, rows, given)
         grid, tiles = parts_grid(self, table.kernels[name], rows, config)
         pending, span = self.tensors["pending"], max(table.least_span, power_of_two(self.buffer))
@@ -116,12 +117,15 @@ class Kernels(Storage):
             **shared, num_warps=self.window_warps(config, tokens),
         )  # fmt: skip
 
-    def window_kernel(self, rows: int) -> str:
+    def window_kernel(self, rows: int, tree: bool) -> str:
         """The kernel of a window that is no short chain: of two the one that is tuned."""
-        tuned = self.table.names["CONFIGS"].get(self.gpu, {})
-        if not self.table.chunk or ("verify" in tuned and "chunk" not in tuned):
+        table, tuned = self.table, self.table.names["CONFIGS"].get(self.gpu, {})
+        taken = table.chunk and (table.chunk_trees or not tree)
+        # scaling channels takes time, which only a GPU's times weigh against what columns save
+        taken = taken and (not table.chunk_timed or timed(table, self.gpu, "chunk"))
+        if not taken or ("verify" in tuned and "chunk" not in tuned):
             return "verify"
-        return best_of(self.table, self.gpu, "chunk", "verify", batch_of(self, rows))
+        return best_of(table, self.gpu, "chunk", "verify", batch_of(self, rows))
 
     def window_warps(self, config: Mapping[str, int], tokens: int) -> int:
         """More tokens hold more values in each thread."""

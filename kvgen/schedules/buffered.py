@@ -6,7 +6,7 @@ from functools import cached_property
 
 from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Node
-from kvgen.algebra.records import Records
+from kvgen.algebra.records import Records, Stored
 from kvgen.codegen.kernels import by_channel, newest_first
 from kvgen.codegen.operands import component, times_input
 from kvgen.codegen.scopes import strays_from
@@ -32,6 +32,8 @@ class Buffered:
     keys: list[tuple[Value, Value | None]]
 
     def __init__(self, token: Lowering, form: Form, records: Records, lanes: Program) -> None:
+        # in which order a program has its places
+        self.newest_first = newest_first(form)
         self.since: dict[str, Value] = {}
         self.kept: dict[str, Value] = {}
         self.build, self.token, self.form = token.build, token, form
@@ -60,7 +62,7 @@ class Buffered:
         first = self._at(None, build.given("oldest", type="bool"), "_first")
         log = self._held(newer, decay.log)
         note = "what has decayed since each place"
-        since = build.scan(log, "P", SINCE[channel], note, not newest_first(self.form))
+        since = build.scan(log, "P", SINCE[channel], note, not self.newest_first)
         own = self._held(first, decay.log)
         last = build.binary("eq", self.lanes.place, build.number(0))
         total = build.sum(build.where(last, since, 0.0), "P", TOTAL[channel])
@@ -91,6 +93,10 @@ class Buffered:
             left = self.build.function(EXP, self.since[channel])
             value = self.build.mul(value, left, f"{LANES[channel]}s_now")
         return value
+
+    def recorded(self, stored: Stored, place: Value, held: Value) -> Value:
+        """One place's record as it lies there."""
+        return self._records(place, held).stored(stored)
 
     def as_recorded(self, node: Node) -> Value:
         """A write's values at all places, for a tile, as they lie there."""

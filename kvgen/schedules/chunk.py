@@ -31,17 +31,29 @@ DIAGONAL = Helper("_diagonal")
 
 
 def chunk(form: Form, records: Records, shapes: Shapes) -> Kernel:
-    """A verify of a form that `chunks`."""
-    return _Chunk(form, records, shapes).kernel()
+    """A verify of a form that `chunks`, of which no channel decays by itself."""
+    return Chunk(form, records, shapes).kernel()
 
 
-class _Chunk(Triangle):
+class Chunk(Triangle):
+    """asked, kept: the columns that the state is multiplied with, and what comes of it is still to
+    be times. buffer_scores: of each column with each write in the buffer.
+    """
+
     between, inverse_of, square, diagonal = BETWEEN, INVERSE, SQUARE, DIAGONAL
+    # how vectors over K lie: by tokens that write
+    tokens = "S"
 
     def __init__(self, form: Form, records: Records, shapes: Shapes) -> None:
         super().__init__(form, records, shapes)
         self.product = ROUGH if form.spec.storage.state.narrow else EXACT
-        self.buffer = Buffered(self.token, form, records, self.lanes)
+        self.buffer = self._buffered()
+        self.asked: dict[Node, Value] = {}
+        self.kept: dict[Node, Value | None] = {}
+        self.buffer_scores: dict[tuple[Node, int], Value] = {}
+
+    def _buffered(self) -> Buffered:
+        return Buffered(self.token, self.form, self.records, self.lanes)
 
     def kernel(self) -> Kernel:
         build = self.build
@@ -73,24 +85,14 @@ class _Chunk(Triangle):
 
     def _window(self) -> None:
         """Decays along a token's path, and its scores with what comes before it."""
-        build, form, lanes = self.build, self.form, self.lanes
-        strides = [build.given(f"parents_{each}", "", "long") for each in ("row", "token")]
-        row, token_at = (
-            build.mul(index, stride)
-            for index, stride in zip((lanes.row, lanes.long_token), strides, strict=True)
-        )
-        parents = build.add(build.given("parents_ptr", type="pointer"), build.add(row, token_at))
-        self.ancestors = build.helper(
-            ABOVE, parents, lanes.token, lanes.real_token, axes="ST", type="bool",
-            name="ancestors", note="whether a row's token comes before a column's",
-        )  # fmt: skip
+        build, form = self.build, self.form
+        self.ancestors = self._above()
         self.find_decays()
-        self.buffer_scores: dict[tuple[Node, int], Value] = {}
-        self.kept: dict[Node, Value | None] = {}
         for column in form.columns:
             vector = self.vectors[column]
             called = vector.called
             lead = self.lead(column)
+            self.asked[column] = vector.columns
             self.kept[column] = self.times(lead, self.buffer.kept.get(""), name=f"{called}_kept")
             for index in range(len(form.keys)):
                 self.score(column, index)
@@ -99,6 +101,19 @@ class _Chunk(Triangle):
                 held = self.times(self.buffer.weight, scale)
                 score = build.times(score, held, lead, name=f"{called}_held_scores")
                 self.buffer_scores[column, index] = score
+
+    def _above(self) -> Value:
+        build, lanes = self.build, self.lanes
+        strides = [build.given(f"parents_{each}", "", "long") for each in ("row", "token")]
+        row, token_at = (
+            build.mul(index, stride)
+            for index, stride in zip((lanes.row, lanes.long_token), strides, strict=True)
+        )
+        parents = build.add(build.given("parents_ptr", type="pointer"), build.add(row, token_at))
+        return build.helper(
+            ABOVE, parents, lanes.token, lanes.real_token, axes="ST", type="bool",
+            name="ancestors", note="whether a row's token comes before a column's",
+        )  # fmt: skip
 
     # -- a tile
 
@@ -150,8 +165,8 @@ class _Chunk(Triangle):
         for read in form.reads:
             column = read.args[0]
             vector = self.vectors[column]
-            called = f"{vector.called}_base"
-            found = build.dot(state, vector.columns, self.product, name=f"{vector.called}_found")
+            called, asked = f"{vector.called}_base", self.asked[column]
+            found = build.dot(state, asked, self.product, name=f"{vector.called}_found")
             found = build.times(found, self.kept[column])
             for index, each in enumerate(values):
                 score = self.buffer_scores[column, index]
@@ -208,7 +223,7 @@ class _Chunk(Triangle):
         build, lanes = self.build, self.lanes
         for stored in records:
             node, channel = stored.node, stored.channel
-            tokens = "S" if channel == "K" else "T"
+            tokens = self.tokens if channel == "K" else "T"
             value = self.raw[node].rows if node in self.raw else self.token.value(node)
             offset = lanes.within(build.along(lanes.spot, tokens), channel)
             guards = [*lanes.once(node.axes), build.along(lanes.fits, tokens)]

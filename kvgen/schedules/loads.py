@@ -142,7 +142,12 @@ class GivenLoads:
                 offsets.append(index)
         total = build.total(offsets)
         pointer = build.given(pointer_name(called), type="pointer")
-        return build.load(pointer, total, build.every(*real) if real else None, name)
+        return self._loaded(node, pointer, total, real, name)
+
+    def _loaded(
+        self, node: Node, pointer: Value, offset: Value, real: list[Value], name: str | None
+    ) -> Value:
+        return self.build.load(pointer, offset, self.build.every(*real) if real else None, name)
 
     def _of_token(self, called: str, channel: str) -> tuple[list[Value], list[Value]]:
         """What tells a token's input from those of others: its offset, and whether it is there."""

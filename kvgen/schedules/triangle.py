@@ -62,13 +62,18 @@ class Triangle:
         self.build = build = Builder()
         self.lanes = lanes = Lanes(build, shapes, form.spec.ratio)
         self.names = {**value_names(form, records), **form.graph.names}
-        self.inputs = TokenLoads(build, lanes, self.names)
+        self.inputs = self.loads()
         self.token = Lowering(build, form.graph, self.inputs, self.names, lanes.masks)
         solved = solve(form)
         self.factors = solved.factors or {}
         sides = [write.d for write in form.writes]
         self.unknown = sides.index(solved.unknown[0]) if self.factors else None
+        self.raw: dict[Node, Vector] = {}
+        self.vectors: dict[Node, Vector] = {}
         self.scores: dict[tuple[Node, int], Value] = {}
+
+    def loads(self) -> TokenLoads:
+        return TokenLoads(self.build, self.lanes, self.names)
 
     def find_vectors(self) -> None:
         """The tokens' vectors over K: inputs as they came, as far as they are one times a number,
@@ -76,7 +81,6 @@ class Triangle:
         build, form, token = self.build, self.form, self.token
         nodes = list(dict.fromkeys((*form.columns, *form.keys)))
         given = {node: found for node in nodes if (found := times_input(form, node))}
-        self.raw: dict[Node, Vector] = {}
         for raw, scale in given.values():
             called = self.name(raw, component(raw))
             if token.name(scale) is None:
@@ -85,7 +89,6 @@ class Triangle:
             self.raw[raw] = Vector(called, rows, build.turned(rows, f"{called}_columns"))
             token.known[raw] = build.cast(rows, "float", called)
         self._own_products([*form.roots, *nodes, *(scale for _, scale in given.values())])
-        self.vectors: dict[Node, Vector] = {}
         for node in nodes:
             if node in given:
                 raw, scale = given[node]
@@ -132,9 +135,9 @@ class Triangle:
         return self.build.dot(near.rows, far.columns, EXACT, name=name)
 
     def find_decays(self) -> None:
-        """What has decayed along a token's path."""
-        build = self.build
-        for decay in self.form.decays:
+        """What a head has decayed along a token's path."""
+        build, decay = self.build, self.form.decay("")
+        if decay is not None:
             log = build.along(self.each(self.token.value(decay.log)), "S")
             above = build.sum(build.where(self.ancestors, log, 0.0), "S")
             self.path = build.function(EXP, above, name="path")

@@ -24,6 +24,7 @@ from kvgen.kernels.recurrent import RECURRENT
 from kvgen.kernels.sweep import PREPARE, SWEEP
 from kvgen.printers.triton import printed
 from kvgen.schedules.blocks import Prepared, blocks
+from kvgen.schedules.by_channel import chunk_by_channel
 from kvgen.schedules.chunk import chunk
 from kvgen.schedules.decode import decode
 from kvgen.schedules.folding import fold, folded, load, read, recurrent
@@ -33,7 +34,10 @@ PASSES = (without_dead, hoisted, computed_once)
 OF_TOKENS = (without_dead,)
 # names that other kernels' templates use for what is a schedule's own in all kernels, and in some
 OWN = "since total kept weight value real_value state"
-CHUNKS = "ancestors path weights lead"
+CHUNKS = """
+ancestors path weights lead
+since_key total_key kept_key log_key path_key
+"""
 BLOCKS = "ancestors path weights lead rest lasting log"
 SWEPT = "value real_value state"
 FOLDS = "counts leads high low"
@@ -71,7 +75,8 @@ def written(form: Form, records: Records) -> dict[str, Written]:
         own += " ".join(["head", *(f"{local(name)}_at" for name in cache_names(form, records))])
     found = {DECODE.name: write(decode(form, records, shapes), own, single)}
     if chunks(form):
-        found[CHUNK.name] = write(chunk(form, records, shapes), CHUNKS)
+        schedule = chunk_by_channel if form.decay("K") else chunk
+        found[CHUNK.name] = write(schedule(form, records, shapes), CHUNKS)
     if SWEEP.exists(form):
         prompt = blocks(form, records, shapes)
         prepare = write(prompt.prepare, f"{BLOCKS} head")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kvgen.compiler import Analysis
 from kvgen.kernels.buffer import BUFFER
-from kvgen.kernels.registry import STEPS, kernels_of, named
+from kvgen.kernels.registry import KERNELS, STEPS, kernels_of, named
 from kvgen.tuning import driver, space
 from kvgen.wisdom.identity import key_of
 from kvgen.wisdom.record import EFFORTS, Key, Record, bucket
@@ -16,6 +16,8 @@ from kvgen.wisdom.store import Store
 
 # kernels of single tokens, whose whole steps are compared; all others are for `full` alone
 SINGLE = tuple(kernel.name for kernel in STEPS)
+# those that may be tuned alone
+ALONE = tuple(kernel.name for kernel in KERNELS if not kernel.in_steps)
 # the most configurations that a study times, by effort: of these kernels, and of others
 BUDGETS = {"quick": (40, 0), "full": (120, 48)}
 
@@ -23,7 +25,8 @@ BUDGETS = {"quick": (40, 0), "full": (120, 48)}
 @dataclass(frozen=True)
 class Options:
     """budget: seconds for one spec. seed: of whatever is drawn. force: ask the GPU again. storage:
-    Optuna's, that other hosts use too."""
+    Optuna's, that other hosts use too. only: the kernels, of those for several tokens and short
+    contexts, that are tuned and nothing else; none for everything."""
 
     batches: tuple[int, ...]
     effort: str
@@ -31,6 +34,7 @@ class Options:
     seed: int = 0
     force: bool = False
     storage: str | None = None
+    only: tuple[str, ...] = ()
 
     def timings(self, kernel: str) -> int:
         """The most configurations that a study times."""
@@ -46,20 +50,25 @@ class Goal:
     tokens: int = 1
 
 
-def goals(analysis: Analysis, batches: Sequence[int], effort: str) -> list[Goal]:
-    found = [Goal(kernel, batch) for kernel in SINGLE for batch in batches]
+def goals(analysis: Analysis, options: Options) -> list[Goal]:
+    if options.only:
+        return others(analysis, options)
+    found = [Goal(kernel, batch) for kernel in SINGLE for batch in options.batches]
     if len(space.buffers(analysis)) > 1:
         found.append(Goal(BUFFER.name, 0))
-    return found + (others(analysis, batches) if effort == "full" else [])
+    return found + others(analysis, options)
 
 
-def others(analysis: Analysis, batches: Sequence[int]) -> list[Goal]:
-    """The kernels for several tokens and short contexts, as far as the recurrence has them."""
+def others(analysis: Analysis, options: Options) -> list[Goal]:
+    """The kernels for several tokens and short contexts, as far as the recurrence has them and
+    they are asked for."""
+    if options.effort != "full":
+        return []
     return [
         Goal(kernel.name, batch, kernel.tokens(analysis.form))
         for kernel in kernels_of(analysis.form)
-        if not kernel.in_steps
-        for batch in kernel.batches(batches)
+        if not kernel.in_steps and (not options.only or kernel.name in options.only)
+        for batch in kernel.batches(options.batches)
     ]
 
 
@@ -81,7 +90,7 @@ def answered(
     """The records of all goals, where each has one of at least this effort that was not cut short,
     or for which no less time was up; else None."""
     found: dict[Goal, Record] = {}
-    for goal in goals(analysis, options.batches, options.effort):
+    for goal in goals(analysis, options):
         record = recorded(analysis, goal, options, gpu, store)
         if record is None:
             return None

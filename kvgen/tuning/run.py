@@ -87,6 +87,18 @@ class Run:
         )
 
     def all(self) -> None:
+        buffer = self.report.buffer = self.likely_buffer if self.options.only else self._single()
+        tasks = [self._study_task(goal.kernel, goal.batch, buffer) for goal in self._others()]
+        begin = [self._begin] if self.options.only else []
+        self._stage("windows", [*begin, *tasks], STUDIES)
+        if self.rowless:
+            self.report.why = f"rows could not be made for {'; '.join(self.rowless)}"
+        else:
+            self.report.late = self.late
+            self.report.why = "the time was up" if self.late else "everything was tried"
+
+    def _single(self) -> int:
+        """Kernels of single tokens, and the buffer that whole steps of them are fastest with."""
         batches, buffer = self.options.batches, self.default_buffer
         single = [(kernel, batch) for kernel in SINGLE for batch in batches]
         for kernel, batch in single:
@@ -94,17 +106,11 @@ class Run:
         tasks = [self._study_task(kernel, batch, buffer) for kernel, batch in single]
         self._stage("studies", [self._begin, *tasks], STUDIES)
         self._stage("whole steps", [self._step_task(b, self.whole.first) for b in batches], STEPS)
-        self.report.buffer = buffer = self.whole.buffer()
+        buffer = self.whole.buffer()
         if buffer != self.default_buffer:
             again = lambda worker, batch: self.whole.again(worker, batch, buffer)  # noqa: E731
             self._stage("finals", [self._step_task(b, again) for b in batches], STEPS)
-        tasks = [self._study_task(goal.kernel, goal.batch, buffer) for goal in self._others()]
-        self._stage("windows", tasks, STUDIES)
-        if self.rowless:
-            self.report.why = f"rows could not be made for {'; '.join(self.rowless)}"
-        else:
-            self.report.late = self.late
-            self.report.why = "the time was up" if self.late else "everything was tried"
+        return buffer
 
     def interrupted(self) -> None:
         self.report.interrupted = True
@@ -194,7 +200,7 @@ class Run:
         return task
 
     def _others(self) -> list[Goal]:
-        return others(self.analysis, self.options.batches) if self.options.effort == "full" else []
+        return others(self.analysis, self.options)
 
     # studies of one kernel
 

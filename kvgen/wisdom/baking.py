@@ -63,7 +63,10 @@ def baked(analysis: Analysis, table: Table) -> Tuned:
         if lengths and spec.buffer is None:
             length = buffers[gpu] = _config(lengths[min(lengths)])["buffer"]
         configs[gpu] = {
-            name: {batch: _constants(kernel, answers[batch], length) for batch in sorted(answers)}
+            name: {
+                batch: _constants(kernel, answers[batch], length, kernel.compared(analysis.form))
+                for batch in sorted(answers)
+            }
             for name, answers in table[gpu].items()
             if isinstance(kernel := subject(name), Kernel)
         }
@@ -75,13 +78,15 @@ def _config(answer: Answer) -> dict[str, int]:
     return answer.record.config
 
 
-def _constants(kernel: Kernel, answer: Answer, buffer: int) -> dict[str, float]:
+def _constants(kernel: Kernel, answer: Answer, buffer: int, compared: bool) -> dict[str, float]:
+    """compared: whether it is weighed with another kernel that is timed alone, as it is."""
     record = answer.record
     assert record is not None
     # a decode with another buffer takes another time
     same = kernel.plain or record.at.get("buffer", buffer) == buffer
     # of a search that was cut short it may be the kernel's alone; prompts find nothing in a buffer
     comparable = ((kernel.takes_steps and same) or kernel.prompt) and not record.is_cut
+    comparable = comparable or (compared and same)
     us = {"us": round(record.median, 2)} if comparable else {}
     return dict(record.config) | us
 
