@@ -39,7 +39,8 @@ ancestors path weights lead
 since_key total_key kept_key log_key path_key
 """
 BLOCKS = "ancestors path weights lead rest lasting log"
-SWEPT = "value real_value state"
+# of these what stands before the lines of kernels with one tile of a head
+STANDING = "value real_value state"
 FOLDS = "counts leads high low"
 DECODES = """
 tile value_tile wide leads high low
@@ -80,11 +81,11 @@ def written(form: Form, records: Records) -> dict[str, Written]:
     if SWEEP.exists(form):
         prompt = blocks(form, records, shapes)
         prepare = write(prompt.prepare, f"{BLOCKS} head")
-        sweep = write(prompt.sweep, BLOCKS, kept=SWEPT)
+        sweep = write(prompt.sweep, BLOCKS, kept=STANDING)
         found[PREPARE] = replace(prepare, prepared=prompt.prepared)
         found[SWEEP.name] = replace(sweep, prepared=prompt.prepared)
     for name, each in FOLDING.items():
-        found[name] = write(each(form, records, shapes), FOLDS)
+        found[name] = write(each(form, records, shapes), FOLDS, kept=STANDING)
     return found
 
 
