@@ -167,7 +167,7 @@ def as_exact(name: str, tokens: int, noise: float, decay: float) -> None:
     assert error <= max(most, 2 * before), (error, alone, before)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("noise", [0.0, pytest.param(0.1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["gated_deltanet", "kimi_delta_attention", "olmo_hybrid"])
 def test_keys_that_are_alike(name: str, noise: float) -> None:
     as_exact(name, 96, noise, 1.0)
@@ -183,7 +183,15 @@ def test_other_keys_that_are_alike(name: str, noise: float, decay: float, tokens
 
 
 @pytest.mark.parametrize(
-    "name", ["gated_deltanet", "olmo_hybrid", "deltanet", "kimi_delta_attention"]
+    "name",
+    [
+        "gated_deltanet",
+        "olmo_hybrid",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("deltanet", "kimi_delta_attention")
+        ),
+    ],
 )
 def test_what_is_rounded_does_not_grow(name: str) -> None:
     """A state in 16 bits, the same key again and again, writes as strong as they get."""
