@@ -11,6 +11,7 @@ from typing import Any
 import alike
 import pytest
 import torch
+from by_columns import OF_CHANNELS, OF_HEADS, SIZES, STORED
 from tuned_records import H200, record
 from twins import analysed, ids, made, within_rounding
 
@@ -32,32 +33,13 @@ from kvgen.wisdom.store import Store
 
 pytestmark = pytest.mark.usefixtures("rounded", "own")
 
-# decays that hang on tokens, on the head alone, or none; two reads or one; another key reads than
-# writes, of a vector that is no input times a number; one of two writes that needs no read
-OF_HEADS = [
-    "comba", "deltanet", "efla", "gated_deltanet", "iplr", "lightning_attention", "mamba2",
-    "mamba2_falcon", "olmo_hybrid", "retnet", "simple_gla",
-]  # fmt: skip
-# each key channel decays by itself
-OF_CHANNELS = ["gated_deltanet2", "gla", "hgrn2", "kimi_delta_attention", "rodimus", "rwkv6"]
 SWEPT = [*OF_HEADS, *OF_CHANNELS]
 TRIANGLES = [
     "comba", "deltanet", "efla", "gated_deltanet", "gated_deltanet2", "iplr",
     "kimi_delta_attention", "olmo_hybrid",
 ]  # fmt: skip
-STORED = (
-    "state=float32",
-    "state=split records=input",
-    "state=bfloat16 records=input",
-    "state=float32 records=input layout=vk",
-    "state=split records=bfloat16 layout=vk",
-    "state=float16",
-    "state=bfloat16",
-)
 DEALT = list(zip(SWEPT, cycle(STORED), strict=False))
 DEALT_AGAIN = [(name, storage) for name in SWEPT for storage in STORED]
-# as tiles are, and not
-SIZES = ({"K": 16, "V": 16}, {"K": 24, "V": 20})
 MODULE = "gated_deltanet"
 KERNELS = ["prepare", "sweep"]
 # modules that run as if they had times of a sweep, with what they had before

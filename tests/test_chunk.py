@@ -12,6 +12,7 @@ from typing import Any
 import alike
 import pytest
 import torch
+from by_columns import OF_CHANNELS, OF_HEADS, SIZES, STORED
 from tuned_records import H200, record
 from twins import analysed, ids, made, within_rounding
 
@@ -30,31 +31,11 @@ from kvgen.wisdom.store import Store
 
 pytestmark = pytest.mark.usefixtures("rounded", "own")
 
-# decays that hang on tokens, on the head alone, or none; two reads or one; another key reads than
-# writes; one of two writes that needs no read
-OF_HEADS = [
-    "comba", "deltanet", "efla", "gated_deltanet", "iplr", "lightning_attention", "mamba2",
-    "mamba2_falcon", "olmo_hybrid", "retnet", "simple_gla",
-]  # fmt: skip
-# channels of K that decay, and those whose keys are recorded before their decay
-OF_CHANNELS = [
-    "gated_deltanet2", "gla", "hgrn2", "kimi_delta_attention", "rodimus", "rwkv6",
-]  # fmt: skip
+# those whose keys are recorded before their decay
 FACTORED = ["kimi_delta_attention_bounded", "rwkv7"]
 CHUNKED = sorted([*OF_HEADS, *OF_CHANNELS, *FACTORED])
-STORED = (
-    "state=float32",
-    "state=split records=input",
-    "state=bfloat16 records=input",
-    "state=float32 records=input layout=vk",
-    "state=split records=bfloat16 layout=vk",
-    "state=float16",
-    "state=bfloat16",
-)
 DEALT = list(zip(CHUNKED, cycle(STORED), strict=False))
 DEALT_AGAIN = [(name, storage) for name in CHUNKED for storage in STORED]
-# as tiles are, and not
-SIZES = ({"K": 16, "V": 16}, {"K": 24, "V": 20})
 MODULE = "gated_deltanet"
 GPU = "GPU with times"
 

@@ -60,15 +60,23 @@ def only_there(module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if hasattr(module, name):
             monkeypatch.setattr(module, name, watched(getattr(module, name)))
     before = torch.cuda.memory_allocated(0)
+    with ran() as events:
+        yield
+    assert torch.cuda.memory_allocated(0) == before
+    assert any(event.name.endswith("decode_kernel") for event in events)
+    assert not {event.name for event in events if event.device_index != 1}
+
+
+@contextmanager
+def ran() -> Iterator[list[Any]]:
+    """All that has run on GPUs, when it has ended."""
+    found: list[Any] = []
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
-        yield
+        yield found
         torch.cuda.synchronize(1)
-    assert torch.cuda.memory_allocated(0) == before
     events: Any = profile.events()
-    ran = [event for event in events if "cuda" in str(event.device_type).lower()]
-    assert any(event.name.endswith("decode_kernel") for event in ran)
-    assert not {event.name for event in ran if event.device_index != 1}
+    found += [event for event in events if "cuda" in str(event.device_type).lower()]
 
 
 @pytest.mark.parametrize("overrides", [{}, {"storage.state": "bfloat16"}], ids=["float32", "bf16"])
@@ -111,7 +119,7 @@ def test_short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(rows.found.values()) < 2e-4, rows.found
 
 
-def test_a_graph_is_captured_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_is_captured_and_replayed() -> None:
     """Captured while its GPU is the current one, replayed while it is not."""
     built = made("gated_deltanet", SMALL)
     pair = Twin(built, THERE, slots=4, layers=2, buffer=4, dtype=torch.bfloat16)
@@ -135,7 +143,7 @@ def test_a_graph_is_captured_and_replayed(monkeypatch: pytest.MonkeyPatch) -> No
         graph = captured(step)
         assert not module.capturing(torch.device("cuda:0"))
     assert torch.cuda.current_device() == 0
-    with only_there_launches() as ran:
+    with ran() as events:
         for _ in range(11):
             for layer in range(2):
                 for name, x in sampler.inputs(2, pair.dtype).items():
@@ -145,21 +153,9 @@ def test_a_graph_is_captured_and_replayed(monkeypatch: pytest.MonkeyPatch) -> No
             for layer in range(2):
                 wanted = pair.exact(layer, [3, 1], inputs[layer])
                 pair.note("output", worst(outs[layer], wanted))
-    assert ran and all(device == 1 for device in ran)
+    assert events and all(event.device_index == 1 for event in events)
     pair.compare()
     within_rounding(pair)
-
-
-@contextmanager
-def only_there_launches() -> Iterator[list[int]]:
-    """The GPUs of all that ran, when it has ended."""
-    devices: list[int] = []
-    activities = [torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
-        yield devices
-        torch.cuda.synchronize(1)
-    events: Any = profile.events()
-    devices += [e.device_index for e in events if "cuda" in str(e.device_type).lower()]
 
 
 @pytest.mark.parametrize("call", ["decode", "verify"])
@@ -193,7 +189,8 @@ def test_what_a_compiler_is_given(call: str) -> None:
 
 
 def test_what_is_chosen_is_the_same() -> None:
-    """Configurations, the kernel that is best, what a capture is: by the tensors' device."""
+    """Configurations and the kernel that is best: by the tensors' device. What a capture is:
+    test_gpu_devices.py."""
     module = made("gated_deltanet", {"storage.state": "bfloat16"}).module
     caches = [module.Cache.empty(4, device=f"cuda:{number}") for number in range(2)]
     assert caches[0].gpu == caches[1].gpu and caches[0].buffer == caches[1].buffer
@@ -203,14 +200,6 @@ def test_what_is_chosen_is_the_same() -> None:
             for batch in (1, 16, 256):
                 here = module.best(batch)
                 assert here == module.best(batch, "cuda:0") == module.best(batch, THERE)
-    with torch.cuda.device(1):
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            torch.zeros(1, device=THERE)
-            torch.cuda.set_device(0)
-            assert module.capturing(torch.device(THERE))
-            assert not module.capturing(torch.device("cuda:0"))
-            torch.cuda.set_device(1)
 
 
 def tuned(tmp_path: Path, during: Callable[[Tuner], None], said: list[str]) -> Report:

@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.servers.processes import MARK
+from benchmarks.servers.processes import MARK, preset
 
 # read when vLLM is imported: the engine runs in this process, nothing is asked of a network, and
 # the sampler is one that is there
@@ -63,10 +63,7 @@ ARMS = {
 
 def prepare(tiny: bool) -> None:
     """Set the environment; before vLLM is imported."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if tiny:
-        os.environ.setdefault("TRITON_INTERPRET", "1")
+    preset(ENVIRONMENT, tiny)
 
 
 def start(

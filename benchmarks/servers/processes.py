@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -14,6 +15,15 @@ from pathlib import Path
 
 # what a server's process wants to be heard of begins so
 MARK = "> "
+
+
+def preset(environment: Mapping[str, str], tiny: bool) -> None:
+    """What a server reads when it is imported, where it is not set already. tiny: on a machine
+    without a GPU, whose kernels are interpreted."""
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    if tiny:
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def side_by_side(

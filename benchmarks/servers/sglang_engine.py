@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.servers.engine import BUFFER, Steps, peak_bytes, prompt, say, settle
+from benchmarks.servers.processes import preset
 
 __all__ = ["ARMS", "BUFFER", "Arm", "Request", "Server", "peak_bytes", "prepare", "say", "settle"]
 
@@ -77,10 +78,7 @@ ARMS = {
 
 def prepare(tiny: bool = False) -> None:
     """Set the environment; before SGLang is imported."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if tiny:
-        os.environ.setdefault("TRITON_INTERPRET", "1")
+    preset(ENVIRONMENT, tiny)
 
 
 def arguments(

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--from", dest="kept", action="store_true", help="run nothing, compare")
     parser.add_argument("--one", help="run this arm in this process")
     args = parser.parse_args()
-    args.dtype = "bfloat16"
+    args.dtype, args.ranks = "bfloat16", 1
     if args.tiny:
         args.rows, args.prompt, args.tokens = TINY
     if args.one:

@@ -25,38 +25,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.servers import gpu_time, models, sglang_engine, vllm_speed
 from benchmarks.servers.engine import yielded
 from benchmarks.servers.processes import all_ready, patient, turn
-from benchmarks.servers.vllm_speed import joined, run_all, summary, timed
+from benchmarks.servers.vllm_speed import timed
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(sglang_engine.ARMS))
-    parser.add_argument("--model", default="next", choices=models.MODELS)
-    parser.add_argument("--batches", default=",".join(map(str, vllm_speed.BATCHES)))
-    parser.add_argument("--tokens", type=int, default=vllm_speed.TOKENS)
-    parser.add_argument("--rounds", type=int, default=vllm_speed.ROUNDS)
-    parser.add_argument("--buffer", type=int, default=sglang_engine.BUFFER)
-    parser.add_argument("--staggered", action="store_true", help="prompts of 64 to 192 tokens")
+    parser = vllm_speed.options(sglang_engine.ARMS, sglang_engine.BUFFER, 300.0, __doc__)
     parser.add_argument("--overlap", action="store_true", help="SGLang's overlap schedule")
-    parser.add_argument("--no-profile", action="store_true", help="no sums over kernels")
-    parser.add_argument("--tiny", action="store_true", help="sizes for a machine without a GPU")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--from", dest="kept", nargs="+", type=Path, help="figures to join")
-    parser.add_argument("--logs", type=Path, help="where logs go; else beside --json")
-    parser.add_argument("--patience", type=float, default=300.0, help="seconds for a start")
-    parser.add_argument("--one", type=Path, help="measure the first arm here, into this folder")
     args = parser.parse_args()
     if args.one:
         measured(args, args.one)
-        return
-    if args.kept:
-        found = joined([json.loads(path.read_text(encoding="utf-8")) for path in args.kept])
     else:
-        found = run_all(args)
-    for run in found["runs"]:
-        summary(run)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        vllm_speed.conclude(args)
 
 
 # in an arm's own process -------------------------------------------------------------------------

@@ -208,7 +208,7 @@ def compared(args: argparse.Namespace, arms: list[str]) -> dict[str, Any]:
     stock = torch.load(args.folder / f"{STOCK}.pt")
     found: dict[str, Any] = {
         "about": {**stock["versions"], "model": args.model, "dtype": args.dtype,
-                  "prompts": args.rows, "tokens": args.tokens, "ranks": getattr(args, "ranks", 1),
+                  "prompts": args.rows, "tokens": args.tokens, "ranks": args.ranks,
                   "command": " ".join(["python", *sys.argv])},
         "stock": {**apart(stock["alone_logs"], stock["logs"]),
                   **parted(stock["alone_tokens"], stock)},

@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +39,37 @@ TINY = ([1, 3], 9, 24, 4, 4)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(engine.ARMS))
+    args = options(engine.ARMS, engine.BUFFER, 540.0, __doc__).parse_args()
+    if args.one:
+        measured(args, args.one)
+    else:
+        conclude(args)
+
+
+def options(
+    arms: Iterable[str], buffer: int, patience: float, about: str | None
+) -> argparse.ArgumentParser:
+    """What a measurement of a server's arms is asked for. about: the program's own docstring."""
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    parser.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(arms))
     parser.add_argument("--model", default="next", choices=models.MODELS)
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--buffer", type=int, default=engine.BUFFER)
+    parser.add_argument("--buffer", type=int, default=buffer)
     parser.add_argument("--staggered", action="store_true", help="prompts of 64 to 192 tokens")
     parser.add_argument("--no-profile", action="store_true", help="no sums over kernels")
     parser.add_argument("--tiny", action="store_true", help="sizes for a machine without a GPU")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--from", dest="kept", nargs="+", type=Path, help="figures to join")
     parser.add_argument("--logs", type=Path, help="where logs go; else beside --json")
-    parser.add_argument("--patience", type=float, default=540.0, help="seconds for a start")
+    parser.add_argument("--patience", type=float, default=patience, help="seconds for a start")
     parser.add_argument("--one", type=Path, help="measure the first arm here, into this folder")
-    args = parser.parse_args()
-    if args.one:
-        measured(args, args.one)
-        return
+    return parser
+
+
+def conclude(args: argparse.Namespace) -> None:
+    """Measure every arm, or join what was measured; say it and keep it."""
     if args.kept:
         found = joined([json.loads(path.read_text(encoding="utf-8")) for path in args.kept])
     else:

@@ -16,6 +16,7 @@ import triton  # pyright: ignore[reportMissingTypeStubs]
 from kvgen.runtime.numbers import unknown
 from kvgen.runtime.table import Table
 
+device_properties: Any = operator.attrgetter("get_device_properties")(torch.cuda)
 # bytes of shared memory that any GPU has for a program
 LEAST_SHARED = 1 << 16
 # GPUs, and dtypes on them, that the caller has been warned of
@@ -43,9 +44,7 @@ def overlapping(table: Table, device: torch.device) -> bool:
 
 def shared_memory(device: torch.device) -> int:
     """Bytes that one program can have of a GPU's shared memory."""
-    # torch leaves its type open
-    properties: Any = operator.attrgetter("get_device_properties")(torch.cuda)(device)
-    return getattr(properties, "shared_memory_per_block_optin", LEAST_SHARED)
+    return getattr(device_properties(device), "shared_memory_per_block_optin", LEAST_SHARED)
 
 
 def tuned_places(table: Table, device: torch.device | str) -> int:

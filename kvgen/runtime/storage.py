@@ -16,14 +16,19 @@ from torch import Tensor
 
 from kvgen.runtime.arguments import DTYPES, check_integer, check_tensor, describe, wrong
 from kvgen.runtime.calls import Calls
-from kvgen.runtime.device import check_tuned, compiled, gpu_name, overlapping
+from kvgen.runtime.device import (
+    check_tuned,
+    compiled,
+    device_properties,
+    gpu_name,
+    overlapping,
+)
 from kvgen.runtime.launches import Step
 from kvgen.runtime.numbers import unknown
 from kvgen.runtime.table import Held, Table
 
 # whether Triton's own functions are compiled says when TRITON_INTERPRET was set
 library_sum: Any = operator.attrgetter("sum")(tl)
-device_properties: Any = operator.attrgetter("get_device_properties")(torch.cuda)
 
 # what a cache keeps beside states and records
 BOOKS = ("cursors", "skipped", "pending", "work")
