@@ -2,7 +2,8 @@
 
 On the assembly: nothing is stored and no program ends before it has waited, and until then only
 `slots` and the cache's own tensors are read. On the host: only a decode right behind another one of
-its step is launched so. tests/test_gpu_overlap.py has what only a GPU shows.
+its step is launched so, and a fold behind the kernel that lists its rows. tests/test_gpu_overlap.py
+has what only a GPU shows.
 """
 
 from __future__ import annotations
@@ -154,6 +155,22 @@ def test_nothing_is_stored_and_no_input_read_before_the_wait(
         assert wrongs(text, owned) == [], config
 
 
+@pytest.mark.parametrize(("name", "state"), CASES)
+def test_a_fold_takes_its_place_early_and_reads_nothing_before_the_wait(
+    name: str, state: str
+) -> None:
+    folds = programs(name, state, "fold")
+    assert folds
+    for text in folds.values():
+        early = list(Ptx(text).before_waiting())
+        assert text.count(WAIT) == 1 and len(early) < len(text.splitlines()) / 2
+        assert not [line for line in early if re.search(r"\.global|cp\.async|\bret;", line)]
+    advances = programs(name, state, "advance")
+    assert advances
+    # nobody writes anything between the two, so that it need not wait to let the fold come
+    assert all(text.count(LET_GO) == 1 and WAIT not in text for text in advances.values())
+
+
 def test_the_assembly_is_looked_at_closely() -> None:
     """A wait that is gone or too late, and one that lets the next kernel go too soon, are seen."""
     name, state = "gated_deltanet", "bfloat16"
@@ -229,6 +246,29 @@ def test_the_first_decode_of_a_step_waits(launched: list[bool]) -> None:
         decode(1, slots)
         module.advance(cache, slots)
     assert launched == [False, True, False, True]
+
+
+def test_a_fold_is_launched_behind_what_lists_its_rows() -> None:
+    module, cache, _ = prepared([])
+    asked: list[tuple[str, bool, bool]] = []
+
+    class Heard:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: object) -> Callable[..., None]:
+            return lambda *args, **options: asked.append(
+                (self.name, options["PDL"], options.get("launch_pdl", False))
+            )
+
+    module._advance_kernel, module._fold_kernel = Heard("advance"), Heard("fold")
+    for overlaps in (True, False):
+        cache.overlaps = overlaps
+        module.advance(cache, rows())
+    assert asked == [
+        ("advance", True, False), ("fold", True, True),
+        ("advance", False, False), ("fold", False, False),
+    ]  # fmt: skip
 
 
 BETWEEN: dict[str, Callable[[ModuleType, Any, torch.Tensor], object]] = {

@@ -153,10 +153,14 @@ class Kernels(Storage):
         late: bool = False,
     ) -> None:  # fmt: skip
         """End a step of which rows keep what `keep` and `kept` say, and fold those without room."""
+        # a fold begins while rows are listed, and waits; few rows take one warp, and no barriers
+        early = {"launch_pdl": True} if self.overlaps else {}
+        block, warps = (32, 1) if slots.numel() <= 32 else (256, 4)
         launch(
             self, "advance", (1,), slots, *self.books(), self.tensors["pending"],
             *marks_of(slots, force, kept), self.tensors["work"], slots.numel(), *self.rows,
-            max(1, self.window), PLACES=self.buffer, **ending(force, keep, kept, late), BLOCK=256,
+            max(1, self.window), PLACES=self.buffer, **ending(force, keep, kept, late),
+            PDL=self.overlaps, BLOCK=block, num_warps=warps,
         )  # fmt: skip
         config, programs = self.fold_grid(slots)
         for tensors in self.groups:
@@ -164,7 +168,7 @@ class Kernels(Storage):
             launch(
                 self, "fold", (programs,), self.tensors["work"], *used, self.joined, self.heads,
                 *strides_of(used, 1), PLACES=self.buffer, TILE=config["TILE"],
-                STAGES=config["STAGES"], num_warps=config["num_warps"],
+                STAGES=config["STAGES"], PDL=self.overlaps, num_warps=config["num_warps"], **early,
             )  # fmt: skip
 
     def fold_grid(self, slots: Tensor) -> tuple[dict[str, Any], int]:
