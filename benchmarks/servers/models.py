@@ -93,6 +93,8 @@ def layers(count: int) -> Config:
 MODELS: dict[str, Config] = {
     # linear attention is a large share of a step
     "next": COMMON | EXPERTS | layers(12),
+    # as many layers as Qwen3-Next has, so that what a step does once counts as it does there
+    "deep": COMMON | EXPERTS | layers(48),
     # the other layout of the projections, and no experts
     "dense": COMMON | DENSE | layers(12),
     # its experts are most of a step

@@ -317,7 +317,7 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     "vllm-speed": (speed, "h200-vllm-speed.json"),
     "vllm-equal": (equal, "h200-vllm-equal.json"),
     "vllm-equal-float32": (equal, "h200-vllm-equal-float32.json"),
-    "vllm-ranks": (equal, "h200-vllm-ranks.json"),
+    "vllm-ranks-dense": (equal, "h200-vllm-ranks-dense.json"),
     "vllm-ranks-float32": (equal, "h200-vllm-ranks-float32.json"),
     "vllm-soak": (soak, "h200-vllm-soak.json", "h200-vllm-soak-float32.json"),
     "vllm-drafts": (drafts, "h200-vllm-drafts.json"),
