@@ -170,7 +170,7 @@ def run(arm: str, drafts: int, states: int, said: list[int]) -> dict[str, Any]:
 def test_requests_that_fit_are_those_that_their_tensors_leave_room_for() -> None:
     runs = [run("stock-float32", 4, 15 << 20, [1, 2, 3]), run("stock-float32", 0, 3 << 20, [1, 5])]
     runs[1]["outputs"] = {"0": [1, 5, 3]}
-    found = sglang_drafts.told(runs, "python")
+    found = sglang_drafts.told(runs, 4, 1, "python")
     assert [each["requests"] for each in found["fit"]] == [1024, 4096]
     assert found["same"]["stock-float32"]["parted"] == 1
     assert found["same"]["stock-float32"]["places"] == [{"row": 0, "step": 1, "gap": 0.25}]

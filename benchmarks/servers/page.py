@@ -326,6 +326,7 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     "sglang-equal": (equal, "h200-sglang-equal.json"),
     "sglang-soak": (sglang_page.soak, "h200-sglang-soak.json"),
     "sglang-drafts": (sglang_page.drafts, "h200-sglang-drafts.json"),
+    "sglang-trees": (sglang_page.drafts, "h200-sglang-trees.json"),
 }
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """SGLang with drafts of its model's own kind: requests that fit, and whether the text is the same.
 
     python benchmarks/servers/sglang_drafts.py FOLDER --json docs/data/h200-sglang-drafts.json
+    python benchmarks/servers/sglang_drafts.py FOLDER --topk 2 --json FILE      trees of 8 tokens
 
 Every arm runs with windows of 4 tokens and without. What a request takes is what its slot has of
 SGLang's pools, tensor by tensor; how many fit is what goes into so many bytes of states and keys.
-Texts are compared up to the first difference, where the
-figures say how far apart the two best tokens are without drafts.
+Texts are compared up to the first difference, where the figures say how far apart the two best
+tokens are without drafts.
 """
 
 from __future__ import annotations
@@ -23,12 +24,8 @@ from benchmarks.servers.processes import patient, side_by_side
 
 ARMS = ("stock-float32", "replay-float32", "kvgen-float32")
 DRAFTS = 4
-WINDOWS = {
-    "speculative_algorithm": "NEXTN",
-    "speculative_num_steps": DRAFTS - 1,
-    "speculative_eagle_topk": 1,
-    "speculative_num_draft_tokens": DRAFTS,
-}
+# tokens of a window that is a tree
+NODES = 8
 ROWS, PROMPT, TOKENS = 16, 96, 64
 # of states and keys, and tokens of the longest request
 MEMORY, LONGEST = 16 << 30, 1024
@@ -43,6 +40,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--model", default="next", choices=models.MODELS)
+    parser.add_argument("--topk", type=int, default=1, help="branches of a window")
     parser.add_argument("--together", type=int, default=3, help="servers at a time")
     parser.add_argument("--tiny", action="store_true", help="sizes for a machine without a GPU")
     parser.add_argument("--json", type=Path)
@@ -52,14 +50,25 @@ def main() -> None:
         measured(args)
         return
     args.folder.mkdir(parents=True, exist_ok=True)
-    jobs = [f"{arm}-{drafts}" for drafts in (DRAFTS, 0) for arm in args.arms.split(",")]
+    window = windows(args.topk)["speculative_num_draft_tokens"]
+    jobs = [f"{arm}-{drafts}" for drafts in (window, 0) for arm in args.arms.split(",")]
     side_by_side({job: [*sys.argv, "--one", job] for job in jobs}, args.folder, args.together)
     files = [args.folder / f"{job}.json" for job in jobs]
     runs = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-    found = told(runs, " ".join(["python", *sys.argv]))
+    found = told(runs, window, args.topk, " ".join(["python", *sys.argv]))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
+
+
+def windows(topk: int) -> dict[str, Any]:
+    """SGLang's arguments for windows, with so many branches at every step."""
+    return {
+        "speculative_algorithm": "NEXTN",
+        "speculative_num_steps": DRAFTS - 1,
+        "speculative_eagle_topk": topk,
+        "speculative_num_draft_tokens": DRAFTS if topk == 1 else NODES,
+    }
 
 
 # in an arm's own process -------------------------------------------------------------------------
@@ -71,13 +80,13 @@ def measured(args: argparse.Namespace) -> None:
     name, _, count = args.one.rpartition("-")
     drafts = int(count)
     rows, prompt, tokens = (ROWS, PROMPT, TOKENS) if not args.tiny else (2, 12, 6)
-    length = prompt + tokens + 2 * DRAFTS
+    length = prompt + tokens + 2 * NODES
     server = sglang_engine.start(
         sglang_engine.ARMS[name], models.write(args.folder / args.one, args.model, args.tiny),
         batches=(1, 4, rows), tiny=args.tiny, peak=PEAK, drafts=drafts > 0,
         max_running_requests=rows, context_length=length + 8, max_mamba_cache_size=rows,
         max_total_tokens=2 * rows * length + 1024, mem_fraction_static=0.4,
-        **(WINDOWS if drafts else {}),
+        **(windows(args.topk) if drafts else {}),
     )  # fmt: skip
     sglang_engine.say("started")
     vocabulary = models.config(args.model, args.tiny)["vocab_size"]
@@ -119,7 +128,7 @@ def cycle(row: int, length: int, vocabulary: int) -> list[int]:
 # what they said ----------------------------------------------------------------------------------
 
 
-def told(runs: list[dict[str, Any]], command: str) -> dict[str, Any]:
+def told(runs: list[dict[str, Any]], window: int, topk: int, command: str) -> dict[str, Any]:
     """What fits of each arm, and where its text with drafts leaves that without."""
     kept = {(run["arm"], run["drafts"]): run for run in runs}
     fits = []
@@ -142,8 +151,8 @@ def told(runs: list[dict[str, Any]], command: str) -> dict[str, Any]:
         if runs and name in runs[0]
     }
     return {
-        "about": about | {"drafts": DRAFTS, "longest": LONGEST, "memory_bytes": MEMORY,
-                          "command": command},
+        "about": about | {"drafts": window, "topk": topk, "longest": LONGEST,
+                          "memory_bytes": MEMORY, "command": command},
         "fit": fits,
         "same": same,
     }  # fmt: skip

@@ -27,12 +27,15 @@ from kvgen.language.spec import MAX_WINDOW
 
 
 class Buffered:
-    """A mixin in front of one of SGLang's backends. It convolves, runs prompts and keeps the
-    cursors; what it decodes with is replaced."""
+    """A mixin in front of one of SGLang's backends. It convolves and runs prompts; what it decodes
+    with is replaced, and what moves the cursors of a captured step."""
 
     recurrence: Recurrence
     # where there are drafts
     windows: Windows | None = None
+    # by the rows of a captured step, which of them fold after it; those that have some that do
+    folds: list[torch.Tensor]
+    folding: set[int]
 
     def __init__(self, model_runner: Any) -> None:
         super().__init__(model_runner)  # pyright: ignore[reportCallIssue]
@@ -58,7 +61,8 @@ class Buffered:
             self.verifies()
             cache = self.windows.cache
         else:
-            rings = Rings(module, pool.mamba_cache.temporal, self.recurrence.records(pool))
+            records = self.recurrence.records(pool)
+            rings = Rings(module, pool.mamba_cache.temporal, records, pool.replayssm_write_pos)
             dispatcher = self.kernel_dispatcher
             dispatcher.decode_kernel = DECODING[self.recurrence.name](rings, self.recurrence)
             dispatcher.supports_packed_decode = True
@@ -68,6 +72,47 @@ class Buffered:
 
     def verifies(self) -> None:
         """Where SGLang's kernel of windows is replaced, and not a method of its backend."""
+
+    def init_cuda_graph_state(self: Any, max_bs: int, max_num_tokens: int) -> None:
+        super().init_cuda_graph_state(max_bs, max_num_tokens)  # pyright: ignore
+        self.folds, self.folding = [], set()
+        if self._replayssm_enabled():
+            size = range(1, max_bs + 1)
+            self.folds = [torch.zeros(n, dtype=torch.bool, device=self.device) for n in size]
+            # SGLang would move the cursors before the step, and wait for the GPU to do so; the end
+            # of the step moves them
+            self.replayssm_write_pos_list = None
+
+    def _replay_metadata(
+        self: Any,
+        bs: int,
+        req_pool_indices: torch.Tensor,
+        forward_mode: Any,
+        spec_info: Any,
+        seq_lens_cpu: torch.Tensor | None,
+        **own: Any,
+    ) -> Any:
+        """What a captured step of bs rows reads. seq_lens_cpu: [B], None while it is captured."""
+        found = super()._replay_metadata(  # pyright: ignore
+            bs, req_pool_indices, forward_mode, spec_info, seq_lens_cpu, **own
+        )
+        if self.folds:
+            self.fold_after(bs, seq_lens_cpu if forward_mode.is_decode_or_idle() else None)
+            found.replayssm_force_flush = self.folds[bs - 1]
+        return found
+
+    def fold_after(self: Any, rows: int, lengths: torch.Tensor | None) -> None:
+        """Say of a step which rows fold after it: those that the prefix cache is about to read."""
+        if self.recurrence is KIMI_DELTA_ATTENTION or lengths is None:
+            forced = torch.zeros(rows, dtype=torch.bool)
+        else:
+            forced = self._replayssm_track_flush_mask(lengths, rows)
+        if forced.any():
+            self.folds[rows - 1].copy_(forced, non_blocking=True)
+            self.folding.add(rows)
+        elif rows in self.folding:
+            self.folds[rows - 1].zero_()
+            self.folding.discard(rows)
 
     def place(self: Any, layer: Any) -> int:
         """Where a layer stands in the pool."""
@@ -152,7 +197,7 @@ class Decoding:
         dt_bias: torch.Tensor,
         ssm_states: torch.Tensor,
         cache_indices: torch.Tensor,
-        replayssm_write_pos: torch.Tensor,
+        replayssm_write_pos: torch.Tensor | None,
         replayssm_force_flush: torch.Tensor | None,
         **own: Any,
     ) -> torch.Tensor:

@@ -13,32 +13,45 @@ FIRST_SLOT = 1
 
 
 def adopted(
-    module: ModuleType, states: torch.Tensor, records: Mapping[str, torch.Tensor], window: int = 0
+    module: ModuleType,
+    states: torch.Tensor,
+    records: Mapping[str, torch.Tensor],
+    window: int = 0,
+    **books: torch.Tensor,
 ) -> Any:
     """All layers of a pool, in the order in which they run, as one cache.
 
-    states: [layers, slots, HV, V, K]. records: by name, layers in front of slots, too.
+    states: [layers, slots, HV, V, K]. records: by name, layers in front of slots, too. books: the
+    pool's own, by the cache's names.
     """
     (state,) = module.STATES
     tensors = {state: states, **records}
     turned = {name: each.transpose(0, 1) for name, each in tensors.items()}
-    return module.Cache.wrap(turned, window=window, first_slot=FIRST_SLOT)
+    return module.Cache.wrap({**turned, **books}, window=window, first_slot=FIRST_SLOT)
 
 
 class Rings:
-    """Tokens one by one: where a step of the pool's layers stands."""
+    """Tokens one by one: where a step of the pool's layers stands.
+
+    cursors: SGLang's, [slots] int32, how many records each slot has. It gives slots out with none,
+    and reads there how many a prefix lacks; a step's end moves them.
+    """
 
     def __init__(
-        self, module: ModuleType, states: torch.Tensor, records: Mapping[str, torch.Tensor]
+        self,
+        module: ModuleType,
+        states: torch.Tensor,
+        records: Mapping[str, torch.Tensor],
+        cursors: torch.Tensor,
     ) -> None:
         self.module: Any = module
-        self.cache = adopted(module, states, records)
+        self.cache = adopted(module, states, records, cursors=cursors)
 
     def decode(
         self,
         layer: int,
         slots: torch.Tensor,
-        written: torch.Tensor,
+        written: torch.Tensor | None,
         flushed: torch.Tensor | None,
         given: Mapping[str, torch.Tensor],
         out: torch.Tensor,
@@ -46,15 +59,14 @@ class Rings:
         """One token of each row in one layer.
 
         slots: [B] int32, negative for padding. written: [B] int32, how many records a row had
-        before this step. flushed: [B], not 0 where a row folds after it. given: inputs and
-        parameters by name. out: [B, HV, V].
+        before this step, where SGLang has moved the cursors already. flushed: [B], not 0 where a
+        row folds after it. given: inputs and parameters by name. out: [B, HV, V].
         """
-        if layer == 0:
-            # SGLang has moved its own cursors on before the layers run
+        if layer == 0 and written is not None:
             self.cache.seek(slots, written)
         self.module.decode(self.cache, layer, slots, **given, out=out)
         if layer == self.cache.layers - 1:
-            force = None if flushed is None else flushed.ne(0)
+            force = flushed if flushed is None or flushed.dtype == torch.bool else flushed.ne(0)
             self.module.advance(self.cache, slots, force=force)
 
 
