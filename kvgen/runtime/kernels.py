@@ -156,11 +156,13 @@ class Kernels(Storage):
         # a fold begins while rows are listed, and waits; few rows take one warp, and no barriers
         early: dict[str, Any] = {"launch_pdl": True} if self.overlaps else {}
         block, warps = (32, 1) if slots.numel() <= 32 else (256, 4)
+        even = keep == "one" and self.fold == "parts" and slots.numel() > 1
         launch(
             self, "advance", (1,), slots, *self.books(), self.tensors["pending"],
             *marks_of(slots, force, kept), self.tensors["work"], slots.numel(), *self.rows,
             max(1, self.window), PLACES=self.buffer, **ending(force, keep, kept, late),
-            PDL=self.overlaps, BLOCK=block, num_warps=warps,
+            SPAN=power_of_two(self.buffer), EVEN=even, PDL=self.overlaps, BLOCK=block,
+            num_warps=warps,
         )  # fmt: skip
         config, programs = self.fold_grid(slots)
         for tensors in self.groups:
