@@ -154,7 +154,7 @@ class Kernels(Storage):
     ) -> None:  # fmt: skip
         """End a step of which rows keep what `keep` and `kept` say, and fold those without room."""
         # a fold begins while rows are listed, and waits; few rows take one warp, and no barriers
-        early = {"launch_pdl": True} if self.overlaps else {}
+        early: dict[str, Any] = {"launch_pdl": True} if self.overlaps else {}
         block, warps = (32, 1) if slots.numel() <= 32 else (256, 4)
         launch(
             self, "advance", (1,), slots, *self.books(), self.tensors["pending"],
