@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from kvgen.runtime.arguments import is_row, strict, wrong
-from kvgen.runtime.blocks import in_blocks, run_blocks
 from kvgen.runtime.calls import IN_PLACE
 from kvgen.runtime.device import best_of, timed
 from kvgen.runtime.launches import (
@@ -136,14 +135,15 @@ class Kernels(Storage):
         self, layer: int, slots: Tensor, lengths: Tensor, given: Given, out: Tensor,
         packed: bool = False,
     ) -> None:  # fmt: skip
-        if in_blocks(self, slots.numel(), out.shape[0 if packed else 1], packed):
-            pending = self.tensors["pending"]
-            run_blocks(self, layer, slots, pending, lengths, given, out, packed)
+        blocks, pending = self.table.blocks, self.tensors["pending"]
+        rows, tokens = slots.numel(), out.shape[0 if packed else 1]
+        if blocks is not None and blocks.takes(self, rows, tokens, packed):
+            blocks.run(self, layer, slots, pending, lengths, given, out, packed)
             return
-        config = configured(self, "extend", slots.numel(), given)
+        config = configured(self, "extend", rows, given)
         launch_tokens(
-            self, "extend", tiles_grid(self, slots.numel(), config), layer, slots, given, out,
-            books=[self.tensors["pending"], lengths], before=[out.shape[0 if packed else 1]],
+            self, "extend", tiles_grid(self, rows, config), layer, slots, given, out,
+            books=[pending, lengths], before=[tokens],
             PLACES=self.buffer, TOKENS=config["TOKENS"], TILE=config["TILE"],
             STAGES=config["STAGES"], num_warps=config["num_warps"], packed=packed, PACKED=packed,
         )  # fmt: skip
