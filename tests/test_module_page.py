@@ -52,7 +52,7 @@ def test_signatures_are_those_of_a_module(name: str, arguments: str) -> None:
     for each in given:
         if each.kind is each.KEYWORD_ONLY and "*" not in wanted:
             wanted.append("*")
-        default = "" if each.default is each.empty else f"={shown(each.default)}"
+        default = "" if each.default is each.empty else f"={printed(each.default)}"
         stars = "**" if each.kind is each.VAR_KEYWORD else ""
         wanted.append(f"{stars}{each.name}{default}")
     if wanted[0] == "self":
@@ -61,7 +61,7 @@ def test_signatures_are_those_of_a_module(name: str, arguments: str) -> None:
     assert arguments.replace("<inputs>", inputs).replace("<params>", params) == ", ".join(wanted)
 
 
-def shown(default: Any) -> str:
+def printed(default: Any) -> str:
     return f'"{default}"' if isinstance(default, str) else str(default)
 
 
