@@ -315,6 +315,7 @@ def generating(found: Figures) -> str:
 
 BLOCKS: dict[str, tuple[Any, ...]] = {
     "vllm-speed": (speed, "h200-vllm-speed.json"),
+    "vllm-speed-few": (speed, "h200-vllm-speed-few.json"),
     "vllm-equal": (equal, "h200-vllm-equal.json"),
     "vllm-equal-float32": (equal, "h200-vllm-equal-float32.json"),
     "vllm-ranks-dense": (equal, "h200-vllm-ranks-dense.json"),
