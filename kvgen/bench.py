@@ -3,7 +3,8 @@
 A step is one call of every layer with its own state, slots in random order, then `advance`; cursors
 are staggered over the buffer's phases and move inside the graph, so folds come at their steady
 rate. Beside each time stand its floor, the worst step there can be (every row folds at once, as
-with fold="row" where all came together) and the error against float64. Other libraries' kernels are timed in the same process, by turns with ours.
+with fold="row" where all came together) and the error against float64. Other libraries' kernels are
+timed in the same process, by turns with ours.
 """
 
 from __future__ import annotations
