@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import RecordLoads, Shapes, indexed, local, mask_of, records_of_head
+from kvgen.codegen.addresses import indexed, mask_of, records_of_head
+from kvgen.codegen.loads import RecordLoads
+from kvgen.codegen.names import local
 from kvgen.codegen.printer import ATOM, Text, aligned, ordered
 from kvgen.codegen.scopes import SINCE, TOTAL, Buffer, sides_at_places
+from kvgen.codegen.shapes import Shapes
 from kvgen.codegen.tokens import Spread, Stack, WindowScope, loop
 from kvgen.codegen.window import Window
 

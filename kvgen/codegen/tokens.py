@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kvgen.algebra.graph import Node, leaf_of
-from kvgen.codegen.kernels import Shapes, TokenLoads
+from kvgen.codegen.loads import TokenLoads
 from kvgen.codegen.printer import ATOM, Text, aligned
+from kvgen.codegen.shapes import Shapes
 from kvgen.runtime.numbers import power_of_two
 
 ASSIGNED = re.compile(r"\s*(?:for )?(\w+(?:, \w+)*) (?:[+*]?=|in) ")

@@ -15,20 +15,14 @@ from kvgen.algebra.form import Carry, Decay, Form
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.records import Records, Stored
 from kvgen.algebra.solving import solve
-from kvgen.codegen.kernels import (
-    Shapes,
-    by_channel,
-    carried_address,
-    loaded,
-    local,
-    mask_of,
-    newest_sum,
-    token_emission,
-    unit_level,
-)
+from kvgen.codegen.addresses import carried_address, mask_of
+from kvgen.codegen.levels import unit_level
+from kvgen.codegen.loads import loaded, newest_sum, token_emission
+from kvgen.codegen.names import by_channel, local
 from kvgen.codegen.operands import component, emit_number, filled, load_given, times_input
 from kvgen.codegen.printer import ATOM, PRODUCT, Emission, Text, aligned
 from kvgen.codegen.scopes import Buffer, buffer_scope
+from kvgen.codegen.shapes import Shapes
 from kvgen.codegen.stores import guards, same_head
 from kvgen.codegen.tokens import (
     Column,

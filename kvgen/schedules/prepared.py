@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kvgen.algebra.graph import Node
-from kvgen.codegen.kernels import Shapes
+from kvgen.codegen.shapes import Shapes
 from kvgen.ir.build import Builder
 from kvgen.ir.values import Value
 from kvgen.kernels.sweep import BLOCK
