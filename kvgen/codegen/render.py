@@ -35,7 +35,7 @@ from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.shapes import Shapes
 from kvgen.codegen.short import short_decode_scope
 from kvgen.codegen.table import Signature, axes_text, table_text
-from kvgen.codegen.window import extend_scope, verify_scope
+from kvgen.codegen.windows.window import extend_scope, verify_scope
 from kvgen.codegen.wrapping import WIDTH, wrapped
 from kvgen.data import data_dir
 from kvgen.formats.state import Tile

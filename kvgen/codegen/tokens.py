@@ -187,3 +187,8 @@ def _assigned(line: str) -> tuple[set[str], set[str]]:
 
 def loop(header: str, body: list[str]) -> list[str]:
     return [header, *(f"    {line}" for line in body)]
+
+
+def block(whole: str, place: int, count: int) -> str:
+    """Of so many blocks of rows, which lie upon one another, the one at a place."""
+    return whole if count == 1 else f"_block({whole}, {place}, {count})"
