@@ -90,12 +90,13 @@ def say(text: str) -> None:
 
 
 def written(spec: str, storage: str, folder: Path) -> Path:
-    """A module of the spec with these formats of state and records."""
+    """A module of the spec with these formats of state and records, and with the kernel by columns
+    even where nothing has timed it yet."""
     state, records = storage.split(",")
     overrides = {"storage.state": state, "storage.records": records}
     analysis = compiler.analyse(resolve(spec), overrides)
     path = folder / f"{spec}_{state}_{records}.py"
-    return compiler.write(analysis, path, features=("decode", "verify"))
+    return compiler.write(analysis, path, features=("decode", "verify"), untimed=True)
 
 
 def loaded(path: Path) -> tuple[Analysis, ModuleType]:

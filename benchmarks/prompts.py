@@ -2,12 +2,12 @@
 
     python benchmarks/prompts.py OLD NEW --try 64,2,4 64,3,4 128,2,8 --warm 14 --json FILE.json
 
-OLD and NEW are folders of generated modules with the same file names, as `kvgen compile SPEC -o
-FOLDER/NAME.py` of each tree writes them. `extend` with `accept` is captured as a graph and replayed
-by turns: GPU time, in microseconds for a layer. --try: configurations of NEW beside its own, as
-TILE,STAGES,num_warps. FLA's kernels get decays that are computed already, and are captured as well.
-Errors are those of the first row against the recurrence in float64: of the worst token's output,
-and of the state.
+OLD and NEW are folders of generated modules with the same file names, as
+`kvgen compile SPEC -o FOLDER/NAME.py` of each tree writes them. `extend` with `accept` is captured
+as a graph and replayed by turns: GPU time, in microseconds for a layer. --try: configurations
+beside NEW's own, as TILE,STAGES,num_warps, of what this tree compiles of its recurrences. FLA's
+kernels get decays that are computed already, and are captured as well. Errors are those of the
+first row against the recurrence in float64: of the worst token's output, and of the state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import mkdtemp
 from types import ModuleType
 from typing import Any
 
@@ -201,15 +200,16 @@ def works(what: str, run: Run) -> bool:
 
 
 def prompt(path: Path, shape: Shape, tried: str = "") -> Prompt:
-    if tried:
-        # a module of its own, as what it runs with is looked up when it is called
-        text = path.read_text(encoding="utf-8")
-        path = Path(mkdtemp()) / path.name
-        path.write_text(f"{text}\n# {tried}\n", encoding="utf-8")
     module = compiler.imported(path)
+    analysis = compiler.analyse(module.SPEC["text"])
     if tried:
+        # with kernels that nothing has timed yet; a module of its own, as what it runs with is
+        # looked up when it is called
+        text = compiler.emit(analysis, features=module.FEATURES, untimed=True)
+        path = compiler.temporary_module(path.stem, f"{text}\n# {tried}\n")
+        module = compiler.imported(path)
         configure(module, shape[0], tried)
-    return make_prompt(compiler.analyse(module.SPEC["text"]), module, *shape)
+    return make_prompt(analysis, module, *shape)
 
 
 def configure(module: ModuleType, rows: int, tried: str) -> None:
@@ -218,10 +218,12 @@ def configure(module: ModuleType, rows: int, tried: str) -> None:
         registers, module.EACH = preparing
         module.PREPARING = {**module.PREPARING, "maxnreg": registers}
     config = {"TILE": tile, "STAGES": stages, "num_warps": warps}
-    # as many stages as are asked for
-    module.BESIDE = 0
-    kernel = "sweep" if "sweep" in module.CONFIGS["default"] else "extend"
-    more = {} if kernel == "sweep" else {"TOKENS": 16}
+    table = module.Cache.table
+    kernel = "sweep" if table.blocks else "extend"
+    more = {} if table.blocks else {"TOKENS": 16}
+    if table.blocks:
+        # as many stages as are asked for
+        module.Cache.table = table._replace(blocks=table.blocks._replace(beside=0))
     module.CONFIGS.setdefault(torch.cuda.get_device_name(), {})[kernel] = {rows: config | more}
 
 

@@ -200,11 +200,14 @@ def lengths(analysis: Analysis) -> list[str]:
 def configs(analysis: Analysis) -> list[str]:
     from kvgen.codegen.config import constants
     from kvgen.explaining.layout import table
-    from kvgen.kernels.untuned import configurations
+    from kvgen.kernels.untuned import configurations, waiting
 
-    chosen = configurations(analysis.form, analysis.records)["default"]
+    untuned = configurations(analysis.form, analysis.records)
+    left_out = waiting(analysis.form, untuned)
     rows: list[tuple[str, str, str]] = [("kernel", "batch", "configuration")]
-    for kernel, batches in chosen.items():
+    for kernel, batches in untuned["default"].items():
+        if kernel in left_out:
+            continue
         for batch, values in batches.items():
             if batch in (1, 64):
                 used = constants(analysis.form, values)

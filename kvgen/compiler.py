@@ -46,20 +46,27 @@ def analyse(path_or_text: str | Path, overrides: dict[str, str] | None = None) -
 
 
 def emit(
-    analysis: Analysis, known: Table | None = None, features: Iterable[str] | None = None
+    analysis: Analysis,
+    known: Table | None = None,
+    features: Iterable[str] | None = None,
+    untimed: bool = False,
 ) -> str:
     """The module's text. known: what is tuned, by default all that the store knows of this form.
-    features: what it can do, some of `kvgen.codegen.features.ALL`; all of it where None."""
+    features: what it can do, some of `kvgen.codegen.features.ALL`; all of it where None. untimed:
+    also with the kernels that run only where they have been timed, though they are on no GPU: for
+    who times or checks them."""
     from kvgen.codegen.features import completed
     from kvgen.codegen.render import render
     from kvgen.explaining.explain import form_text
+    from kvgen.kernels.untuned import waiting
     from kvgen.schedules.written import written
 
     table = baking.known(analysis) if known is None else known
     tuned = baking.baked(analysis, table)
     chosen = completed(features)
     form, records = analysis.form, analysis.records
-    return render(form, records, form_text(analysis), tuned, chosen, written)
+    schedule = partial(written, without=() if untimed else waiting(form, tuned.configs))
+    return render(form, records, form_text(analysis), tuned, chosen, schedule)
 
 
 def write(
@@ -67,12 +74,13 @@ def write(
     out: Path | None = None,
     known: Table | None = None,
     features: Iterable[str] | None = None,
+    untimed: bool = False,
 ) -> Path:
     """Write the module to a file, or into a directory as NAME.py (default: here).
 
     The file appears whole or not at all, and is left alone where it holds the same text already.
-    known, features: as `emit` has them. Raises NotTuned where KVGEN_REQUIRE_TUNED is 1 and nothing
-    is.
+    known, features, untimed: as `emit` has them. Raises NotTuned where KVGEN_REQUIRE_TUNED is 1
+    and nothing is.
     """
     name = f"{analysis.spec.name}.py"
     path = Path(name) if out is None else Path(out)
@@ -80,7 +88,7 @@ def write(
         path = path / name
     table = baking.known(analysis) if known is None else known
     baking.required(analysis, table)
-    data = emit(analysis, table, features).encode()
+    data = emit(analysis, table, features, untimed).encode()
     is_alike = path.is_file() and path.stat().st_size == len(data)
     if not (is_alike and path.read_bytes() == data):
         files.write(path, data)
@@ -132,10 +140,14 @@ def _compiled(
 
 
 def built(
-    analysis: Analysis, known: Table | None = None, features: Iterable[str] | None = None
+    analysis: Analysis,
+    known: Table | None = None,
+    features: Iterable[str] | None = None,
+    untimed: bool = False,
 ) -> ModuleType:
-    """The module, imported from a file of its own. known, features: as `emit` has them."""
-    return imported(temporary_module(analysis.spec.name, emit(analysis, known, features)))
+    """The module, imported from a file of its own. known, features, untimed: as `emit` has them."""
+    text = emit(analysis, known, features, untimed)
+    return imported(temporary_module(analysis.spec.name, text))
 
 
 def temporary_module(name: str, text: str) -> Path:

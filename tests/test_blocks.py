@@ -13,7 +13,7 @@ import pytest
 import torch
 from by_columns import OF_CHANNELS, OF_HEADS, SIZES, STORED
 from tuned_records import H200, record
-from twins import analysed, ids, made, within_rounding
+from twins import analysed, ids, made, untimed, within_rounding
 
 from kvgen import compiler
 from kvgen.analysis import Analysis
@@ -56,11 +56,10 @@ def as_it_was() -> Iterator[None]:
 
 def swept(name: str, *storage: str, **sizes: int) -> Made:
     """A module that takes prompts in blocks, as one whose sweep is tuned does."""
-    model = made(name, *storage, **sizes)
+    model = untimed(name, *storage, **sizes)
     configs = model.module.CONFIGS["default"]
-    if "sweep" in configs:
-        TIMED.append((configs, configs["sweep"]))
-        configs["sweep"] = {n: SWEEP.asked(each) for n, each in configs["sweep"].items()}
+    TIMED.append((configs, configs["sweep"]))
+    configs["sweep"] = {n: SWEEP.asked(each) for n, each in configs["sweep"].items()}
     return model
 
 
@@ -91,7 +90,8 @@ def test_which_recurrences_have_them() -> None:
     for name, form in forms.items():
         assert (SWEEP in kernels_of(form)) == (name in wanted)
         features = ("decode", "extend"), ("decode", "verify")
-        texts = [compiler.emit(compiler.analyse(resolve(name)), {}, each) for each in features]
+        analysis = compiler.analyse(resolve(name))
+        texts = [compiler.emit(analysis, {}, each, untimed=True) for each in features]
         assert ["_sweep_kernel" in text for text in texts] == [name in wanted, False]
 
 
@@ -345,7 +345,7 @@ def test_what_is_tuned_is_chosen(
 
 
 def test_a_search_runs_what_it_times() -> None:
-    default = compiler.built(analysed(MODULE, K=16, V=16), {}).CONFIGS["default"]
+    default = untimed(MODULE, K=16, V=16).module.CONFIGS["default"]
     assert "us" not in str(default["sweep"])
     assert SWEEP.asked(CONFIG) == {**CONFIG, "us": 0.0} and EXTEND.asked(IN_ORDER) == IN_ORDER
 
@@ -366,9 +366,7 @@ def test_rules_fit_a_gpu(state: str) -> None:
 def test_what_is_prepared() -> None:
     """As much as the host makes room for, whatever is prepared."""
     for name, few in itertools.product(SWEPT, ("bfloat16", "float32")):
-        analysis = analysed(name, f"state={few}", K=16, V=16)
-        table = compiler.built(analysis, {}).Cache.table
-        numbers, halves, *_ = table.prepared
-        assert table.block == 64 and numbers % 64 == 0
+        blocks: Any = untimed(name, f"state={few}", K=16, V=16).module.Cache.table.blocks
+        assert blocks.tokens == 64 and blocks.numbers % 64 == 0
         matrices = (2 if name == "iplr" else 1) + (name in TRIANGLES)
-        assert halves >= 64 * 64 * matrices
+        assert blocks.halves >= 64 * 64 * matrices

@@ -14,7 +14,7 @@ import pytest
 import torch
 from by_columns import OF_CHANNELS, OF_HEADS, SIZES, STORED
 from tuned_records import H200, record
-from twins import analysed, ids, made, within_rounding
+from twins import analysed, ids, untimed, within_rounding
 
 from kvgen import compiler
 from kvgen.algebra.chunk import chunks, chunks_trees
@@ -44,7 +44,7 @@ def wide(name: str, *storage: str, sizes: dict[str, int] = SIZES[0], **options: 
     """A twin of a module with the kernel."""
     places = 16 if name in FACTORED else 20
     options = {"slots": 6, "layers": 2, "buffer": places, "window": 16, **options}
-    return by_columns(Twin(made(name, *storage, **sizes), "cpu", **options))
+    return by_columns(Twin(untimed(name, *storage, **sizes), "cpu", **options))
 
 
 def by_columns(pair: Twin) -> Twin:
@@ -63,7 +63,8 @@ def test_which_recurrences_have_it() -> None:
     for name, form in forms.items():
         assert (CHUNK in kernels_of(form)) == (name in CHUNKED)
         features = ("decode", "verify"), ("decode",)
-        texts = [compiler.emit(compiler.analyse(resolve(name)), {}, each) for each in features]
+        analysis = compiler.analyse(resolve(name))
+        texts = [compiler.emit(analysis, {}, each, untimed=True) for each in features]
         assert ["_chunk_kernel" in text for text in texts] == [name in CHUNKED, False]
 
 
@@ -184,7 +185,7 @@ class running:
 @pytest.mark.parametrize("name", ["gated_deltanet", "olmo_hybrid", "comba", "efla"])
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_keys_that_are_alike(name: str, noise: float) -> None:
-    model = made(name, K=32, V=16)
+    model = untimed(name, K=32, V=16)
     alone = alike.run(model, 48, noise, 1.0, 1)["S"]
     for window in (8, 16):
         error = alike.run(model, 48, noise, 1.0, window)["S"]
@@ -301,7 +302,7 @@ step: |
 def test_other_inputs(name: str, kernel: str) -> None:
     analysis = compiler.analyse(f"kvgen: 1\nname: {name}{INPUTS[name]}\n")
     assert chunks(analysis.form)
-    model = Made(analysis, compiler.built(analysis))
+    model = Made(analysis, compiler.built(analysis, {}, untimed=True))
     pair = by_columns(Twin(model, "cpu", slots=6, layers=2, buffer=20, window=16, seed=5))
     with running(pair, kernel):
         serve(pair, Server(pair, random.Random(name), windows=range(2, 17, 2)), steps=6)

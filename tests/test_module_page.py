@@ -52,13 +52,17 @@ def test_signatures_are_those_of_a_module(name: str, arguments: str) -> None:
     for each in given:
         if each.kind is each.KEYWORD_ONLY and "*" not in wanted:
             wanted.append("*")
-        default = "" if each.default is each.empty else f"={each.default}"
+        default = "" if each.default is each.empty else f"={printed(each.default)}"
         stars = "**" if each.kind is each.VAR_KEYWORD else ""
         wanted.append(f"{stars}{each.name}{default}")
     if wanted[0] == "self":
         wanted.pop(0)
     inputs, params = (", ".join(x.name for x in xs) for xs in (spec.inputs, spec.params))
     assert arguments.replace("<inputs>", inputs).replace("<params>", params) == ", ".join(wanted)
+
+
+def printed(default: Any) -> str:
+    return f'"{default}"' if isinstance(default, str) else str(default)
 
 
 def test_all_calls_are_shown() -> None:

@@ -39,6 +39,13 @@ def made(name: str, *storage: str, **sizes: int) -> Made:
     return Made(analysis, compiler.built(analysis))
 
 
+@functools.cache
+def untimed(name: str, *storage: str, **sizes: int) -> Made:
+    """The same with the kernels that run only where they have been timed, as the tuner has it."""
+    analysis = analysed(name, *storage, **sizes)
+    return Made(analysis, compiler.built(analysis, {}, untimed=True))
+
+
 def twin(name: str, *storage: str, **options: Any) -> Twin:
     """A twin on the CPU, of one layer and with room for four records where nothing else is said."""
     options = {"buffer": 4, "layers": 1, **options}

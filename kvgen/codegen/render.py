@@ -29,7 +29,6 @@ from kvgen.codegen.levels import newest_first, per_head
 from kvgen.codegen.literals import escaped, literal, quoted, text_literal, tuple_text
 from kvgen.codegen.names import local, long_token, namer_for
 from kvgen.codegen.operands import offered as offers_dots
-from kvgen.codegen.operands import times_input
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.shapes import Shapes
@@ -42,8 +41,6 @@ from kvgen.formats.state import Tile
 from kvgen.functions.registry import torch_helpers, triton_helpers
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
-# tokens of a prompt that are prepared together
-BLOCK = 64
 # the templates that call the runtime
 SPOKEN = ("calls.py.jinja", "table.py.jinja")
 # kernels of one tile of a head, and what others begin with
@@ -83,7 +80,7 @@ class Prepared(Protocol):
     """What one kernel leaves for another of a block."""
 
     @property
-    def numbers(self) -> Sequence[object]: ...
+    def facts(self) -> Mapping[str, int]: ...
     @property
     def matrices(self) -> Sequence[object]: ...
     @property
@@ -168,7 +165,8 @@ def render(
     context |= _window(form, records, context) | _features(form, features)
     context |= _scheduled(context, scheduled)
     signatures = _signatures(context)
-    context["table"] = table_text(form, records, signatures, _more(form, context), context["fresh"])
+    more = _more(form, context) | _chosen(form, context)
+    context["table"] = table_text(form, records, signatures, more, context["fresh"])
     kernels = {*signatures, *(context["features"])}
     context["configs"] = configs_text(form, tuned.configs, kernels)
     context["legend"] = legend(context["configs"])
@@ -203,8 +201,7 @@ def _scheduled(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) -> d
             _has_groups("\n".join(sweep.lines if sweep else ()), context["step_tensors"])
             or _of_groups(context["folded"], [])
         ),
-        "block": BLOCK,
-        "prepared_sizes": sweep and _prepared_sizes(sweep, context["shapes"]),
+        "blocks": sweep.prepared.facts if sweep and sweep.prepared else None,
         "scheduled_helpers": {name for each in there for name in each.helpers},
         "helpers": context["helpers"].union(*(each.functions for each in (decode, *there))),
         # of 4 and more there are halves, of 2 there is no need for a function of its own
@@ -383,9 +380,17 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
         "dots": offers_dots(form),
         "several": several,
     }
-    if context.get("chain"):
+    if context["without_short"]:
+        found["without_short"] = quoted(context["without_short"])
+    return found
+
+
+def _chosen(form: Form, context: dict[str, Any]) -> dict[str, object]:
+    """What it chooses kernels by that a cache of short contexts has no twins of."""
+    found: dict[str, object] = {}
+    if context["chain"]:
         found["chain"] = len(context["chain"].tokens)
-    if context.get("chunk"):
+    if context["chunk"]:
         # what tensor cores contract is 16 of a float32, or 8 in parts
         parts = form.spec.storage.state.narrow or form.decay("K")
         found["chunk"] = 8 if parts else 16
@@ -393,33 +398,10 @@ def _more(form: Form, context: dict[str, Any]) -> dict[str, object]:
             found["chunk_trees"] = False
         if chunks_channels(form):
             found["chunk_timed"] = True
-    if context.get("sweep"):
-        found["block"] = BLOCK
-        # products of a block have as many rows as four warps take; vectors that are scaled channel
-        # by channel are more than these hold
-        warps = 8 if form.decay("K") else 4
-        prepared, k = context["sweep"].prepared, context["shapes"].span("K")
-        scaled = len(prepared.vectors) * prepared.vector_parts
-        found_inputs = [times_input(form, x) for x in (*form.columns, *form.keys)]
-        given = len({each[0] for each in found_inputs if each})
-        vectors = scaled if form.decay("K") else scaled + given
-        stage = 2 * BLOCK * (k * vectors + BLOCK * len(prepared.matrices) * prepared.parts)
-        # beside a solve there are no registers to keep what heads have in common
-        heads = 1 if form.writes_read else form.spec.ratio
-        values = 0 if form.writes_read else 2 * BLOCK
-        found["prepared"] = str((*context["prepared_sizes"], warps, heads, stage, values))
-    if context["without_short"]:
-        found["without_short"] = quoted(context["without_short"])
+    if context["blocks"]:
+        facts = ", ".join(f"{name}={number}" for name, number in context["blocks"].items())
+        found["blocks"] = f"Blocks({facts})"
     return found
-
-
-def _prepared_sizes(sweep: Scheduled, shapes: Shapes) -> tuple[int, int]:
-    """How many numbers of 32 bits, and of 16, are prepared of a prompt's block."""
-    prepared = sweep.prepared
-    assert prepared is not None
-    tokens = prepared.parts * len(prepared.matrices) * BLOCK
-    keys = prepared.vector_parts * len(prepared.vectors) * shapes.span("K")
-    return len(prepared.numbers) * BLOCK, BLOCK * (tokens + keys)
 
 
 def _features(form: Form, features: tuple[str, ...]) -> dict[str, object]:

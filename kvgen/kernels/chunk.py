@@ -40,12 +40,17 @@ class Chunk(Drafts):
     def wanted(self, form: Form) -> int:
         return MANY
 
-    def compared(self, form: Form) -> bool:
-        return chunks_channels(form)
+    def comparable(self, form: Form, same: bool, cut: bool) -> bool:
+        """With a verify where channels decay, both timed alone however long."""
+        return chunks_channels(form) and same
 
     def asked(self, config: Config) -> dict[str, float]:
         """Where channels decay it runs only where it has been timed."""
         return {**config, "us": 0.0}
+
+    def waits(self, form: Form) -> bool:
+        """Scaling channels takes time, which only a GPU's times weigh against what it saves."""
+        return chunks_channels(form)
 
     def need(self, size: Size, config: Config) -> Need:
         """Columns and keys pass through shared memory, and so does every tile in flight."""

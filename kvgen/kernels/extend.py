@@ -52,6 +52,10 @@ class Extend(Kernel):
     def need(self, size: Size, config: Config) -> Need:
         return size.window(self.name, config, config["TOKENS"], prompt=True)
 
+    def comparable(self, form: Form, same: bool, cut: bool) -> bool:
+        """Prompts find nothing in a buffer, however long."""
+        return not cut
+
     def cursors(self, rows: Rows, form: Form) -> Any:
         """A row that takes in a prompt holds nothing."""
         return 0

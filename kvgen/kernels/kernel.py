@@ -163,8 +163,17 @@ class Kernel(Subject):
         """A configuration as a module has it that is to run with it."""
         return dict(config)
 
-    def compared(self, form: Form) -> bool:
-        """Whether its times alone go into a module, for another kernel that computes the same."""
+    def comparable(self, form: Form, same: bool, cut: bool) -> bool:
+        """Whether a time of it goes into a module, to be compared with that of another kernel which
+        computes the same.
+
+        same: it was timed with the buffer that the module has, as a decode with another takes
+        another time. cut: its search was cut short, so that the time may not be of whole steps.
+        """
+        return self.takes_steps and (self.plain or same) and not cut
+
+    def waits(self, form: Form) -> bool:
+        """Whether it runs only where a module has times of it, from the GPU that it runs on."""
         return False
 
     def launch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from kvgen.algebra.chunk import swept
 from kvgen.algebra.form import Form
@@ -16,12 +17,10 @@ from kvgen.kernels.size import LARGEST, Need, Size
 
 # the kernel that prepares
 PREPARE = "prepare"
-# tokens of a block, as `codegen.render` has them
+# tokens of a block
 BLOCK = 64
 # keys beyond this leave no room for a second block, nor for wide tiles
 LONG_KEYS = 128
-# bytes of shared memory for all that is small
-BESIDE = 4 << 10
 
 # few rows want programs, and blocks in flight; many have other programs to wait with
 FEW_BITS = Choice(
@@ -36,6 +35,29 @@ IN_PARTS = Choice(
     when(Tiling(of_channels(32), 32, stages=3), filled=below(1.5)),
     when(Tiling(of_channels(128), 64, stages=3)),
 )
+
+
+class Flight(NamedTuple):
+    """What a sweep takes of shared memory, in bytes. turn, turn_channel: for a block in flight, and
+    for each value channel of that. beside: for all that is small. beside_channel: for what changes
+    from one layout to another, of each value channel."""
+
+    turn: int
+    turn_channel: int
+    beside: int = 4 << 10
+    beside_channel: int = 4 * BLOCK
+
+    def shared(self, stages: int, width: int) -> int:
+        turn = self.turn + self.turn_channel * width
+        return stages * turn + self.beside + self.beside_channel * width
+
+
+def flight(form: Form, keys: int, matrices: int) -> Flight:
+    """keys: numbers over K that a turn loads of a token, of all vectors in all parts. matrices:
+    tokens by tokens, in all parts."""
+    # values that products take as they come are in flight, too
+    values = 0 if form.writes_read else 2 * BLOCK
+    return Flight(2 * BLOCK * (keys + BLOCK * matrices), values)
 
 
 class Sweep(Extend):
@@ -57,6 +79,9 @@ class Sweep(Extend):
         """It runs only where it has been timed."""
         return {**config, "us": 0.0}
 
+    def waits(self, form: Form) -> bool:
+        return True
+
     def need(self, size: Size, config: Config) -> Need:
         """What a turn loads is in shared memory as often as turns are in flight."""
         form, few = size.form, few_bits(size.form)
@@ -65,17 +90,13 @@ class Sweep(Extend):
             # of columns and keys, each scaled by itself
             count = len(size.columns) + len(form.keys)
             parts = 3 if not few else 2 if form.writes_read else 1
-        vectors = 2 * BLOCK * size.k * count * parts
-        matrices = 2 * BLOCK * BLOCK * len(size.columns) * (1 if few else 3)
-        held = size.k * config["TILE"] + 3 * BLOCK * config["TILE"]
-        # values that products take as they come are in flight, too
-        values = 0 if form.writes_read else 2 * BLOCK * config["TILE"]
-        shared = config["STAGES"] * (vectors + matrices + values)
-        if config["STAGES"] == 1:
+        width, stages = config["TILE"], config["STAGES"]
+        taken = flight(form, size.k * count * parts, len(size.columns) * (1 if few else 3))
+        shared = taken.shared(stages, width)
+        if stages == 1:
             # one operand after the other, in the same place
-            shared = 2 * BLOCK * size.k * parts
-        # and what changes from one layout to another passes through
-        shared += 4 * BLOCK * config["TILE"] + BESIDE
+            shared = taken.shared(0, width) + 2 * BLOCK * size.k * parts
+        held = size.k * width + 3 * BLOCK * width
         return size.held(self.name, BLOCK, held, config, shared)
 
     def rule(self, load: Load, batch: int) -> Config:

@@ -61,9 +61,9 @@ class Verify(Drafts):
         for."""
         return MANY if chains(form) else TOKENS
 
-    def compared(self, form: Form) -> bool:
+    def comparable(self, form: Form, same: bool, cut: bool) -> bool:
         """With windows by columns, which are timed with so many tokens."""
-        return chunks_channels(form) and self.wanted(form) == MANY
+        return chunks_channels(form) and self.wanted(form) == MANY and same
 
     def need(self, size: Size, config: Config) -> Need:
         return size.window(self.name, config, DRAFTS, max(size.shapes.least_span, size.places))

@@ -196,8 +196,8 @@ def _session(module: Any, spec: Spec, batches: tuple[int, ...], recorder: _Recor
                 module.verify(drafts, layer, slots, **windows, **params, parents=path)
             if EXTEND in module.FEATURES:
                 module.extend(cache, layer, slots, **windows, **params, lengths=slots.clone())
-                if block := module.Cache.table.block:
-                    long = empty(spec.inputs, cache.dtype, batch, 2 * block)
+                if blocks := module.Cache.table.blocks:
+                    long = empty(spec.inputs, cache.dtype, batch, 2 * blocks.tokens)
                     module.extend(cache, layer, slots, **long, **params, lengths=slots.clone())
         if short is None:
             continue

@@ -52,6 +52,7 @@ class Cache(Contents):
         states: int | None = None,
         first_slot: int = 0,
         invariant: bool = False,
+        fold: str = "parts",
     ) -> Cache:
         """Allocate a cache; every slot is fresh. With device="meta" it has shapes alone, and takes
         no calls.
@@ -63,12 +64,14 @@ class Cache(Contents):
         short_context: with N > 0 rows have no state until they are N tokens long, and hold what
         `reserve` gives them: of so many pages of records and states (None: enough for all slots).
         first_slot: slots below it are padding, as negative ones are. invariant: a row's bits depend
-        on neither the batch nor its neighbours nor its slot.
+        on neither the batch nor its neighbours nor its slot. fold: "parts", a part of the rows in
+        every step of single tokens, so that rows that came together do not all fold in one; "row",
+        when it is full, whatever the others do, as with `invariant` and with `short_context`.
         """
         kind, shapes, options = cls.planned(
             slots, layers, device=device, dtype=dtype, buffer=buffer, window=window,
             short_context=short_context, heads=heads, pages=pages, states=states,
-            first_slot=first_slot, invariant=invariant,
+            first_slot=first_slot, invariant=invariant, fold=fold,
         )  # fmt: skip
         tensors = {
             name: torch.full(shape, kind.blank(name), dtype=each, device=device)
@@ -99,9 +102,11 @@ class Cache(Contents):
         dtype: torch.dtype = torch.bfloat16, buffer: int | None = None, window: int = 0,
         short_context: int = 0, heads: int | None = None, pages: int | None = None,
         states: int | None = None, first_slot: int = 0, invariant: bool = False,
+        fold: str = "parts",
     ) -> tuple[Any, Shapes, dict[str, Any]]:  # fmt: skip
         """The class of a cache, its tensors, and what else it is made with."""
-        table, options = cls.table, {"first_slot": first_slot, "invariant": invariant}
+        table = cls.table
+        options = {"first_slot": first_slot, "invariant": invariant, "fold": fold}
         check_integer("first_slot", first_slot, 0)
         heads = table.sizes["HV"] if heads is None else heads
         if short_context != 0:
@@ -141,6 +146,7 @@ class Cache(Contents):
         buffer: int | None = None,
         first_slot: int = 0,
         invariant: bool = False,
+        fold: str = "parts",
     ) -> Cache:
         """Adopt a server's memory: the tensors of another cache's `tensors`, with any slot stride.
 
@@ -149,7 +155,7 @@ class Cache(Contents):
         each layer. `cursors`, `skipped`, `pending` and `work` are allocated where they are missing.
         Nothing is changed. With `short_context` all books but `cursors` may be missing; which pages
         rows hold is read from the tables, and `buffer` is what the cache had, as the tensors do not
-        tell. first_slot, invariant: as for `empty`.
+        tell. first_slot, invariant, fold: as for `empty`.
         """
         if not isinstance(tensors, dict):
             raise wrong("tensors", describe(tensors), "a dict of tensors by name")
@@ -168,7 +174,9 @@ class Cache(Contents):
         if short_context == 0 and buffer is not None:
             raise wrong("buffer", repr(buffer), "None, as the records have so many places")
         paged = {"short_context": short_context, "buffer": buffer} if short_context != 0 else {}
-        cache = kind(tensors, window, first_slot=first_slot, invariant=invariant, **paged)
+        cache = kind(
+            tensors, window, first_slot=first_slot, invariant=invariant, fold=fold, **paged
+        )  # fmt: skip
         check_apart(cache.named())
         return cache
 

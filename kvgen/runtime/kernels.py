@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from kvgen.runtime.arguments import is_row, strict, wrong
-from kvgen.runtime.blocks import in_blocks, run_blocks
 from kvgen.runtime.calls import IN_PLACE
 from kvgen.runtime.device import best_of, timed
 from kvgen.runtime.launches import (
@@ -136,14 +135,15 @@ class Kernels(Storage):
         self, layer: int, slots: Tensor, lengths: Tensor, given: Given, out: Tensor,
         packed: bool = False,
     ) -> None:  # fmt: skip
-        if in_blocks(self, slots.numel(), out.shape[0 if packed else 1], packed):
-            pending = self.tensors["pending"]
-            run_blocks(self, layer, slots, pending, lengths, given, out, packed)
+        blocks, pending = self.table.blocks, self.tensors["pending"]
+        rows, tokens = slots.numel(), out.shape[0 if packed else 1]
+        if blocks is not None and blocks.takes(self, rows, tokens, packed):
+            blocks.run(self, layer, slots, pending, lengths, given, out, packed)
             return
-        config = configured(self, "extend", slots.numel(), given)
+        config = configured(self, "extend", rows, given)
         launch_tokens(
-            self, "extend", tiles_grid(self, slots.numel(), config), layer, slots, given, out,
-            books=[self.tensors["pending"], lengths], before=[out.shape[0 if packed else 1]],
+            self, "extend", tiles_grid(self, rows, config), layer, slots, given, out,
+            books=[pending, lengths], before=[tokens],
             PLACES=self.buffer, TOKENS=config["TOKENS"], TILE=config["TILE"],
             STAGES=config["STAGES"], num_warps=config["num_warps"], packed=packed, PACKED=packed,
         )  # fmt: skip
@@ -156,11 +156,13 @@ class Kernels(Storage):
         # a fold begins while rows are listed, and waits; few rows take one warp, and no barriers
         early: dict[str, Any] = {"launch_pdl": True} if self.overlaps else {}
         block, warps = (32, 1) if slots.numel() <= 32 else (256, 4)
+        even = keep == "one" and self.fold == "parts" and slots.numel() > 1
         launch(
             self, "advance", (1,), slots, *self.books(), self.tensors["pending"],
             *marks_of(slots, force, kept), self.tensors["work"], slots.numel(), *self.rows,
             max(1, self.window), PLACES=self.buffer, **ending(force, keep, kept, late),
-            PDL=self.overlaps, BLOCK=block, num_warps=warps,
+            SPAN=power_of_two(self.buffer), EVEN=even, PDL=self.overlaps, BLOCK=block,
+            num_warps=warps,
         )  # fmt: skip
         config, programs = self.fold_grid(slots)
         for tensors in self.groups:

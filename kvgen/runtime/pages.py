@@ -25,10 +25,11 @@ class Pages(PagedStorage):
     def __init__(
         self, tensors: Mapping[str, Any], window: int, short_context: int,
         buffer: int | None = None, first_slot: int = 0, invariant: bool = False,
+        fold: str = "row",
     ) -> None:  # fmt: skip
         self.table = self.table.short or self.table
         self.size_up(tensors)
-        self.begin_at(first_slot, invariant)
+        self.begin_at(first_slot, invariant, fold)
         cursors: Any = self.tensors["cursors"]
         if not isinstance(cursors, Tensor) or cursors.dim() != 1:
             raise wrong("cursors", describe(cursors), f"[slots] torch.int32 on {self.device}")

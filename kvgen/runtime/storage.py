@@ -50,10 +50,10 @@ class Storage:
 
     def __init__(
         self, tensors: Mapping[str, Any], window: int = 0, first_slot: int = 0,
-        invariant: bool = False,
+        invariant: bool = False, fold: str = "parts",
     ) -> None:  # fmt: skip
         self.size_up(tensors)
-        self.begin_at(first_slot, invariant)
+        self.begin_at(first_slot, invariant, fold)
         records = self.table.of("record")[0]
         places = 2 + records.axes.index("places")
         self.buffer, self.window = self.groups[0][records.name].shape[places], window
@@ -90,10 +90,15 @@ class Storage:
                 for layer in layers
             ]
 
-    def begin_at(self, first_slot: int, invariant: bool) -> None:
-        """Which slots are for padding, and whether a row's bits depend on nothing but itself."""
+    def begin_at(self, first_slot: int, invariant: bool, fold: str) -> None:
+        """Which slots are for padding, whether a row's bits depend on nothing but itself, and when
+        rows fold."""
         check_integer("first_slot", first_slot, 0)
+        if fold not in ("parts", "row"):
+            raise wrong("fold", repr(fold), "'parts' or 'row'")
         self.first_slot, self.invariant = first_slot, invariant
+        # when others are full is none of a row's business where its bits are its own
+        self.fold = "row" if invariant else fold
 
     @property
     def rows(self) -> tuple[int, int]:

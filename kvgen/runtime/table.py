@@ -57,14 +57,12 @@ class Table(NamedTuple):
     inputs kept as they came. most_places: the most records of a row. least_span: places that a
     kernel takes at least. chain: tokens that a kernel for chains takes, 0 without one. chunk: least
     lanes of tokens in a kernel for chunks, 0 without one; chunk_trees: if it takes trees;
-    chunk_timed: if it is taken only where it has been timed. block: tokens of a prompt's block that
-    is prepared, 0 without; prepared: what is prepared of it, numbers in float32 and in bfloat16, by
-    how many warps, for how many heads at once, and the bytes of shared memory that a block in
-    flight takes then, and that its values take for each channel. dots: whether a decode reads
-    states through tensor cores where DOT says so. several: whether more tokens of a window need
-    more warps. tile, warps: of kernels that are not tuned. tune: the command that tunes. short:
-    what differs in a cache of short contexts, and short_buffer: its records of a row with a state,
-    where not as tuned. without_short: why there are none.
+    chunk_timed: if it is taken only where it has been timed. blocks: a `Blocks`, where prompts can
+    be taken so, as only then is that class there. dots: whether a decode reads states through
+    tensor cores where DOT says so. several: whether more tokens of a window need more warps. tile,
+    warps: of kernels that are not tuned. tune: the command that tunes. short: what differs in a
+    cache of short contexts, and short_buffer: its records of a row with a state, where not as
+    tuned. without_short: why there are none.
     """
 
     name: str
@@ -89,8 +87,7 @@ class Table(NamedTuple):
     chunk: int = 0
     chunk_trees: bool = True
     chunk_timed: bool = False
-    block: int = 0
-    prepared: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
+    blocks: Any = None
     dots: bool = False
     several: bool = False
     short: Table | None = None

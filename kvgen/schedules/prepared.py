@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
+from kvgen.codegen.operands import times_input
 from kvgen.codegen.shapes import Shapes
 from kvgen.ir.build import Builder
 from kvgen.ir.values import Value
-from kvgen.kernels.sweep import BLOCK
+from kvgen.kernels.sweep import BLOCK, flight
 from kvgen.schedules.loads import Lanes
 
 
@@ -27,13 +29,38 @@ class Item(NamedTuple):
 class Prepared:
     """What one kernel leaves for the other of a block: numbers of its tokens; matrices, tokens by
     tokens, and behind these vectors, tokens by keys, each in so many parts, bfloat16 numbers of
-    which they are the sum."""
+    which they are the sum. span: of a vector's keys."""
 
+    form: Form
+    span: int
     parts: int
     vector_parts: int
     numbers: list[Item] = field(default_factory=list)
     matrices: list[Item] = field(default_factory=list)
     vectors: list[Item] = field(default_factory=list)
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """What the host is to know of it, as `kvgen.runtime.blocks.Blocks` calls that."""
+        form, by_channel = self.form, self.form.decay("K") is not None
+        matrices = self.parts * len(self.matrices)
+        vectors = self.vector_parts * len(self.vectors)
+        halves = BLOCK * (BLOCK * matrices + self.span * vectors)
+        if not by_channel:
+            # beside what is prepared a turn loads inputs
+            given = [times_input(form, x) for x in (*form.columns, *form.keys)]
+            vectors += len({each[0] for each in given if each})
+        return {
+            "tokens": BLOCK,
+            "numbers": BLOCK * len(self.numbers),
+            "halves": halves,
+            # products of a block have as many rows as four warps take; vectors that are scaled
+            # channel by channel are more than these hold
+            "warps": 8 if by_channel else 4,
+            # beside a solve there are no registers to keep what heads have in common
+            "heads": 1 if form.writes_read else form.spec.ratio,
+            **flight(form, self.span * vectors, matrices)._asdict(),
+        }
 
 
 class Places:

@@ -39,7 +39,8 @@ class Sweep:
         # of keys that read and write what is alike, what both are rounded by must not add up
         vector_parts = 2 if form.writes_read else 1
         few = few_bits(form)
-        self.prepared = Prepared(1 if few else PARTS, vector_parts if few else PARTS)
+        parts = (1, vector_parts) if few else (PARTS, PARTS)
+        self.prepared = Prepared(form, shapes.span("K"), *parts)
         self.places = Places(build, lanes, shapes, self.prepared)
         self.token = Lowering(build, form.graph, self, self.names, lanes.masks)
         self.factors = solve(form).factors or {}

@@ -67,8 +67,9 @@ class Written:
     prepared: Prepared | None = None
 
 
-def written(form: Form, records: Records) -> dict[str, Written]:
-    """The schedules that a form has, by what templates call them."""
+def written(form: Form, records: Records, without: Collection[str] = ()) -> dict[str, Written]:
+    """The schedules that a form has, by what templates call them. without: kernels that are left
+    out, by name."""
     shapes = Shapes(form.spec.size("K"), form.spec.size("V"))
     write = partial(_written, form, records, shapes)
     single = per_head(form, records)
@@ -77,10 +78,10 @@ def written(form: Form, records: Records) -> dict[str, Written]:
         # what is another in every tile
         own += " ".join(["head", *(f"{local(name)}_at" for name in cache_names(form, records))])
     found = {DECODE.name: write(decode(form, records, shapes), own, single)}
-    if chunks(form):
+    if chunks(form) and CHUNK.name not in without:
         schedule = chunk_by_channel if form.decay("K") else chunk
         found[CHUNK.name] = write(schedule(form, records, shapes), CHUNKS)
-    if SWEEP.exists(form):
+    if SWEEP.exists(form) and SWEEP.name not in without:
         prompt = blocks(form, records, shapes)
         prepare = write(prompt.prepare, f"{BLOCKS} head")
         sweep = write(prompt.sweep, BLOCKS, kept=STANDING)

@@ -148,8 +148,9 @@ def require(*packages: str) -> None:
 
 
 def make_job(analysis: Analysis, overrides: dict[str, str]) -> Job:
-    """The module without anything tuned in it, in a file that is there until this process ends."""
-    text = compiler.emit(analysis, {})
+    """The module without anything tuned in it, with all that can be, in a file that is there until
+    this process ends."""
+    text = compiler.emit(analysis, {}, untimed=True)
     path = compiler.temporary_module(analysis.spec.name, text)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return Job(analysis, analysis.spec.original, overrides, path, digest)

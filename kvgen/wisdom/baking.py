@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kvgen.algebra.form import Form
 from kvgen.analysis import Analysis
 from kvgen.codegen.config import Tuned
 from kvgen.codegen.cost import buffer_length
@@ -64,7 +65,7 @@ def baked(analysis: Analysis, table: Table) -> Tuned:
             length = buffers[gpu] = _config(lengths[min(lengths)])["buffer"]
         configs[gpu] = {
             name: {
-                batch: _constants(kernel, answers[batch], length, kernel.compared(analysis.form))
+                batch: _constants(kernel, answers[batch], length, analysis.form)
                 for batch in sorted(answers)
             }
             for name, answers in table[gpu].items()
@@ -78,15 +79,11 @@ def _config(answer: Answer) -> dict[str, int]:
     return answer.record.config
 
 
-def _constants(kernel: Kernel, answer: Answer, buffer: int, compared: bool) -> dict[str, float]:
-    """compared: whether it is weighed with another kernel that is timed alone, as it is."""
+def _constants(kernel: Kernel, answer: Answer, buffer: int, form: Form) -> dict[str, float]:
     record = answer.record
     assert record is not None
-    # a decode with another buffer takes another time
-    same = kernel.plain or record.at.get("buffer", buffer) == buffer
-    # of a search that was cut short it may be the kernel's alone; prompts find nothing in a buffer
-    comparable = ((kernel.takes_steps and same) or kernel.prompt) and not record.is_cut
-    comparable = comparable or (compared and same)
+    same = record.at.get("buffer", buffer) == buffer
+    comparable = kernel.comparable(form, same, record.is_cut)
     us = {"us": round(record.median, 2)} if comparable else {}
     return dict(record.config) | us
 

@@ -38,7 +38,7 @@ class Run:
         self.exact: dict[Any, Exact] = {}
         self.requests: list[Any] = []
         self.lengths: dict[int, int] = {}
-        self.folded = {"full": 0, "forced": 0}
+        self.folded = {"full": 0, "forced": 0, "early": 0}
         if graphs:
             for each in backends:
                 each.init_cuda_graph_state(8, 8)
@@ -87,17 +87,18 @@ class Run:
     def check_states(
         self, slots: list[int], lengths: list[int], before: list[int], kept: torch.Tensor
     ) -> list[int]:
-        """States change where SGLang folds, and only there; a state that was folded is the exact
-        one. The slots that were folded."""
+        """States change where SGLang folds, and in rows that fold before they must, and only
+        there; a state that was folded is the exact one. The slots that were folded."""
         states, changed = self.server.held.temporal, []
         for slot, length, cursor, request in zip(
             slots, lengths, before, self.requests, strict=True
         ):
             full = cursor == self.server.places - 1
             forced = length % TRACKED == 0 and not self.server.kimi
-            if not (full or forced):
+            if int(self.server.cursors[slot]):
+                assert not full and not forced
                 continue
-            self.folded["full" if full else "forced"] += 1
+            self.folded["full" if full else "forced" if forced else "early"] += 1
             changed.append(slot)
             for place, exact in enumerate(self.exact[id(request)].states):
                 bound = TOLERANCE[str(states.dtype).removeprefix("torch.")][1]
