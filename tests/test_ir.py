@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from twins import analysed
 
-from kvgen.codegen.kernels import Shapes
+from kvgen.codegen.shapes import Shapes
 from kvgen.functions.exp import EXP
 from kvgen.ir.build import Builder
 from kvgen.ir.passes import dead, helpers, invariant, once

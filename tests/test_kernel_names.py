@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import kvgen
-from kvgen.codegen.kernels import KERNEL_NAMES
+from kvgen.codegen.names import KERNEL_NAMES
 from kvgen.language.names import refusal
 
 TEMPLATES = Path(kvgen.__file__).parents[1] / "templates"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from kvgen.algebra import matrix as mx
+from kvgen.algebra.ends import final_matrix, final_node
 from kvgen.algebra.graph import Graph, Node, reachable
-from kvgen.algebra.walk import MOST_DOTS, Walk
+from kvgen.algebra.walk import Walk
 from kvgen.diagnostics import Diagnostic
 from kvgen.functions.minimum import MINIMUM
 from kvgen.functions.registry import reduces
@@ -15,6 +16,9 @@ from kvgen.language.spec import Spec, Tensor
 from kvgen.values import axes as ax
 from kvgen.values.axes import Axes
 from kvgen.values.interval import Interval
+
+# a kernel has a line for every pair of an outer product and a vector that reads
+MOST_DOTS = 4096
 
 
 @dataclass(frozen=True)
@@ -193,21 +197,21 @@ def derive(spec: Spec) -> tuple[Form | None, list[Diagnostic]]:
             continue
         axes = ax.of(tensor.axes)
         what = f"the carried state {tensor.name}"
-        after = walk.final_node(tensor.name, last[tensor.name].value.span, axes, what)
+        after = final_node(walk, tensor.name, last[tensor.name].value.span, axes, what)
         before = walk.graph.leaf("carried", tensor.name, axes, Interval())
         if after is not None:
             carries.append(Carry(tensor, before, after))
     output = None
     if "o" in last:
         span = last["o"].value.span
-        output = walk.final_node("o", span, Axes(None, "HV", "V"), "the output o")
+        output = final_node(walk, "o", span, Axes(None, "HV", "V"), "the output o")
     matrix = None
     if matrix_state.name in last:
-        matrix = walk.final_matrix(matrix_state.name, last[matrix_state.name].value.span)
+        matrix = final_matrix(walk, matrix_state.name, last[matrix_state.name].value.span)
     else:
         matrix = mx.Matrix(matrix_state.name)
-    if walk.diagnostics or matrix is None or output is None:
-        return None, walk.diagnostics
+    if walk.report.diagnostics or matrix is None or output is None:
+        return None, walk.report.diagnostics
     graph = walk.graph
     decays: list[Decay] = []
     for channel in ("", "K", "V"):
@@ -225,12 +229,12 @@ def derive(spec: Spec) -> tuple[Form | None, list[Diagnostic]]:
     writes = tuple(Write(term.w, term.d) for term in mx.merged(graph, matrix.terms))
     form = Form(spec, graph, matrix_state, tuple(decays), writes, tuple(carries), output)
     if len(form.columns) * len(writes) > MOST_DOTS:
-        walk.error(
+        walk.report.error(
             "too-many-dots",
             f"{len(form.columns)} vectors read the state and {len(writes)} outer products are "
             f"written: more than {MOST_DOTS} dots for each token in the buffer",
             last[matrix_state.name].value.span,
             "read with fewer vectors, or write fewer outer products",
         )
-        return None, walk.diagnostics
+        return None, walk.report.diagnostics
     return form, []

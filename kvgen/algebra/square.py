@@ -38,6 +38,10 @@ class Square:
     terms: tuple[Rank1, ...] = ()
 
 
+# what an expression of a step may come to
+Value = Node | Matrix | Square
+
+
 def outer(left: Node, right: Node) -> Square:
     """The outer product of two vectors over one channel. Numbers stand apart, so that a vector on
     both sides is one, and vectors that read the state stay shared by the value heads of a group."""

@@ -14,16 +14,13 @@ from kvgen.algebra.chain import Chain, chained
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import (
-    Shapes,
-    TokenLoads,
-    boundary,
-    namer_for,
-    unit_level,
-)
+from kvgen.codegen.levels import boundary, unit_level
+from kvgen.codegen.loads import TokenLoads
+from kvgen.codegen.names import namer_for
 from kvgen.codegen.operands import emit_number, filled, load_given, times_input
 from kvgen.codegen.printer import ATOM, PRODUCT, Emission, Text, wrapped
 from kvgen.codegen.scopes import Buffer, buffer_scope
+from kvgen.codegen.shapes import Shapes
 from kvgen.codegen.stores import Store, needs_leads, token_stores
 from kvgen.codegen.tokens import prune
 from kvgen.functions.registry import reduces

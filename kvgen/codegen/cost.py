@@ -10,7 +10,8 @@ from typing import Any
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.records import INPUT_BYTES, Records, Stored
-from kvgen.codegen.kernels import arguments, per_head
+from kvgen.codegen.arguments import arguments
+from kvgen.codegen.levels import per_head
 from kvgen.runtime.numbers import power_of_two
 
 LENGTHS = (1, 2, 4, 8, 16, 32, 64)

@@ -18,10 +18,12 @@ from kvgen.codegen.features import DECODE, EXTEND, SHORT, VERIFY
 
 FOLDER = Path(kvgen.runtime.__file__).parent
 OWN = {DECODE: "steps", VERIFY: "drafts", EXTEND: "prompts", SHORT: "paged"}
-# what a caller calls, then what the cache is made of, then the cache
+# what a caller calls, then what the cache is made of, then the cache, and the one of short contexts
 CALLS = ("steps", "drafts", "prompts", "windows")
 PARTS = ("numbers", "table", "device", "arguments", "calls", "launches", "blocks", "memory")
-CACHE = ("storage", "kernels", "contents", "cache", "ops", "paged")
+CACHE = ("storage", "kernels", "contents", "cache", "ops")
+PAGED = ("paged_storage", "pages", "paged_kernels", "paged")
+FILES = (*CALLS, *PARTS, *CACHE, *PAGED)
 
 OUTSIDE = ("torch", "triton", "triton.language")
 KERNELS_NEED = ("import torch", "import triton", "import triton.language as tl")
@@ -77,9 +79,10 @@ def _host(own: tuple[str, ...], spoken: frozenset[str]) -> Host:
     names, attributes = _reached(own, spoken)
 
     def text(files: Iterable[str]) -> str:
-        return "\n".join(_text(each, each in own, names, attributes) for each in files)
+        texts = (_text(each, each in own, names, attributes) for each in files)
+        return "\n".join(filter(None, texts))
 
-    return Host(_imports(names), text(CALLS), text((*PARTS, *CACHE)))
+    return Host(_imports(names), text(CALLS), text((*PARTS, *CACHE, *PAGED)))
 
 
 def _text(file: str, is_own: bool, names: set[str], attributes: set[str]) -> str:
@@ -98,7 +101,7 @@ def _imports(names: set[str]) -> str:
     """What is reached of the standard library; torch and triton, which kernels need too."""
     plain: set[str] = set()
     chosen: dict[str, set[str]] = {}
-    for file in (*CALLS, *PARTS, *CACHE):
+    for file in FILES:
         for name, (module, attribute) in _file(file).imports.items():
             if name in names and attribute is None:
                 plain.add(module)
@@ -113,7 +116,7 @@ def _imports(names: set[str]) -> str:
 
 def _reached(own: tuple[str, ...], spoken: frozenset[str]) -> tuple[set[str], set[str]]:
     """The names and the attributes that the module speaks of, sooner or later."""
-    parts = [(part, file in own) for file in (*CALLS, *PARTS, *CACHE) for part in _file(file).parts]
+    parts = [(part, file in own) for file in FILES for part in _file(file).parts]
     names, attributes = set(spoken), _offered()
     while True:
         before = len(names) + len(attributes)
@@ -128,13 +131,12 @@ def _reached(own: tuple[str, ...], spoken: frozenset[str]) -> tuple[set[str], se
 
 @cache
 def _defined() -> frozenset[str]:
-    files = (*CALLS, *PARTS, *CACHE)
-    return frozenset(part.name for file in files for part in _file(file).parts if part.name)
+    return frozenset(part.name for file in FILES for part in _file(file).parts if part.name)
 
 
 def _offered() -> set[str]:
     """The methods that nothing in the runtime calls but methods of that name."""
-    parts = [part for file in (*CALLS, *PARTS, *CACHE) for part in _file(file).parts]
+    parts = [part for file in FILES for part in _file(file).parts]
     members = [each for part in parts for each in part.members]
     called = frozenset().union(*(part.attributes for part in parts))
     called |= frozenset().union(*(each.attributes - {each.name} for each in members))

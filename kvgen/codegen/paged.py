@@ -12,11 +12,20 @@ from dataclasses import dataclass
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import RecordLoads, Shapes, indexed, local, mask_of, records_of_head
+from kvgen.codegen.addresses import indexed, mask_of, records_of_head
+from kvgen.codegen.loads import RecordLoads
+from kvgen.codegen.names import local
 from kvgen.codegen.printer import ATOM, Text, aligned, ordered
 from kvgen.codegen.scopes import SINCE, TOTAL, Buffer, sides_at_places
-from kvgen.codegen.tokens import Spread, Stack, WindowScope, loop
-from kvgen.codegen.window import Window
+from kvgen.codegen.shapes import Shapes
+from kvgen.codegen.tokens import Stack, WindowScope, loop
+from kvgen.codegen.windows.frame import Frame
+from kvgen.codegen.windows.reads import Reads
+from kvgen.codegen.windows.stores import Stores
+from kvgen.codegen.windows.window import Window
+
+# places of carried states, before and after the tokens
+RING = {"now": "(count % RING)", "next": "(spot + 1) % RING"}
 
 
 @dataclass
@@ -52,47 +61,26 @@ class PagedLoads(RecordLoads):
 
 def short_verify_scope(form: Form, records: Records, shapes: Shapes, per_head: bool) -> WindowScope:
     """A window on top of pages of records, and of a stored state where a row has one."""
-    return _Paged(form, records, shapes, per_head, prompt=False).built()
+    frame = Frame(form, records, shapes, per_head, prompt=False, recorded=True, **RING)
+    return Window(frame, PagedReads, PagedStores).built()
 
 
 def short_extend_scope(form: Form, records: Records, shapes: Shapes) -> WindowScope:
     """A block of a prompt on a tile of the state; tokens leave records where a row stays short."""
-    return _PagedPrompt(form, records, shapes, per_head=True, prompt=True).built()
+    frame = Frame(form, records, shapes, True, prompt=True, recorded=True, **RING)
+    return Window(frame, Reads, PromptStores).built()
 
 
-class _Pages(Window):
-    """Where a row's records and carried states lie."""
+class PagedReads(Reads):
+    """Reads of pages, in a loop over them, and then of the state of rows that have one."""
 
-    now, next = "(count % RING)", "(spot + 1) % RING"
-
-    def _page_lines(self) -> list[str]:
-        """Where the records of `page` begin."""
-        return [
-            f"{local(s.name)}_at = {local(s.name)}_ptr + page * {local(s.name)}_slot"
-            f" + {local(s.name)}_layer{records_of_head(s, self.shapes)}"
-            for s in self.records.stored
-        ]
-
-    def _record_spot(self, stored: Stored) -> str:
-        name, channel = local(stored.name), stored.channel
-        page, within = "spot_page", "within"
-        if channel:
-            page, within = "spot_page[:, None]", f"within[:, None] * {self.shapes.size(channel)}"
-        address = f"{name}_ptr + {name}_layer{records_of_head(stored, self.shapes)}"
-        address += f" + {page} * {name}_slot + {within}"
-        return address + (f" + {self.shapes.index(channel)}[None, :]" if channel else "")
-
-
-class _Paged(_Pages):
-    """Verify."""
-
-    def _buffer(self) -> Buffer:
+    def buffer(self) -> Buffer:
         """What a page gives: all of it within the loop over pages."""
-        form, token = self.form, self.token
+        frame, form, token = self.frame, self.frame.form, self.frame.token
         buffer = Buffer()
         self.page_decays: list[str] = []
         lines = self.page_decays
-        loads = RecordLoads(self.records, self.shapes, "place", "held")
+        loads = RecordLoads(frame.records, frame.shapes, "place", "held")
         held = token.beside(loads, "s")
         for decay in form.summed_decays:
             channel = decay.channel
@@ -120,16 +108,18 @@ class _Paged(_Pages):
                     f"{total} += tl.sum({logs}, 0)",
                 ]
             buffer.kept[channel] = f"tl.exp({total})"
-        sides_at_places(form, self.records, held, buffer, self.given)
+        sides_at_places(form, frame.records, held, buffer, self.given.vectors)
         return buffer
 
-    def _found(self, stacks: list[Stack], buffer: Buffer) -> list[str]:
+    def of_stacks(self, stacks: list[Stack], buffer: Buffer) -> list[str]:
+        """What every stack reads of the pages; of the state it reads once they are done."""
         if not stacks:
             # what nothing reads is only recorded
             return []
-        lines, found = self.scope.tile, []
-        for decay in self.form.summed_decays:
-            extent = self.shapes.extent(decay.channel)
+        frame, shapes = self.frame, self.frame.shapes
+        lines, found = frame.scope.tile, []
+        for decay in frame.form.summed_decays:
+            extent = shapes.extent(decay.channel)
             zero = f"tl.zeros([{extent}], tl.float32)" if decay.channel else "0.0"
             lines.append(f"{TOTAL[decay.channel]} = {zero}")
         places = ["(index * PLACES + place < count)", "((word >> place) % 2 == 0)"]
@@ -146,32 +136,46 @@ class _Paged(_Pages):
         for stack in stacks:
             far = "V" if stack.near == "K" else "K"
             rows = f"{stack.count} * TOKENS" if stack.count > 1 else "TOKENS"
-            shape = f"[{rows}, {self.shapes.extent(far)}]"
-            whole = self._name(f"tl.zeros({shape}, tl.float32)", "found", lines)
+            shape = f"[{rows}, {shapes.extent(far)}]"
+            whole = frame.name(f"tl.zeros({shape}, tl.float32)", "found", lines)
             scores: list[str] = []
-            sums = self._of_buffer(stack, buffer, whole, scores)
+            sums = self.of_buffer(stack, buffer, whole, scores)
             body += [*scores, *sums]
             found.append(whole)
         lines += loop("for back in tl.range(pages_held, num_stages=STAGES):", body)
         # only a row that has a state loads it
-        self.scope.pages, self.scope.tile = lines, []
+        frame.scope.pages, frame.scope.tile = lines, []
         for stack, whole in zip(stacks, found, strict=True):
-            self.scope.of_state.append(f"{whole} += {self._of_state(stack, buffer)}")
+            frame.scope.of_state.append(f"{whole} += {self.of_state(stack, buffer)}")
         return found
 
+    def _page_lines(self) -> list[str]:
+        """Where the records of `page` begin."""
+        return [
+            f"{local(s.name)}_at = {local(s.name)}_ptr + page * {local(s.name)}_slot"
+            f" + {local(s.name)}_layer{records_of_head(s, self.frame.shapes)}"
+            for s in self.frame.records.stored
+        ]
 
-class _PagedPrompt(_Pages):
-    """A block of a prompt."""
 
-    @property
-    def recorded(self) -> bool:
-        return True
+class PagedStores(Stores):
+    """Stores of records to the pages of a row."""
 
-    def _stores(self) -> None:
+    def spot(self, stored: Stored) -> str:
+        """Where the window's tokens leave a record."""
+        shapes, name, channel = self.frame.shapes, local(stored.name), stored.channel
+        page, within = "spot_page", "within"
+        if channel:
+            page, within = "spot_page[:, None]", f"within[:, None] * {shapes.size(channel)}"
+        address = f"{name}_ptr + {name}_layer{records_of_head(stored, shapes)}"
+        address += f" + {page} * {name}_slot + {within}"
+        return address + (f" + {shapes.index(channel)}[None, :]" if channel else "")
+
+
+class PromptStores(PagedStores):
+    """Those of a block of a prompt."""
+
+    def leave(self) -> None:
         """Every token's record, where the row stays short."""
-        scope, token = self.scope, self.token
-        for stored in self.records.stored:
-            node = stored.node
-            value = self._spread(token.known[node], "T" + stored.channel)
-            mask = self._mask(node, at_unit=False)
-            scope.tile_stores.append(Spread(self._record_spot(stored), value, mask))
+        for stored in self.frame.records.stored:
+            self.frame.scope.tile_stores.append(self.record(stored, at_unit=False))

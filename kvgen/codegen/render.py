@@ -19,32 +19,22 @@ from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, plan_records
 from kvgen.codegen import cost, inlined
+from kvgen.codegen.addresses import carried_address, head_count, mask_of, records_of_head, strided
+from kvgen.codegen.arguments import arguments, window_arguments
 from kvgen.codegen.chained import chain_scope
 from kvgen.codegen.config import ANY_GPU, Tuned, configs_text, legend
 from kvgen.codegen.features import ALL, completed
 from kvgen.codegen.hint import command
-from kvgen.codegen.kernels import (
-    Shapes,
-    arguments,
-    carried_address,
-    head_count,
-    local,
-    long_token,
-    mask_of,
-    namer_for,
-    newest_first,
-    per_head,
-    records_of_head,
-    strided,
-    window_arguments,
-)
+from kvgen.codegen.levels import newest_first, per_head
 from kvgen.codegen.literals import escaped, literal, quoted, text_literal, tuple_text
+from kvgen.codegen.names import local, long_token, namer_for
 from kvgen.codegen.operands import offered as offers_dots
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
+from kvgen.codegen.shapes import Shapes
 from kvgen.codegen.short import short_decode_scope
 from kvgen.codegen.table import Signature, axes_text, table_text
-from kvgen.codegen.window import extend_scope, verify_scope
+from kvgen.codegen.windows.window import extend_scope, verify_scope
 from kvgen.codegen.wrapping import WIDTH, wrapped
 from kvgen.data import data_dir
 from kvgen.formats.state import Tile

@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import (
-    RecordLoads,
-    Shapes,
-    by_channel,
-    newest_first,
-)
+from kvgen.codegen.levels import newest_first
+from kvgen.codegen.loads import RecordLoads
+from kvgen.codegen.names import by_channel
 from kvgen.codegen.operands import as_given, emit_number
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned
+from kvgen.codegen.shapes import Shapes
 
 
 @dataclass

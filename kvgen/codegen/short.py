@@ -16,21 +16,15 @@ from dataclasses import dataclass, field
 from kvgen.algebra.form import Carry, Decay, Form
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import (
-    Shapes,
-    TokenLoads,
-    boundary,
-    carried_address,
-    indexed,
-    local,
-    records_of_head,
-    token_emission,
-    unit_level,
-)
+from kvgen.codegen.addresses import carried_address, indexed, records_of_head
+from kvgen.codegen.levels import boundary, unit_level
+from kvgen.codegen.loads import TokenLoads, token_emission
+from kvgen.codegen.names import local
 from kvgen.codegen.operands import times_input
 from kvgen.codegen.paged import PagedLoads
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned, ordered
 from kvgen.codegen.scopes import KEPT, SINCE, TOTAL, Buffer, sides_at_places
+from kvgen.codegen.shapes import Shapes
 from kvgen.codegen.stores import Store, guards, needs_leads, same_head
 
 

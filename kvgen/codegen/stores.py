@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from kvgen.algebra.form import Carry, Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import Shapes, carried_address, local, mask_of
+from kvgen.codegen.addresses import carried_address, mask_of
+from kvgen.codegen.names import local
 from kvgen.codegen.printer import Emission, Text
+from kvgen.codegen.shapes import Shapes
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import Argument
+from kvgen.codegen.arguments import Argument
 from kvgen.codegen.literals import tuple_text
 from kvgen.language.spec import Tensor
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kvgen.algebra.graph import Node, leaf_of
-from kvgen.codegen.kernels import Shapes, TokenLoads
+from kvgen.codegen.loads import TokenLoads
 from kvgen.codegen.printer import ATOM, Text, aligned
+from kvgen.codegen.shapes import Shapes
 from kvgen.runtime.numbers import power_of_two
 
 ASSIGNED = re.compile(r"\s*(?:for )?(\w+(?:, \w+)*) (?:[+*]?=|in) ")
@@ -186,3 +187,8 @@ def _assigned(line: str) -> tuple[set[str], set[str]]:
 
 def loop(header: str, body: list[str]) -> list[str]:
     return [header, *(f"    {line}" for line in body)]
+
+
+def block(whole: str, place: int, count: int) -> str:
+    """Of so many blocks of rows, which lie upon one another, the one at a place."""
+    return whole if count == 1 else f"_block({whole}, {place}, {count})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvgen.codegen.kernels import per_head
+from kvgen.codegen.levels import per_head
 from kvgen.explaining.derivation import Derivation
 from kvgen.explaining.layout import count, cut, equations, indented, table, wrapped
 from kvgen.explaining.notation import number

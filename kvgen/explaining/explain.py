@@ -7,7 +7,7 @@ from typing import Any
 
 from kvgen.analysis import Analysis
 from kvgen.codegen import cost
-from kvgen.codegen.kernels import per_head
+from kvgen.codegen.levels import per_head
 from kvgen.explaining import account, appendix, short, windows
 from kvgen.explaining.derivation import Derivation
 from kvgen.explaining.formulas import formulas

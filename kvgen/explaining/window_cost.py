@@ -1,10 +1,10 @@
 """Operations of several tokens that share a pass, beside those of the plain recurrence.
 
-They follow what `window.py` writes: T tokens' columns through the state, the products of every
-token's columns with every token's writes, how the writes are found, and a prompt's update of the
-state. Drafts are those of a tree: where a decay by channel never grows, a chain's take less, as a
-prompt's do. A multiply-add is two, an exponential one; gates, norms and what has no channels are
-left out. Of a tile of values the key side is computed once more for each of a head's tiles.
+They follow what `codegen/windows/` writes: T tokens' columns through the state, the products of
+every token's columns with every token's writes, how the writes are found, and a prompt's update of
+the state. Drafts are those of a tree: where a decay by channel never grows, a chain's take less,
+as a prompt's do. A multiply-add is two, an exponential one; gates, norms and what has no channels
+are left out. Of a tile of values the key side is computed once more for each of a head's tiles.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import per_head
+from kvgen.codegen.levels import per_head
 from kvgen.kernels.choice import Choice, Facts, Tile, below, when
 from kvgen.runtime.numbers import power_of_two
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
 from kvgen.codegen.cost import buffer_length
-from kvgen.codegen.kernels import Shapes
+from kvgen.codegen.shapes import Shapes
 from kvgen.kernels.knobs import Config
 from kvgen.runtime.numbers import power_of_two
 

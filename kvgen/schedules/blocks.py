@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import Shapes
+from kvgen.codegen.shapes import Shapes
 from kvgen.ir.values import Kernel
 from kvgen.schedules.prepare import Prepare
 from kvgen.schedules.prepared import Prepared

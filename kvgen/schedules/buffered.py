@@ -7,7 +7,8 @@ from functools import cached_property
 from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import by_channel, newest_first
+from kvgen.codegen.levels import newest_first
+from kvgen.codegen.names import by_channel
 from kvgen.codegen.operands import component, times_input
 from kvgen.codegen.scopes import strays_from
 from kvgen.functions.exp import EXP

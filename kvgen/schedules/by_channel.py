@@ -14,8 +14,8 @@ from __future__ import annotations
 from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import Shapes
 from kvgen.codegen.operands import component
+from kvgen.codegen.shapes import Shapes
 from kvgen.functions.exp import EXP
 from kvgen.functions.maximum import MAXIMUM
 from kvgen.functions.registry import reduces

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import Shapes, local
+from kvgen.codegen.names import local
 from kvgen.codegen.operands import component
+from kvgen.codegen.shapes import Shapes
 from kvgen.ir.values import Helper, Kernel, Value
 from kvgen.schedules.buffered import Buffered
 from kvgen.schedules.triangle import EXACT, Triangle

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import Shapes, boundary, per_head, unit_level
+from kvgen.codegen.levels import boundary, per_head, unit_level
 from kvgen.codegen.operands import component, offered, times_input
+from kvgen.codegen.shapes import Shapes
 from kvgen.functions.exp import EXP
 from kvgen.ir.build import Builder
 from kvgen.ir.values import TOKEN, Helper, Kernel, Value, Wish

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.records import Records, replay_needs
-from kvgen.codegen.kernels import Shapes, boundary
+from kvgen.codegen.levels import boundary
+from kvgen.codegen.shapes import Shapes
 from kvgen.functions.exp import EXP
 from kvgen.ir.build import Builder
 from kvgen.ir.values import TOKEN, Helper, Kernel, Value, Wish

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from kvgen.algebra.graph import Node, leaf_of
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import Shapes, local, pointer_name, stride_name
+from kvgen.codegen.names import local, pointer_name, stride_name
+from kvgen.codegen.shapes import Shapes
 from kvgen.ir.build import Builder
 from kvgen.ir.values import Value
 from kvgen.values.axes import Axes

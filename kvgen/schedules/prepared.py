@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
-from kvgen.codegen.kernels import Shapes
 from kvgen.codegen.operands import times_input
+from kvgen.codegen.shapes import Shapes
 from kvgen.ir.build import Builder
 from kvgen.ir.values import Value
 from kvgen.kernels.sweep import BLOCK, flight

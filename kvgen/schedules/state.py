@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvgen.algebra.form import Form
-from kvgen.codegen.kernels import MOST_32
+from kvgen.codegen.shapes import MOST_32
 from kvgen.formats.dtypes import FLOAT32
 from kvgen.ir.values import Helper, Value
 from kvgen.schedules.loads import Program

@@ -7,8 +7,8 @@ from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import Records
 from kvgen.algebra.solving import solve
-from kvgen.codegen.kernels import Shapes
 from kvgen.codegen.operands import component, few_bits, times_input
+from kvgen.codegen.shapes import Shapes
 from kvgen.ir.build import Builder
 from kvgen.ir.values import Helper, Kernel, Value
 from kvgen.schedules.loads import INPUTS, Lanes, TokenLoads

@@ -9,7 +9,8 @@ from kvgen.algebra.form import Carry, Form
 from kvgen.algebra.graph import Node, leaf_of
 from kvgen.algebra.naming import described, value_names
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.kernels import HEADS, MOST_32, Shapes, local
+from kvgen.codegen.names import local
+from kvgen.codegen.shapes import HEADS, MOST_32, Shapes
 from kvgen.codegen.stores import same_head
 from kvgen.ir.build import Builder
 from kvgen.ir.values import Value

@@ -14,8 +14,8 @@ from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import Records
 from kvgen.algebra.solving import solve
-from kvgen.codegen.kernels import Shapes
 from kvgen.codegen.operands import component, times_input
+from kvgen.codegen.shapes import Shapes
 from kvgen.functions.exp import EXP
 from kvgen.functions.registry import reduces
 from kvgen.ir.build import Builder

@@ -9,7 +9,9 @@ from functools import partial
 from kvgen.algebra.chunk import chunks
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
-from kvgen.codegen.kernels import Shapes, cache_names, local, namer_for, per_head
+from kvgen.codegen.levels import per_head
+from kvgen.codegen.names import cache_names, local, namer_for
+from kvgen.codegen.shapes import Shapes
 from kvgen.functions.registry import FUNCTIONS
 from kvgen.ir.passes.dead import without_dead
 from kvgen.ir.passes.helpers import helpers_of

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from kvgen.codegen.cost import LENGTHS, buffer_length
-from kvgen.codegen.kernels import per_head
+from kvgen.codegen.levels import per_head
 from kvgen.compiler import Analysis
 from kvgen.kernels.knobs import LAUNCHED, VALUES, Config
 from kvgen.kernels.load import load_of

@@ -1,0 +1,175 @@
+"""Sums and multiples of the state as a step writes them: a decayed copy, plus outer products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kvgen.algebra import matrix as mx
+from kvgen.algebra.elementwise import Elementwise
+from kvgen.algebra.graph import Graph, Node, reachable
+from kvgen.algebra.matrix import Matrix
+from kvgen.algebra.report import Report, Reported
+from kvgen.algebra.square import Value
+from kvgen.diagnostics import Span
+from kvgen.language.syntax import Bin, Expr, Name
+
+MOST_WRITES = 256
+
+SEPARABLE = (
+    "write exp(a) * exp(b), of one over K and one over V. Any other decay (Mamba-1, Longhorn) has "
+    "a sum of logarithms for each of K * V places, and to sum it over the buffer costs what the "
+    "buffer saves; 1 - d * k * k stands in Longhorn for S - outer(k, d * (k @ S)), which is served"
+)
+
+
+class Writing:
+    """Matrices of one step. value: what an expression that holds no error comes to.
+
+    beside: the vector over K beside which an outer product's other side stands.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        report: Report,
+        elementwise: Elementwise,
+        value: Callable[[Expr], Value | None],
+    ) -> None:
+        self.graph, self.report, self.elementwise, self.value = graph, report, elementwise, value
+        self.beside = "k"
+
+    def binary(self, expr: Bin, left: Node | Matrix, right: Node | Matrix) -> Matrix:
+        """A sum of matrices, or a matrix times or divided by a factor."""
+        graph, op = self.graph, expr.op
+        if isinstance(left, Matrix) and isinstance(right, Matrix):
+            if op not in "+-":
+                raise self.nonlinear(expr.span, "a product of two matrices")
+            if left.state is not None and right.state is not None:
+                raise self.report.error(
+                    "state-twice",
+                    "both sides hold a copy of the state",
+                    expr.span,
+                    "a state is one decayed copy of itself plus outer products: "
+                    "write S = a * S + outer(k, v)",
+                )
+            if op == "-":
+                right = mx.scaled(graph, right, [graph.const(-1.0)], expr.right.span)
+            terms = mx.merged(graph, left.terms + right.terms)
+            check_writes(self.report, len(terms), expr.span)
+            return Matrix(left.state or right.state, left.factors + right.factors, terms)
+        matrix, factor = (left, right) if isinstance(left, Matrix) else (right, left)
+        assert isinstance(matrix, Matrix) and isinstance(factor, Node)
+        side = expr.right if isinstance(left, Matrix) else expr.left
+        if op in "+-":
+            raise self.report.error(
+                "matrix-nonlinear",
+                f"a matrix and a value with axes {factor.axes} cannot be added",
+                side.span,
+                self._how_to_add(expr, factor, side),
+            )
+        if op == "**" or (op == "/" and isinstance(right, Matrix)):
+            raise self.nonlinear(expr.span, "a power" if op == "**" else "a divisor")
+        if factor.axes.extra:
+            raise self.report.needs_index(side.span, factor)
+        factors = self._separated(factor, side.span)
+        if op == "/":
+            self.elementwise.nonzero(expr.right, factor)
+            factors = [graph.div(graph.const(1.0), node) for node in factors]
+        return mx.scaled(graph, matrix, factors, self._blamed(side).span)
+
+    def nonlinear(self, span: Span, use: str) -> Reported:
+        """The error of a matrix in what is not linear in it."""
+        return self.report.error(
+            "matrix-nonlinear",
+            f"a matrix is used in {use}, which is not linear in it",
+            span,
+            "a buffer serves only what is linear in the state: decays, reads, outer products",
+        )
+
+    def as_read(self, expr: Expr) -> str:
+        """How to read a matrix beside what stands in its place."""
+        name = self.report.text(expr, "S") if isinstance(expr, Name) else "S"
+        return f"{self.beside} @ {name}"
+
+    def _how_to_add(self, expr: Bin, value: Node, side: Expr) -> str:
+        other = expr.left if side is expr.right else expr.right
+        if value.axes.channels == "V":
+            read, shown = self.as_read(other), self.report.within(side, "v")
+            sides = (shown, read) if side is expr.left else (read, shown)
+            return f"read the matrix first, with a vector over K: {f' {expr.op} '.join(sides)}"
+        return f"what is added to a matrix is an outer product: {self._product(side)}"
+
+    def _product(self, expr: Expr) -> str:
+        """What the author of `S + expr` may have meant."""
+        if isinstance(expr, Bin) and expr.op == "*":
+            sides = {}
+            for side in (expr.left, expr.right):
+                value = self.value(side)
+                if isinstance(value, Node):
+                    sides[value.axes.channels] = side
+            if sides.keys() == {"K", "V"}:
+                key, value = self.report.text(sides["K"], "k"), self.report.text(sides["V"], "v")
+                return f"outer({key}, {value})"
+        return "outer(k, v)"
+
+    def _blamed(self, expr: Expr) -> Expr:
+        """Of a product, the one part that keeps it from being a decay."""
+
+        def guilty(expr: Expr) -> bool:
+            value = self.value(expr)
+            return isinstance(value, Node) and (value.reads or not value.bounds.nonnegative)
+
+        while isinstance(expr, Bin) and expr.op in "*/":
+            found = [side for side in (expr.left, expr.right) if guilty(side)]
+            if len(found) != 1 or (self._never_positive(expr) and not self._is_number(found[0])):
+                break
+            expr = found[0]
+        return expr
+
+    def _never_positive(self, expr: Expr) -> bool:
+        value = self.value(expr)
+        return isinstance(value, Node) and value.bounds.nonpositive
+
+    def _is_number(self, expr: Expr) -> bool:
+        value = self.value(expr)
+        return isinstance(value, Node) and value.is_const
+
+    def _separated(self, factor: Node, span: Span) -> list[Node]:
+        """A factor over K times V as factors over at most one channel each."""
+        if factor.axes.channels != "KV":
+            return [factor]
+        graph = self.graph
+        # by channel, for every node below that is such a product
+        parts: dict[Node, dict[str, Node]] = {}
+        for node in reachable([factor]):
+            if node.axes.channels != "KV":
+                parts[node] = {node.axes.channels: node}
+            elif node.op in ("mul", "div") and all(arg in parts for arg in node.args):
+                found = dict(parts[node.args[0]])
+                for channel, part in parts[node.args[1]].items():
+                    before = found.get(channel, graph.const(1.0))
+                    found[channel] = getattr(graph, node.op)(before, part)
+                parts[node] = found
+            elif node.op == "neg" and node.args[0] in parts:
+                found = parts[node.args[0]]
+                parts[node] = found | {"K": graph.neg(found["K"])}
+        if factor in parts:
+            return list(parts[factor].values())
+        raise self.report.error(
+            "decay-separable",
+            f"this factor, with axes {factor.axes}, is not a product of a part over K "
+            "and a part over V",
+            span,
+            SEPARABLE,
+        )
+
+
+def check_writes(report: Report, count: int, span: Span) -> None:
+    """Raise where a matrix is a sum of more outer products than a token may write."""
+    if count > MOST_WRITES:
+        raise report.error(
+            "too-many-writes",
+            f"this is a sum of more than {MOST_WRITES} outer products",
+            span,
+            "every outer product of a token is recorded and read back: take fewer",
+        )

@@ -1,0 +1,83 @@
+"""What kernels call things: their own names, at which a spec's names step aside, the arguments for
+inputs and parameters, and the tensors of the cache."""
+
+from __future__ import annotations
+
+import keyword
+
+from kvgen.algebra.form import Form
+from kvgen.algebra.records import Records
+from kvgen.codegen.printer import Namer
+from kvgen.language.spec import MAX_WINDOW
+
+# names the templates use inside kernels; a spec's own names step aside
+KERNEL_NAMES = """
+tl triton torch math float int bool range min max abs sum len print
+heads head group groups leads row slot part unit step tile value_tile key value blank
+place skipped one marks counts held after newer oldest count j
+since since_key since_value kept kept_key kept_value weight
+total state high low item items entry layer listed real_key real_value
+slot_count first_slot out_row out_head out_ptr dst_ptr src_ptr
+slots_ptr cursors_ptr skipped_ptr pending_ptr work_ptr
+PLACES SPAN TILE TILES PARTS PER_HEAD STAGES
+token tokens real_token parent ancestors depth turn ready real_log position spot fits last later
+long_token long_position
+path path_key path_value log log_key log_value weights rest rest_key rest_value
+lasting lasting_key lasting_value total_key total_value since_key since_value
+whole start length stays back index word within spot_page pages_held real_state next
+TOKENS WINDOW TREE
+first final number page pages places state_page stateful table words
+pages_ptr state_pages_ptr stateful_ptr table_ptr CONTEXT BUFFER TABLE RING PAGES
+blocks newer_page newer_within oldest_page cursor row_key ROWS
+brought source target
+limit wanted PACKED LATE SAVE ahead out_token block wide layers src dst
+lengths_ptr parents_ptr parents_row parents_token
+numbers_ptr matrices_ptr numbers_at matrices_at vectors_at out_at
+first_head in_front begun HEADS NUMBERS HALVES
+EARLY PDL DOT INTERPRETED EXACT ROUGH PROMPT PROMPT_MARK
+"""
+
+
+def namer_for(form: Form, records: Records) -> Namer:
+    taken = set(KERNEL_NAMES.split()) | set(keyword.kwlist)
+    for tensor in (*form.spec.inputs, *form.spec.params):
+        taken |= {pointer_name(tensor.name)}
+        taken |= {f"{tensor.name}_{stride_name(axis)}" for axis in ("B", "H", *tensor.axes)}
+        taken |= {f"{tensor.name}_token"}
+    for name in cache_names(form, records):
+        taken |= {f"{local(name)}_{part}" for part in ("ptr", "slot", "layer", "at")}
+    taken |= {f"{carry.tensor.name}_context" for carry in form.carries}
+    taken |= {long_token(number) for number in range(MAX_WINDOW)}
+    return Namer(taken)
+
+
+def local(name: str) -> str:
+    """What a tensor of the cache is called inside kernels, where inputs have names too."""
+    return f"{name}_cache"
+
+
+def cache_names(form: Form, records: Records) -> list[str]:
+    """Every tensor of the cache that belongs to slots, layer by layer."""
+    return [*form.planes, *(s.name for s in records.stored), *(c.tensor.name for c in form.carries)]
+
+
+def pointer_name(name: str) -> str:
+    # an input may have the name that `local` gives to a tensor of the cache
+    return f"{name}_ptr_" if name.endswith("_cache") else f"{name}_ptr"
+
+
+def stride_name(axis: str) -> str:
+    word = axis.lower()
+    taken = ("row", "token", "head", "ptr", "slot", "layer", "at")
+    given = f"{word}_axis" if word in taken else word
+    return {"B": "row", "H": "head", "HV": "head"}.get(axis, given)
+
+
+def long_token(number: int) -> str:
+    """What holds the number of one of a chain's tokens in 64 bits; nothing is needed for 1."""
+    return str(number) if number < 2 else f"token_{number}"
+
+
+def by_channel(name: str) -> dict[str, str]:
+    """What a decay's values are called, by the channel that it depends on."""
+    return {"": name, "K": f"{name}_key", "V": f"{name}_value"}
