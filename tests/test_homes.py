@@ -63,8 +63,10 @@ HOMES = [
         # features and what its host launches are called as kernels are, in modules without kvgen
         (
             ROOT / "cli.py",
-            ROOT / "kvgen" / "codegen" / "render.py",
-            ROOT / "kvgen" / "codegen" / "features.py",
+            *(
+                ROOT / "kvgen" / "codegen" / f"{name}.py"
+                for name in ("context", "features", "render", "signatures")
+            ),
             *(ROOT / "kvgen" / "runtime").glob("*.py"),
         ),
     ),

@@ -6,8 +6,6 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "kvgen"
 MOST = 400
-# modules with more lines, which are to be split; one that has been leaves the list
-LONGER = {"codegen/render.py"}
 
 
 def test_no_module_is_long() -> None:
@@ -16,5 +14,4 @@ def test_no_module_is_long() -> None:
         for path in PACKAGE.rglob("*.py")
     }
     assert len(lengths) > 100
-    longer = {name: length for name, length in lengths.items() if length > MOST}
-    assert longer.keys() == LONGER, longer
+    assert not {name: length for name, length in lengths.items() if length > MOST}
