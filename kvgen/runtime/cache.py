@@ -65,8 +65,9 @@ class Cache(Contents):
         `reserve` gives them: of so many pages of records and states (None: enough for all slots).
         first_slot: slots below it are padding, as negative ones are. invariant: a row's bits depend
         on neither the batch nor its neighbours nor its slot. fold: "parts", a part of the rows in
-        every step of single tokens, so that rows that came together do not all fold in one; "row",
-        when it is full, whatever the others do, as with `invariant` and with `short_context`.
+        every step of single tokens, so that rows that came together, 8 or more, do not all fold in
+        one; "row", when it is full, whatever the others do, as with `invariant` and with
+        `short_context`.
         """
         kind, shapes, options = cls.planned(
             slots, layers, device=device, dtype=dtype, buffer=buffer, window=window,

@@ -26,6 +26,9 @@ from kvgen.runtime.launches import (
 from kvgen.runtime.numbers import listed, power_of_two
 from kvgen.runtime.storage import Storage
 
+# fewer rows may as well fold in one step, which takes little longer than the others
+EVEN_ROWS = 8
+
 
 class Kernels(Storage):
     """What a step needs of a cache."""
@@ -156,7 +159,7 @@ class Kernels(Storage):
         # a fold begins while rows are listed, and waits; few rows take one warp, and no barriers
         early: dict[str, Any] = {"launch_pdl": True} if self.overlaps else {}
         block, warps = (32, 1) if slots.numel() <= 32 else (256, 4)
-        even = keep == "one" and self.fold == "parts" and slots.numel() > 1
+        even = keep == "one" and self.fold == "parts" and slots.numel() >= EVEN_ROWS
         launch(
             self, "advance", (1,), slots, *self.books(), self.tensors["pending"],
             *marks_of(slots, force, kept), self.tensors["work"], slots.numel(), *self.rows,
