@@ -70,6 +70,8 @@ class Walk:
     readers: dict[Node, Span] = field(default_factory=dict)
     # the vector over K beside which an outer product's other side stands
     beside: str = "k"
+    # the statements, by their number, that assign to a name what it holds
+    unchanged: set[int] = field(default_factory=set)
     # all that has been looked at for reads
     searched: set[Node] = field(default_factory=set)
 
@@ -93,8 +95,10 @@ class Walk:
         self.env[IDENTITY] = Square("", self.graph.const(1.0))
         for name, size in self.spec.sizes:
             self.env[name] = self.graph.const(size)
-        for statement in self.spec.steps:
+        for number, statement in enumerate(self.spec.steps):
             value = self.value(statement.value)
+            if value is not None and value == self.env.get(statement.target):
+                self.unchanged.add(number)
             if isinstance(value, Node) and not value.is_const:
                 self.graph.names.setdefault(value, statement.target)
                 self._rename_leaf(statement.target, value)
