@@ -302,20 +302,29 @@ class Walk:
             what = self._what(square)
             message = f"{what} and a matrix over K and V do not fit"
             help = SQUARES if op in "+-" else f"a matrix is multiplied with @: {SQUARES}"
-            if square.factor is None:
+            if square.factor is None and op in "+-":
                 help = f"outer takes a vector over K, then one over V; {SQUARES}"
             raise self.error("axis-mismatch", message, expr.span, help)
         assert isinstance(other, Node)
         if op not in "*/" or (op == "/" and isinstance(right, Square)):
             message = f"{self._what(square)} and a value with axes {other.axes} do not fit"
             help = f"outer(k, k) is a matrix that fits: {SQUARES}"
+            if op in "+-" and square.terms and other.axes.channels in ("", square.channel):
+                shown = self._within(side, "w")
+                diagonal = "I" if other.is_number(1.0) else f"{shown} * I"
+                help = f"what stands on the diagonal is times I: write {diagonal} for {shown}"
             raise self.error("axis-mismatch", message, side.span, help)
         if other.axes.extra:
             raise self._needs_index(side.span, other)
         channel = other.axes.channels
         if channel and (square.terms or square.channel not in ("", channel)):
             message = f"which side of {self._what(square)} this value with axes {other.axes} scales"
-            help = "scale a vector of the product, outer(w * k, k), or I itself, w * I"
+            shown = self._within(side, "w")
+            whole = self._within(expr.left if side is expr.right else expr.right, "A")
+            near, far = f"{whole} @ S", f"{whole} @ ({shown} * S)"
+            if square.channel == "V":
+                near, far = f"S @ {whole}", f"({shown} * S) @ {whole}"
+            help = f"write {shown} * ({near}), or {far}, which scales first"
             raise self.error("axis-mismatch", f"{message} is not said", side.span, help)
         if op == "/":
             self._nonzero(expr.right, other)
@@ -349,7 +358,8 @@ class Walk:
                 raise self._needs_index((expr.right if before else expr.left).span, other)
             if len(channel) != 1 or square.channel not in ("", channel):
                 message = f"{self._what(square)} and a value with axes {other.axes} do not fit"
-                raise self.error("axis-mismatch", message, expr.span, SQUARES)
+                help = SQUARES if channel else self._scaled_first(expr, before)
+                raise self.error("axis-mismatch", message, expr.span, help)
             return sq.of_vector(graph, square, other, not before)
         assert isinstance(other, Matrix)
         wanted = "K" if before else "V"
@@ -373,6 +383,14 @@ class Walk:
         if len(product.terms) > MOST_WRITES:
             raise self._too_many_writes(expr.span)
         return product
+
+    def _scaled_first(self, expr: Bin, before: bool) -> str:
+        """Of `A @ w * S`, which is `(A @ w) * S`, what its author means."""
+        left, right = self._within(expr.left, "A"), self._within(expr.right, "w")
+        meant = f"{left} @ ({right} * S)" if before else f"({left} * S) @ {right}"
+        return (
+            f"@ and * are taken from left to right, and a factor multiplies with *: write {meant}"
+        )
 
     def _scale_of(self, expr: Expr) -> Expr:
         """Of `a * I - outer(...)`, the `a`."""
@@ -430,6 +448,12 @@ class Walk:
         if factor.axes.extra:
             raise self._needs_index(side.span, factor)
         factors = self._separated(factor, side.span)
+        if isinstance(side, Bin) and side.op == "@" and not factor.bounds.nonnegative:
+            squares = [isinstance(self.value(each), Square) for each in (side.left, side.right)]
+            if matrix.state is not None and any(squares):
+                message = f"the factor on {matrix.state} is not proved to be >= 0"
+                help = self._scaled_first(side, squares[0])
+                raise self.error("decay-sign", message, side.span, help)
         if op == "/":
             self._nonzero(expr.right, factor)
             factors = [graph.div(graph.const(1.0), node) for node in factors]
@@ -442,6 +466,11 @@ class Walk:
 
     def _how_to_add(self, expr: Bin, value: Node, side: Expr) -> str:
         other = expr.left if side is expr.right else expr.right
+        if isinstance(side, Bin) and side.op == "@" and value.reads:
+            shown, name = self.text(side, "x @ S"), self.text(side.left, "w")
+            if isinstance(self.value(side.left), Matrix):
+                name = self.text(side.right, "w")
+            return f"{shown} is a vector that was read; a decay multiplies with *: {name} * S"
         if value.axes.channels == "V":
             read, shown = self._as_read(other), self._within(side, "v")
             sides = (shown, read) if side is expr.left else (read, shown)
@@ -550,6 +579,8 @@ class Walk:
                 help = f"write {shown} @ {name}" if wanted == "V" else f"write {name} @ {shown}"
             else:
                 help = f"{other['V']} reads with a vector over K, {other['K']} with one over V"
+                if not vector.axes.channels:
+                    help += f"; a factor multiplies with *: {self._within(side, 'a')} * {name}"
             raise self.error(
                 "axis-mismatch",
                 f"a value with axes {vector.axes} cannot be contracted with {name} over {wanted}",
@@ -597,11 +628,18 @@ class Walk:
 
     def _dot(self, expr: Bin, left: Node, right: Node) -> Node:
         if len(left.axes.channels) != 1 or left.axes.channels != right.axes.channels:
+            help = (
+                "x @ y is the dot of two vectors over K or of two over V; * multiplies elementwise"
+            )
+            sides = {left.axes.channels: expr.left, right.axes.channels: expr.right}
+            if sides.keys() == {"K", "V"}:
+                shown = self.text(sides["K"], "k"), self.text(sides["V"], "v")
+                help = f"a matrix of the two is outer({shown[0]}, {shown[1]})"
             raise self.error(
                 "axis-mismatch",
                 f"@ needs vectors over the same channel: {left.axes} and {right.axes}",
                 expr.span,
-                "x @ y is the dot of two vectors over K or of two over V; * multiplies elementwise",
+                help,
             )
         return self.graph.sum(self._elementwise("mul", expr, [left, right]))
 
