@@ -163,7 +163,8 @@ def _frame(source: str, span: Span) -> tuple[str, str]:
 def _printable(text: str) -> str:
     """Text without characters that move the cursor or reorder what is shown."""
     # one for one, so that columns stay right
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    shown = text.replace("\t", TAB[0])
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in shown)
 
 
 def _width(text: str) -> int:

@@ -120,6 +120,9 @@ def test_recorded_inputs_have_the_cache_s_dtype(monkeypatch: pytest.MonkeyPatch)
         (torch.empty(ROWS, 2, 8).half(), ["out: [2, 2, 8] torch.float16", "torch.float32"]),
         (torch.empty(ROWS, 2, 8, device="meta"), ["out: ", "on meta", "on cpu"]),
         (narrow(torch.empty(ROWS, 2, 8)), ["out: strides (32, 16, 2)", "contiguous last axis"]),
+        (torch.empty(1, 2, 8).expand(ROWS, 2, 8), ["out: strides (0, 8, 1)", "share no address"]),
+        (torch.empty(ROWS, 1, 8).expand(ROWS, 2, 8), ["out: strides (8, 0, 1)", "no address"]),
+        (torch.empty(40).as_strided((ROWS, 2, 8), (4, 16, 1)), ["out: strides (4, 16, 1)"]),
         ("o", ["out: str 'o'", "expected [2, 2, 8]"]),
     ],
 )
@@ -174,7 +177,7 @@ def test_other_numbers_of_rows(module, cache) -> None:
     refused(lambda: cache.copy(ids(0, 1), ids(2, 1)), "dst: slot 1 is in src")
 
 
-@pytest.mark.parametrize("layer", [-1, 2, "0", 1.0, None, torch.tensor(0)])
+@pytest.mark.parametrize("layer", [-1, 2, True, "0", 1.0, None, torch.tensor(0)])
 def test_layer(layer: Any, module, cache) -> None:
     right = arguments("gated_deltanet")
     for call in (
@@ -299,6 +302,9 @@ def test_states(state: Any, came: str, cache) -> None:
     [
         ({"slots": 0}, ["slots: 0"]),
         ({"slots": 2.0}, ["slots: 2.0"]),
+        ({"slots": True}, ["slots: True"]),
+        ({"first_slot": -1}, ["first_slot: -1"]),
+        ({"first_slot": 2}, ["first_slot: 2", "less than 2 slots"]),
         ({"layers": 0}, ["layers: 0"]),
         ({"layers": None}, ["layers: None"]),
         ({"buffer": 0}, ["buffer: 0"]),

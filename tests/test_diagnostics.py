@@ -90,6 +90,8 @@ def test_a_tab_is_seen_and_carets_stand_right_of_it() -> None:
     source, carets = report.split("\n")[3:5]
     assert "\N{REPLACEMENT CHARACTER}" not in report and source.count("\N{RIGHTWARDS ARROW}") == 2
     assert carets.index("^^^") == source.index("bad")
+    found = Diagnostic("tab", "no number, in --set x=1\t2", None)
+    assert "x=1\N{RIGHTWARDS ARROW}2" in render([found], "a", text)
     report = render([Diagnostic("tab", "a tab", Span(1, 3, 4))], "a", text)
     assert report.split("\n")[4] == "  |   ^^^^"
 

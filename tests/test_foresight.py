@@ -205,3 +205,9 @@ def test_long_keys_are_right(name: str) -> None:
     pair.step([0, 2], kernel="recurrent")
     pair.compare()
     within(pair)
+
+
+def test_what_would_fit_where_a_program_has_all_values() -> None:
+    for name, size, fits in (("gated_oja", "V", "keys or values"), ("rwkv7", "K", "keys")):
+        found = codes(compiler.analyse(resolve(name), {f"sizes.{size}": "4096"}))["too-large"]
+        assert all(each.help and each.help.startswith(f"fewer {fits} fit;") for each in found)

@@ -59,6 +59,14 @@ STEPS: dict[str, Callable[[Graph, Node, Node], Node]] = {
         g.apply(ABS, x), g.add(g.const(1.0), g.add(g.apply(ABS, x), g.sum_of(y)))
     ),
     "root": lambda g, x, y: g.div(x, g.apply(SQRT, g.add(g.const(0.5), g.sum_of(g.mul(x, x))))),
+    "solved": lambda g, x, y: g.div(
+        g.mul(g.mul(g.apply(SIGMOID, y), x), x),
+        g.add(g.const(0.25), g.mul(g.apply(SIGMOID, y), g.sum_of(g.mul(x, x)))),
+    ),
+    "solved first": lambda g, x, y: g.mul(
+        g.mul(g.div(g.apply(ABS, y), g.add(g.const(1.0), g.sum_of(g.mul(x, g.mul(x, y))))), x), x
+    ),
+    "inverse": lambda g, x, y: g.mul(g.mul(x, x), g.pow(g.sum_of(g.mul(x, x)), g.const(-1.0))),
     "power": lambda g, x, y: g.pow(g.apply(SIGMOID, x), g.apply(ABS, y)),
     "square": lambda g, x, y: g.pow(x, g.const(2.0)),
     "cube": lambda g, x, y: g.pow(x, g.const(3.0)),

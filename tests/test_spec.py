@@ -56,7 +56,7 @@ def test_every_code_has_a_bad_spec() -> None:
 FACES = (
     "bad-axes-mamba1 bad-axes-mesanet bad-override-names bad-state-log-linear bad-state-rwkv4 "
     "bad-state-slots bad-state-titans duplicate-name-plane missing-key-heads "
-    "unknown-function-deltaformer unknown-function-reductions"
+    "unknown-function-deltaformer unknown-function-reductions bad-operator-sides"
 )
 FILES = [*CODES, *FACES.split()]
 

@@ -162,6 +162,8 @@ minimum(maximum(b,0),1) 1-minimum(maximum(b,0),1) exp(m+b-maximum(m+b,b)) -logsi
 unit*exp(m)+(1-unit)*exp(b) 1-exp(k)/sum(exp(k)) silu(b)+0.2785 2**b 1-2**below unit*k*k
 8-sum(unit*sigmoid(f)) 12-sum(tanh(h)) 1-abs(b)/(1+abs(b)) 1-tanh(b)*tanh(b) 1-4*unit*(1-unit)
 1-4*sigmoid(b)*sigmoid(-b) sigmoid(m)+unit*(sigmoid(b)-sigmoid(m)) b*unit*b-0*b*b
+1-unit*k*k/(k@k+1e-6) 1-softplus(b)*k*k/(1+softplus(b)*(k@k)) 1-k**2*sum(k**2)**-1
+1-(softplus(b)/(1+softplus(b)*sum(k**2)))*k*k 1-k*k/(sqrt(k@k)+1e-6)**2
 (-2)*(-exp(b)) exp(f)*exp(h) sigmoid(f)/exp(h) exp(f)*unit**2*exp(h)*exp(b) -(-sigmoid(f)*exp(h))
 """.split()  # noqa: SIM905
 AT_MOST_ONE = """
@@ -175,6 +177,7 @@ sigmoid(m)-unit*(sigmoid(m)-exp(below)) exp(k)/sum(exp(k)) relu(k)/(1+sum(relu(k
 abs(b)/(1+abs(b))
 exp(logsigmoid(b))*unit+(1-sigmoid(b)) 1/(1+exp(-b))*unit+sigmoid(-b)*unit
 sigmoid(b-m)*unit+sigmoid(m-b)*unit sum(unit*sigmoid(f))/8 exp(minimum(silu(b),0))
+unit*k*k/(1+unit*(k@k)) (1/(1+unit*(k@k)))*k*unit*k
 sigmoid(b)*unit exp(-sum(abs(f))) 1/(1+exp(b)) exp(-(k@k)*(k@k)) minimum(unit,sigmoid(b))
 """.split()  # noqa: SIM905
 NOT_PROVED = """
@@ -182,6 +185,8 @@ b 1-b tanh(b) -0.5 -exp(b) logsigmoid(b) below b**3 b*exp(b) 1-exp(b) 1-2*unit m
 1-1.01*l2norm(k)**2 1-sigmoid(b)*k*k 11.9-rmsnorm(h)**2 1-q@l2norm(k) 0.99-unit*l2norm(k)**2
 unit*sigmoid(m)+(1-sigmoid(b))*unit-0.01 unit*b+(1-unit)*m 1-l2norm(k,eps=0)@(2*l2norm(q))
 silu(b)+0.278 1-k/(1+abs(b)) 1-exp(k)/(1+exp(q)) 7.9-sum(unit*sigmoid(f)) 2*unit-1-unit**2-0.001
+1-1.01*k*k/(k@k+1e-6) 1-exp(b)*k*k/(k@k+1) 1-k*k/(1+k@q) 1-unit*k*k/(1+0.9*unit*(k@k))
+0.99-(softplus(b)/(1+softplus(b)*(k@k)))*k*k 1-k*k/(1+q@q) 1-k*k/(k*k-k@k+1)
 silu(b) log(unit) exp(b)-1 minimum(b,1) exp(b)*b
 """.split()  # noqa: SIM905
 

@@ -62,8 +62,22 @@ def test_values_that_are_used() -> None:
     assert said("o = q @ S", "S = S + outer(k, v)") == []
 
 
+def test_states_that_are_forgotten() -> None:
+    assert said("S = 0 * S + outer(k, v)", "o = q @ S") == ["forgotten-state S"]
+    assert said("S = 0 * sigmoid(b) * S + outer(k, v)", "o = q @ S") == ["forgotten-state S"]
+    # what is written may hold what was read
+    assert said("S = outer(k, k @ S) + outer(k, v)", "o = q @ S") == []
+    assert said("S = outer(k, k) @ S + outer(k, v)", "o = q @ S") == []
+
+
 def test_values_that_are_not() -> None:
     assert said("S = S + outer(k, v)", "o = q @ S", "S = S * 1") == ["unused-value S"]
+    for same in ("I @ S", "-(-S)", "S * 2 / 2", "0.5 * 2 * S"):
+        found = said("S = S + outer(k, v)", f"S = {same}", "o = q @ S")
+        assert found == ["unused-value S"], same
+    for same in ("-(-k)", "k ** 1", "I @ k"):
+        assert said(f"k = {same}", "S = S + outer(k, v)", "o = q @ S") == ["unused-value k"], same
+    assert said("S = S + outer(k, v)", "for i in range(N):", "  q = q * (1 + i)", "o = q @ S") == []
     assert said("k = q", "S = S + outer(k, v)", "o = q @ S") == ["unused-input k"]
     assert said("S = S + outer(k, v)", "y = q", "y = k", "o = q @ S") == ["unused-value y"] * 2
 

@@ -103,6 +103,7 @@ def test_recorded_inputs_have_the_cache_s_dtype(
         (torch.empty(ROWS, TOKENS, 2, 8).half(), ["out: [2, 3, 2, 8] torch.float16", "float32"]),
         (torch.empty(ROWS, TOKENS, 2, 8, device="meta"), ["out: ", "on meta", "on cpu"]),
         (narrow(torch.empty(ROWS, TOKENS, 2, 8)), ["out: strides (", "contiguous last axis"]),
+        (torch.empty(ROWS, 1, 2, 8).expand(-1, TOKENS, -1, -1), ["out: strides (16, 0, 8, 1)"]),
         ("o", ["out: str 'o'", "expected [2, 3, 2, 8]"]),
     ],
 )

@@ -15,7 +15,7 @@ from kvgen.algebra.matrix import Matrix
 from kvgen.algebra.reading import Reading
 from kvgen.algebra.report import Report
 from kvgen.algebra.square import Square, Value
-from kvgen.algebra.writing import check_writes
+from kvgen.algebra.writing import check_writes, scaled_first
 from kvgen.language.syntax import Bin, Expr
 
 # what such a matrix is good for
@@ -56,20 +56,29 @@ class Erasing:
         if isinstance(other, Matrix):
             message = f"{what_is(square)} and a matrix over K and V do not fit"
             help = SQUARES if op in "+-" else f"a matrix is multiplied with @: {SQUARES}"
-            if square.factor is None:
+            if square.factor is None and op in "+-":
                 help = f"outer takes a vector over K, then one over V; {SQUARES}"
             raise self.report.error("axis-mismatch", message, expr.span, help)
         assert isinstance(other, Node)
         if op not in "*/" or (op == "/" and isinstance(right, Square)):
             message = f"{what_is(square)} and a value with axes {other.axes} do not fit"
             help = f"outer(k, k) is a matrix that fits: {SQUARES}"
+            if op in "+-" and square.terms and other.axes.channels in ("", square.channel):
+                shown = self.report.within(side, "w")
+                diagonal = "I" if other.is_number(1.0) else f"{shown} * I"
+                help = f"what stands on the diagonal is times I: write {diagonal} for {shown}"
             raise self.report.error("axis-mismatch", message, side.span, help)
         if other.axes.extra:
             raise self.report.needs_index(side.span, other)
         channel = other.axes.channels
         if channel and (square.terms or square.channel not in ("", channel)):
             message = f"which side of {what_is(square)} this value with axes {other.axes} scales"
-            help = "scale a vector of the product, outer(w * k, k), or I itself, w * I"
+            shown = self.report.within(side, "w")
+            whole = self.report.within(expr.left if side is expr.right else expr.right, "A")
+            near, far = f"{whole} @ S", f"{whole} @ ({shown} * S)"
+            if square.channel == "V":
+                near, far = f"S @ {whole}", f"({shown} * S) @ {whole}"
+            help = f"write {shown} * ({near}), or {far}, which scales first"
             raise self.report.error("axis-mismatch", f"{message} is not said", side.span, help)
         if op == "/":
             self.elementwise.nonzero(expr.right, other)
@@ -92,7 +101,8 @@ class Erasing:
                 raise self.report.needs_index((expr.right if before else expr.left).span, other)
             if len(channel) != 1 or square.channel not in ("", channel):
                 message = f"{what_is(square)} and a value with axes {other.axes} do not fit"
-                raise self.report.error("axis-mismatch", message, expr.span, SQUARES)
+                help = SQUARES if channel else scaled_first(self.report, expr, before)
+                raise self.report.error("axis-mismatch", message, expr.span, help)
             return sq.of_vector(graph, square, other, not before)
         assert isinstance(other, Matrix)
         return self._of_matrix(expr, square, other, before)

@@ -87,7 +87,10 @@ class Factored:
 
 @dataclass(frozen=True)
 class Form:
-    """S ← D ⊙ S + Σ w dᵀ, with every read a column of one pass over the stored S."""
+    """S ← D ⊙ S + Σ w dᵀ, with every read a column of one pass over the stored S.
+
+    unchanged: the statements, by their number, that assign to a name what it holds.
+    """
 
     spec: Spec
     graph: Graph
@@ -97,6 +100,7 @@ class Form:
     carries: tuple[Carry, ...]
     output: Node
     factored: Factored | None = None
+    unchanged: frozenset[int] = frozenset()
 
     @property
     def planes(self) -> list[str]:
@@ -227,7 +231,10 @@ def derive(spec: Spec) -> tuple[Form | None, list[Diagnostic]]:
                 graph.names.setdefault(graph.exp(log), f"decay{suffix}")
                 decays.append(Decay(channel, log))
     writes = tuple(Write(term.w, term.d) for term in mx.merged(graph, matrix.terms))
-    form = Form(spec, graph, matrix_state, tuple(decays), writes, tuple(carries), output)
+    form = Form(
+        spec, graph, matrix_state, tuple(decays), writes, tuple(carries), output,
+        unchanged=frozenset(walk.unchanged),
+    )  # fmt: skip
     if len(form.columns) * len(writes) > MOST_DOTS:
         walk.report.error(
             "too-many-dots",

@@ -138,6 +138,8 @@ class Graph:
             return y
         if y.is_const and y.const == 1:
             return x
+        if (known := self.nodes.get(("mul", None, x, y))) is not None:
+            return known
         bounds = iv.square(x.bounds) if x is y else x.bounds * y.bounds
         related, length = self.proofs.product(x, y)
         axes = ax.join(x.axes, y.axes)
@@ -150,6 +152,8 @@ class Graph:
             return self.const(x.const / y.const)
         if y.is_const and y.const == 1:
             return x
+        if (known := self.nodes.get(("div", None, x, y))) is not None:
+            return known
         related, length = self.proofs.quotient(x, y)
         axes, bounds = ax.join(x.axes, y.axes), x.bounds / y.bounds
         node = self._node("div", (x, y), None, axes, bounds, related=related)

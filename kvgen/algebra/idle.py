@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.diagnostics import Diagnostic, Span, warning
 from kvgen.language.spec import Spec
-from kvgen.language.syntax import Bin, Call, Expr, Index, Name, Neg, Num, Stmt
+from kvgen.language.syntax import Bin, Call, Expr, Index, Name, Neg, Stmt
 
 CALLED = {"input": "input", "param": "parameter"}
 
@@ -20,13 +20,13 @@ def warnings(form: Form) -> Iterator[Diagnostic]:
     for name, span in spec.idle_sizes:
         help = "leave it out, or name it in the axes of a tensor"
         yield warning("unused-size", f"the size '{name}' is never used", span, help)
-    dead = list(idle(spec))
-    yield from _tensors(form, dead)
+    dead = list(idle(spec, form.unchanged))
+    yield from _tensors(form, [statement for statement, _, _ in dead])
     yield from _states(form)
-    for statement, next_one in dead:
+    for statement, next_one, unchanged in dead:
         name, span, notes = statement.target, statement.target_span, ()
-        later = (each.value for each, _ in dead if each.target_span > span)
-        if _is(statement.value, name):
+        later = (each.value for each, _, _ in dead if each.target_span > span)
+        if unchanged:
             message = "this statement assigns to a name what it holds"
             help = "leave it out"
         elif any(name in mentioned(value) for value in later):
@@ -42,7 +42,7 @@ def warnings(form: Form) -> Iterator[Diagnostic]:
         yield warning("unused-value", message, span, help, notes)
 
 
-def _tensors(form: Form, dead: list[tuple[Stmt, Span | None]]) -> Iterator[Diagnostic]:
+def _tensors(form: Form, dead: list[Stmt]) -> Iterator[Diagnostic]:
     """Inputs and parameters that nothing a token computes depends on."""
     used = {leaf_of(node) for node in reachable(form.roots)}
     names = {str(leaf.value) for leaf in used if leaf.op in CALLED}
@@ -52,7 +52,7 @@ def _tensors(form: Form, dead: list[tuple[Stmt, Span | None]]) -> Iterator[Diagn
             continue
         what, notes = CALLED[tensor.kind], ()
         help = f"leave it out: a caller would have to pass '{tensor.name}' for nothing"
-        if any(tensor.name in mentioned(step.value) for step, _ in dead):
+        if any(tensor.name in mentioned(step.value) for step in dead):
             message = f"the {what} '{tensor.name}' is used only in what is itself never used"
         else:
             message = f"the {what} '{tensor.name}' is never used"
@@ -65,7 +65,8 @@ def _states(form: Form) -> Iterator[Diagnostic]:
     """States on which no output depends, now or later, and a matrix that keeps nothing."""
     read = _read_states(form)
     name = form.state.name
-    if any(decay.log.is_const and decay.log.const == -math.inf for decay in form.decays):
+    forgets = any(decay.log.bounds.hi == -math.inf for decay in form.decays)
+    if forgets and not any(write.reads for write in form.writes):
         last = [step.target_span for step in form.spec.steps if step.target == name][-1]
         message = f"nothing of '{name}' outlives a token: what it held before is not in it"
         help = f"keep it with a decay: {name} = a * {name} + outer(k, v)"
@@ -97,20 +98,23 @@ def _read_states(form: Form) -> set[str]:
     return found
 
 
-def idle(spec: Spec) -> Iterator[tuple[Stmt, Span | None]]:
+def idle(spec: Spec, unchanged: Collection[int]) -> Iterator[tuple[Stmt, Span | None, bool]]:
     """The statements without effect in every turn of their loops, each with the place of what is
-    assigned to its name instead, in the order of the file."""
+    assigned to its name instead and whether the name holds its value, in the order of the file.
+
+    unchanged: the statements, by their number, whose values their names hold.
+    """
     live = {"o", *(state.name for state in spec.states)}
     effective: set[Span] = set()
     assigned: dict[str, Span] = {}
-    found: dict[Span, tuple[Stmt, Span | None]] = {}
-    for statement in reversed(spec.steps):
+    found: dict[Span, tuple[Stmt, Span | None, bool]] = {}
+    for number, statement in reversed(list(enumerate(spec.steps))):
         name, span = statement.target, statement.target_span
-        if name in live and not _is(statement.value, name):
+        if name in live and number not in unchanged:
             effective.add(span)
             live = (live - {name}) | set(mentioned(statement.value))
         else:
-            found[span] = (statement, assigned.get(name))
+            found[span] = (statement, assigned.get(name), number in unchanged)
         assigned[name] = span
     yield from (found[span] for span in sorted(found) if span not in effective)
 
@@ -128,15 +132,3 @@ def mentioned(expr: Expr) -> Iterator[str]:
                 pending += (left, right)
             case Call(args=args):
                 pending += args
-
-
-def _is(expr: Expr, name: str) -> bool:
-    """Whether the expression is that name, or is it in more words."""
-    match expr:
-        case Name(id=found):
-            return found == name
-        case Bin(op="+" | "-" | "*" | "/" | "**" as op, left=left, right=Num(value=number)):
-            return number == (0 if op in "+-" else 1) and _is(left, name)
-        case Bin(op="+" | "*" as op, left=Num(value=number), right=right):
-            return number == (0 if op == "+" else 1) and _is(right, name)
-    return False

@@ -32,9 +32,8 @@ class Matrix:
 
 def times(graph: Graph, factor: Node, side: Node) -> Node:
     """factor * side; what two signs make of a side is the side itself."""
-    number = side.args[0] if side.op == "mul" else factor
-    if factor.is_const and number.is_const and number is not factor:
-        return graph.mul(graph.mul(factor, number), side.args[1])
+    if factor.is_const and side.op == "mul" and side.args[0].is_const:
+        return graph.mul(graph.mul(factor, side.args[0]), side.args[1])
     return graph.mul(factor, side)
 
 
@@ -58,6 +57,8 @@ def _joined(
     graph: Graph, factors: tuple[tuple[Node, Span], ...], factor: Node, span: Span
 ) -> tuple[tuple[Node, Span], ...]:
     """The factors with one more; numbers are one number, and 1 is none."""
+    if factor.is_number(1.0):
+        return factors
     known = next((each for each, _ in factors if each.is_const), None)
     if factor.is_const and known is not None:
         product = graph.mul(known, factor)

@@ -116,11 +116,15 @@ class Proofs:
                 bounds, length = self.quotient(value, other.args[1])
                 if bounds != ANY:
                     return bounds, length
+            if other.op == "pow" and other.args[1].is_number(-1.0):
+                bounds, length = self.quotient(value, other.args[0])
+                if bounds != ANY:
+                    return bounds, length
             if other.op == "pow" and other.args[1].is_number(-0.5):
                 energy = Search(value).energy(other.args[0])
                 if energy is not None:
                     return _within(value, math.sqrt(energy))
-        return ANY, None
+        return self._fraction(x, y), None
 
     def quotient(self, x: Node, y: Node) -> tuple[Interval, float | None]:
         """What is proved of x / y, and a largest length of it."""
@@ -131,11 +135,58 @@ class Proofs:
         share = search.share(y)
         if share is not None:
             return _within(x, share)[0], None
-        if x.bounds.nonnegative and y.bounds.nonnegative:
-            rest = self.polynomial(y) - self.polynomial(x)
+        return self._part(self.polynomial(x), y, x.bounds), None
+
+    def _fraction(self, x: Node, y: Node) -> Interval:
+        """What is proved of x * y, one monomial, one of whose unknowns is a quotient."""
+        first, second = self.polynomial(x), self.polynomial(y)
+        if len(first.terms) != 1 or len(second.terms) != 1:
+            return ANY
+        ((monomial, factor),) = (first * second).terms.items()
+        for atom, power in monomial:
+            if atom.op == "div" and power == 1:
+                others = tuple(each for each in monomial if each[0] is not atom)
+                rest = Polynomial({others: factor})
+                bounds = self._part(rest * self.polynomial(atom.args[0]), atom.args[1])
+                if bounds != ANY:
+                    return bounds
+        return ANY
+
+    def _part(self, x: Polynomial, y: Node, known: Interval = ANY) -> Interval:
+        """What is proved of x / y where y is the larger of them. known: what is known of x."""
+        if not y.bounds.nonnegative or not x.small:
+            return ANY
+        if not known.nonnegative and not x.bounds().nonnegative:
+            return ANY
+        whole = self.polynomial(y)
+        for least in (whole, self._of_one(whole)):
+            rest = least - x
             if rest.small and rest.bounds().nonnegative:
-                return Interval(0.0, 1.0), None
-        return ANY, None
+                return Interval(0.0, 1.0)
+        return ANY
+
+    def _of_one(self, whole: Polynomial) -> Polynomial:
+        """What a polynomial is at least at each place of the channel: of its sums of what is not
+        negative only the part at that place, and of squared roots what they are roots of."""
+        least = Polynomial({})
+        for monomial, factor in whole.terms.items():
+            part = Polynomial({(): factor})
+            others = [iv.power(atom.bounds, power) for atom, power in monomial]
+            fixed = factor > 0 and all(each.nonnegative for each in others)
+            for atom, power in monomial:
+                inner, times = atom, power
+                function = function_of(inner)
+                if power == 2 and function is not None and function.power == 0.5:
+                    inner, times = inner.args[0], 1
+                base = self.polynomial(inner)
+                if fixed and times == 1 and reduces(inner) and inner.args[0].bounds.nonnegative:
+                    base = self.polynomial(inner.args[0])
+                for _ in range(times):
+                    part = part * base
+                if not part.small:
+                    return whole
+            least = least + part
+        return least
 
     def measure(self, node: Node, length: float | None) -> None:
         """Remember a largest length of a vector, which is then one unknown."""

@@ -34,6 +34,10 @@ class Reading:
                 help = f"write {shown} @ {name}" if wanted == "V" else f"write {name} @ {shown}"
             else:
                 help = f"{other['V']} reads with a vector over K, {other['K']} with one over V"
+                if not vector.axes.channels:
+                    help += (
+                        f"; a factor multiplies with *: {self.report.within(side, 'a')} * {name}"
+                    )
             raise self.report.error(
                 "axis-mismatch",
                 f"a value with axes {vector.axes} cannot be contracted with {name} over {wanted}",

@@ -38,6 +38,8 @@ class Walk:
         self.spec = spec
         self.graph = Graph(dict(spec.sizes))
         self.env: dict[str, Value | None] = {}
+        # the statements, by their number, that assign to a name what it holds
+        self.unchanged: set[int] = set()
         self.report = Report(spec)
         self.elementwise = Elementwise(self.graph, self.report)
         self.reading = Reading(self.graph, self.report)
@@ -62,8 +64,10 @@ class Walk:
         self.env[IDENTITY] = Square("", self.graph.const(1.0))
         for name, size in self.spec.sizes:
             self.env[name] = self.graph.const(size)
-        for statement in self.spec.steps:
+        for number, statement in enumerate(self.spec.steps):
             value = self.value(statement.value)
+            if value is not None and value == self.env.get(statement.target):
+                self.unchanged.add(number)
             if isinstance(value, Node) and not value.is_const:
                 self.graph.names.setdefault(value, statement.target)
                 self._rename_leaf(statement.target, value)
@@ -162,11 +166,18 @@ class Walk:
 
     def _dot(self, expr: Bin, left: Node, right: Node) -> Node:
         if len(left.axes.channels) != 1 or left.axes.channels != right.axes.channels:
+            help = (
+                "x @ y is the dot of two vectors over K or of two over V; * multiplies elementwise"
+            )
+            sides = {left.axes.channels: expr.left, right.axes.channels: expr.right}
+            if sides.keys() == {"K", "V"}:
+                shown = self.report.text(sides["K"], "k"), self.report.text(sides["V"], "v")
+                help = f"a matrix of the two is outer({shown[0]}, {shown[1]})"
             raise self.report.error(
                 "axis-mismatch",
                 f"@ needs vectors over the same channel: {left.axes} and {right.axes}",
                 expr.span,
-                "x @ y is the dot of two vectors over K or of two over V; * multiplies elementwise",
+                help,
             )
         return self.graph.sum(self.elementwise.apply("mul", expr, [left, right]))
 

@@ -9,7 +9,7 @@ from kvgen.algebra.elementwise import Elementwise
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.matrix import Matrix
 from kvgen.algebra.report import Report, Reported
-from kvgen.algebra.square import Value
+from kvgen.algebra.square import Square, Value
 from kvgen.diagnostics import Span
 from kvgen.language.syntax import Bin, Expr, Name
 
@@ -72,6 +72,12 @@ class Writing:
         if factor.axes.extra:
             raise self.report.needs_index(side.span, factor)
         factors = self._separated(factor, side.span)
+        if isinstance(side, Bin) and side.op == "@" and not factor.bounds.nonnegative:
+            squares = [isinstance(self.value(each), Square) for each in (side.left, side.right)]
+            if matrix.state is not None and any(squares):
+                message = f"the factor on {matrix.state} is not proved to be >= 0"
+                help = scaled_first(self.report, side, squares[0])
+                raise self.report.error("decay-sign", message, side.span, help)
         if op == "/":
             self.elementwise.nonzero(expr.right, factor)
             factors = [graph.div(graph.const(1.0), node) for node in factors]
@@ -93,6 +99,11 @@ class Writing:
 
     def _how_to_add(self, expr: Bin, value: Node, side: Expr) -> str:
         other = expr.left if side is expr.right else expr.right
+        if isinstance(side, Bin) and side.op == "@" and value.reads:
+            shown, name = self.report.text(side, "x @ S"), self.report.text(side.left, "w")
+            if isinstance(self.value(side.left), Matrix):
+                name = self.report.text(side.right, "w")
+            return f"{shown} is a vector that was read; a decay multiplies with *: {name} * S"
         if value.axes.channels == "V":
             read, shown = self.as_read(other), self.report.within(side, "v")
             sides = (shown, read) if side is expr.left else (read, shown)
@@ -162,6 +173,13 @@ class Writing:
             span,
             SEPARABLE,
         )
+
+
+def scaled_first(report: Report, expr: Bin, before: bool) -> str:
+    """Of `A @ w * S`, which is `(A @ w) * S`, what its author means."""
+    left, right = report.within(expr.left, "A"), report.within(expr.right, "w")
+    meant = f"{left} @ ({right} * S)" if before else f"({left} * S) @ {right}"
+    return f"@ and * are taken from left to right, and a factor multiplies with *: write {meant}"
 
 
 def check_writes(report: Report, count: int, span: Span) -> None:

@@ -25,6 +25,8 @@ Tensors = dict[str, torch.Tensor]
 Change = Callable[[Sampler, Tensors, int | None], Tensors]
 
 SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# numbers of a row's state
+TINY = 64
 # the cache's own tensors, which hold neither states nor records
 BOOKS = ("cursors", "pending", "skipped", "work", "pages", "state_pages", "stateful")
 
@@ -72,7 +74,9 @@ class Twin:
     found: the worst error so far of 'output' and of every state, by name; for 'padding' the
     largest output of a padding row, for 'other slots' how many elements changed in slots that
     were not in use. rounding: the worst error that rounding the matrix state to 16 bits alone
-    would give an exact token's outputs, where the storage reads it or records so.
+    would give an exact token's outputs, where the storage reads it or records so. single: by
+    quantity the worst error that one exact token has in float32, where a row has so few numbers
+    that all of them may be small differences at once.
     """
 
     def __init__(
@@ -105,6 +109,9 @@ class Twin:
         self.kept = {name: tensor.clone() for name, tensor in self.cache.tensors.items()}
         self.tokens = 0
         self.rounding = 0.0
+        self.single: dict[str, float] = {}
+        spec = self.form.spec
+        self.tiny = spec.size("K") * spec.size("V") * self.cache.heads <= TINY
         self.found: dict[str, float] = {"output": 0.0, "padding": 0.0, "other slots": 0.0}
         self.found |= {tensor.name: 0.0 for tensor in made.analysis.spec.states}
 
@@ -273,12 +280,24 @@ class Twin:
         """What rounding the state alone would do to a token's exact outputs; what is rounded in
         records does as much."""
         storage = self.form.spec.storage
+        if self.tiny:
+            self._note_single(layer, state, inputs)
         if storage.state.narrow or storage.records.vectors.narrow:
             name = self.form.state.name
             read = storage.state.read(state[name])
             rounded = {**state, name: storage.records.vectors.rounded(read)}
             got, _ = self.token(layer, rounded, inputs)
             self.rounding = max(self.rounding, worst(got, out))
+
+    def _note_single(self, layer: int, state: Tensors, inputs: Tensors) -> None:
+        """The recurrence as written, one token in float32 beside the same in float64."""
+        right, after = self.token(layer, state, inputs)
+        given = {**inputs, **self.params[layer]}
+        single = {name: x.float() for name, x in state.items()}
+        got, states = self.module.reference(single, **{n: x.float() for n, x in given.items()})
+        pairs = {"output": (got, right)} | {name: (states[name], after[name]) for name in after}
+        for name, (found, wanted) in pairs.items():
+            self.single[name] = max(self.single.get(name, 0.0), worst(found, wanted))
 
     def _admit(self, slots: Sequence[int]) -> None:
         for state in self.states:

@@ -156,7 +156,7 @@ class Extend:
         for place in range(max(self.lengths[row] for row in self.live)):
             token = {name: x[:, place] for name, x in inputs.items()}
             out, after = twin.token(layer, state, token)
-            if place < ROUNDED:
+            if place < ROUNDED or twin.tiny:
                 at = real[:, place]
                 before, given = ({n: x[at] for n, x in each.items()} for each in (state, token))
                 twin.note_rounding(layer, before, given, out[at])

@@ -69,7 +69,8 @@ def _kernels(analysis: Analysis) -> Iterator[Diagnostic]:
     if not found:
         return
     keys, padded = form.spec.size("K"), power_of_two(form.spec.size("K"))
-    help = "fewer keys fit" if keys == padded else f"K = {keys:,} is padded to {padded:,}"
+    help = "fewer keys or values fit" if form.whole_v else "fewer keys fit"
+    help = help if keys == padded else f"K = {keys:,} is padded to {padded:,}"
     if form.spec.buffer is not None and form.spec.buffer > held(form):
         help += f"; the keys of {held(form)} places fit, those of buffer: {form.spec.buffer} do not"
     others = [need.called for need in needs(form, analysis.records) if need not in found]

@@ -162,11 +162,42 @@ class Converter:
             return self.report("unsupported", "nothing is transposed", self._sign(node, sign), help)
         self._convert(node.right)
         if help:
-            sides = [self.text(node.left), self.text(node.right)]
+            sides = self._sides(node, sign)
             short = all(len(side) <= 40 for side in sides)
-            help = help.format(*(sides if short else ("x", "y")))
+            help = habits.filled(help, sides if short else ("x", "y"))
         message = f"'{sign}' is not an operator of the language"
         return self.report("bad-operator", message, self._sign(node, sign), help)
+
+    def _sides(self, node: ast.BinOp, sign: str) -> list[str]:
+        """What an author means to be the sides: '^' is a power to whom it binds less in Python."""
+        sides: list[ast.expr] = [node.left, node.right]
+        if sign == "^":
+            while isinstance(sides[0], ast.BinOp | ast.UnaryOp) and not self._closed(sides[0]):
+                each = sides[0]
+                sides[0] = each.right if isinstance(each, ast.BinOp) else each.operand
+            while isinstance(sides[1], ast.BinOp) and not self._opened(sides[1]):
+                sides[1] = sides[1].left
+        return [self.text(side) for side in sides]
+
+    def _around(self, node: ast.expr) -> tuple[str, str]:
+        """The line before and behind an expression."""
+        rows = self.line.text.split("\n")
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        before = [*rows[: node.lineno - 1], rows[node.lineno - 1][: node.col_offset]]
+        after = [rows[node.end_lineno - 1][node.end_col_offset :], *rows[node.end_lineno :]]
+        return " ".join(before).rstrip(), " ".join(after).lstrip()
+
+    def _closed(self, node: ast.expr) -> bool:
+        return self._around(node)[1].startswith(")")
+
+    def _opened(self, node: ast.expr) -> bool:
+        return self._around(node)[0].endswith("(")
+
+    def _alone(self, node: ast.expr) -> bool:
+        """Whether no operator stands beside the expression."""
+        before, after = self._around(node)
+        ended = not after or after.startswith((")", ","))
+        return ended and before.endswith(("=", "(", ","))
 
     def _sign(self, node: ast.BinOp, sign: str) -> Span:
         """The operator itself, which stands somewhere between its sides."""
@@ -232,7 +263,8 @@ class Converter:
         if name in scope.tensors or name in scope.assigned or name in scope.sizes:
             message = f"'{name}' is not a function"
             return self.report("unknown-function", message, span, f"write '{name} * (...)'")
-        help = habits.instead(name, arguments, [each.arg or "" for each in node.keywords])
+        keywords = [each.arg or "" for each in node.keywords]
+        help = habits.instead(name, arguments, keywords, self._alone(node))
         if name in habits.NOTHING:
             help = f"leave it out: {habits.NOTHING[name]}"
         elif name == IDENTITY:
@@ -270,7 +302,8 @@ class Converter:
             self._convert(func.value)
             arguments = [self.text(func.value), *arguments]
         name, shown = func.attr, ", ".join(arguments)
-        help = habits.instead(name, arguments, [each.arg or "" for each in node.keywords])
+        keywords = [each.arg or "" for each in node.keywords]
+        help = habits.instead(name, arguments, keywords, self._alone(node))
         if name in FUNCTIONS:
             shown = ", ".join(arguments[: FUNCTIONS[name].arity])
             help = f"write '{name}({shown})'" if len(shown) <= 60 else f"write '{name}(...)'"

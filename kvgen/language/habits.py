@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 
 from kvgen.formats.dtypes import FLOATS
@@ -168,8 +169,37 @@ CHOICES = {
 AXIS = ("dim", "axis", "keepdim", "keepdims")
 
 
-def instead(function: str, arguments: list[str], keywords: Sequence[str] = ()) -> str | None:
-    """How to write a call of another library's function."""
+# where an argument stands in a template
+_PLACE = re.compile(r"(?<!\{)\{([01])\}")
+
+
+def filled(template: str, arguments: Sequence[str]) -> str:
+    """The template with its arguments, in brackets where its operators would part them."""
+
+    def put(place: re.Match[str]) -> str:
+        text = arguments[int(place[1])]
+        before, after = template[: place.start()].rstrip(), template[place.end() :]
+        alone = before.endswith(("(", ",")) and after.startswith((")", ","))
+        return text if alone or _whole(text) else f"({text})"
+
+    return _PLACE.sub(put, template)
+
+
+def _whole(text: str) -> bool:
+    """Whether no operator beside it would take only a part of it."""
+    try:
+        node = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    plain = ast.Name | ast.Constant | ast.Call | ast.Subscript | ast.Attribute
+    return isinstance(node, plain)
+
+
+def instead(
+    function: str, arguments: list[str], keywords: Sequence[str] = (), alone: bool = True
+) -> str | None:
+    """How to write a call of another library's function. alone: whether no operator stands beside
+    the call."""
     shown = [each if len(each) <= 40 and "\n" not in each else "x" for each in arguments]
     if function == "logsumexp":
         if len(shown) == 2:
@@ -187,8 +217,9 @@ def instead(function: str, arguments: list[str], keywords: Sequence[str] = ()) -
             nested = f"{name}({nested}, {each})"
         return f"write '{nested}'"
     if function in ADVICE:
-        return ADVICE[function].format(*(shown[:1] or "x"))
+        return filled(ADVICE[function], shown[:1] or ["x"])
     if function not in FUNCTIONS:
         return None
     given = shown[:2]
-    return f"write '{FUNCTIONS[function].format(*given, *'xy'[len(given) :])}'"
+    written = filled(FUNCTIONS[function], [*given, *"xy"[len(given) :]])
+    return f"write '{written}'" if alone or _whole(written) else f"write '({written})'"

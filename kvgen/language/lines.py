@@ -38,6 +38,7 @@ _SYMBOLS = {
     "\N{SUPERSCRIPT TWO}": "**2",
     "\N{SUPERSCRIPT THREE}": "**3",
     "\N{MODIFIER LETTER CAPITAL T}": "x @ S",
+    "\N{DOWN TACK}": "x @ S",
     "\N{LEFTWARDS ARROW}": "=",
 }
 

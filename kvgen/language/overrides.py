@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvgen.diagnostics import Diagnostic, closest, quote
+from kvgen.formats.registry import STATES
 from kvgen.language import source
 from kvgen.language.source import Document, Place, Value, Where
 
@@ -118,8 +119,11 @@ def _no_first(values: Mapping[str, Any], where: tuple[str, ...]) -> tuple[str, s
 
 
 def _no_map(where: tuple[str, ...], value: Value) -> tuple[str, str | None] | None:
-    """A whole section that would become a word."""
+    """A whole section, or a state's axes, that would become a word."""
     section, *rest = where
+    if section == "state" and len(rest) == 1 and isinstance(value, str) and value in STATES:
+        message = f"{quote('.'.join(where))} are the axes of a state"
+        return message, f"did you mean 'storage.state={value}'?"
     if rest or isinstance(value, dict) or value is None or SHAPE.get(section) is None:
         return None
     help = f"set one of its keys, as in {quote(section + '.NAME')}"

@@ -168,10 +168,12 @@ class Grower:
                 name, text = convert.text(target), convert.text(value)
                 sign = _sign(line, target)
                 operator = line.text[sign[0] : sign[1] - 1]
-                help = f"write '{name} = {name} {operator} {text}'"
-                if operator not in ("+", "-") and isinstance(value, ast.BinOp):
-                    help = f"write '{name} = {name} {operator} ({text})'"
-                help = help if len(help) < 100 else f"write '{name} = {name} {operator} ...'"
+                meant = {"^": "**", "//": "/"}.get(operator, operator)
+                help = f"write '{name} = {name} {meant} {text}'"
+                if meant != "+" and isinstance(value, ast.BinOp | ast.UnaryOp):
+                    help = f"write '{name} = {name} {meant} ({text})'"
+                help = help if len(help) < 100 else f"write '{name} = {name} {meant} ...'"
+                help = None if operator in ("%", "&", "|", "<<", ">>") else help
                 message = f"'{operator}=' is not an operator of the language"
                 self.report("bad-operator", message, line.span(0, sign[0], 0, sign[1]), help)
                 return None

@@ -44,9 +44,7 @@ def strict(tensor: Tensor) -> bool:
     """Whether values are checked: on a GPU that waits for them, which a graph's capture forbids."""
     if tensor.device.type == "cpu":
         return True
-    if os.environ.get("KVGEN_CHECK") != "1":
-        return False
-    return not captured(tensor)
+    return os.environ.get("KVGEN_CHECK") == "1" and not captured(tensor)
 
 
 def captured(tensor: Tensor) -> bool:
@@ -70,7 +68,7 @@ def wrong(name: str, came: object, expected: str) -> ValueError:
 def describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{list(value.shape)} {value.dtype} on {value.device}"
-    return f"{type(value).__name__} {value!r}"[:80]
+    return " ".join(f"{type(value).__name__} {value!r}".split())[:80]
 
 
 def check_tensor(
@@ -88,18 +86,17 @@ def check_contiguous(name: str, tensor: Tensor) -> None:
 
 
 def check_integer(name: str, size: object, least: int) -> None:
-    if not isinstance(size, int) or size < least:
+    if type(size) is not int or size < least:
         raise wrong(name, repr(size), f"an integer >= {least}")
 
 
 def check_memory(cache: Sized) -> None:
     if cache.device.type == "meta":
-        expected = "a cache on a device that kernels run on"
-        raise wrong("cache", "on meta, which holds no values", expected)
+        raise wrong("cache", "on meta, without values", "a cache on a device that kernels run on")
 
 
 def check_layer(cache: Sized, layer: object) -> None:
-    if not isinstance(layer, int) or not 0 <= layer < cache.layers:
+    if type(layer) is not int or not 0 <= layer < cache.layers:
         raise wrong("layer", repr(layer), f"an integer from 0 to {cache.layers - 1}")
 
 
@@ -107,8 +104,7 @@ def check_slots(cache: Sized, name: str, slots: Any, distinct: bool = True) -> T
     check_memory(cache)
     fits = isinstance(slots, Tensor) and slots.dtype in (torch.int32, torch.int64)
     if not fits or slots.dim() != 1 or slots.device != cache.device:
-        expected = f"[B] torch.int32 or torch.int64 on {cache.device}"
-        raise wrong(name, describe(slots), expected)
+        raise wrong(name, describe(slots), f"[B] torch.int32 or torch.int64 on {cache.device}")
     slots = slots.contiguous()
     if strict(slots) and slots.numel():
         used = slots[slots >= cache.first_slot]
@@ -128,9 +124,7 @@ def check_per_row(
 
 
 def check_force(cache: Sized, slots: Tensor, force: Any) -> Tensor | None:
-    if force is None:
-        return None
-    return check_per_row(cache, "force", force, (slots.numel(),), torch.bool)
+    return None if force is None else check_per_row(cache, "force", force, slots.shape, torch.bool)
 
 
 def check_arguments(cache: Sized, given: Mapping[str, Any], front: tuple[int, ...]) -> None:
@@ -145,8 +139,7 @@ def check_arguments(cache: Sized, given: Mapping[str, Any], front: tuple[int, ..
         check_argument(cache, each.name, given[each.name], shape, bool(each.axes))
     # a rounded copy of inputs that are recorded as they came would change the recurrence
     for name in table.recorded:
-        dtype = given[name].dtype
-        if dtype != cache.dtype:
+        if (dtype := given[name].dtype) != cache.dtype:
             raise wrong(name, dtype, f"the cache's dtype {cache.dtype}, as it is recorded")
 
 
@@ -173,4 +166,10 @@ def check_out(
         return torch.empty(shape, dtype=like.dtype, device=cache.device)
     check_tensor("out", out, shape, like.dtype, cache.device)
     check_contiguous("out", out)
+    # along each axis, the shortest steps first, what lies within a step fits into it
+    extent = 1
+    for stride, size in sorted(zip(out.stride(), out.shape, strict=True)):
+        if size > 1 and stride < extent:
+            raise wrong("out", f"strides {out.stride()}", "elements that share no address")
+        extent += (size - 1) * stride
     return out

@@ -121,6 +121,8 @@ class Storage:
 
     def prepare(self, shapes: Shapes, books: tuple[str, ...]) -> None:
         """Look at the device, allocate the books that are missing and check all tensors."""
+        if self.first_slot >= self.slots:
+            raise wrong("first_slot", self.first_slot, f"less than {self.slots} slots")
         interpreted = not compiled(self.table)
         early = not isinstance(library_sum, triton.JITFunction)
         if interpreted != early and self.device.type != "meta":
