@@ -37,9 +37,8 @@ class Rows:
 
 @pytest.mark.parametrize(("rows", "buffer"), [(16, 16), (8, 4), (40, 8), (9, 1)])
 def test_every_step_folds_its_part(rows: int, buffer: int) -> None:
-    assert Rows(rows, buffer).counts(2 * buffer + 2, range(rows)) == [rows // buffer] * (
-        2 * buffer + 2
-    )
+    steps = buffer + 6
+    assert Rows(rows, buffer).counts(steps, range(rows)) == [rows // buffer] * steps
 
 
 def test_no_row_folds_early_where_there_is_room_for_all() -> None:

@@ -165,7 +165,11 @@ def test_a_fold_takes_its_place_early_and_reads_nothing_before_the_wait(
         early = list(Ptx(text).before_waiting())
         assert text.count(WAIT) == 1 and len(early) < len(text.splitlines()) / 2
         assert not [line for line in early if re.search(r"\.global|cp\.async|\bret;", line)]
-    advances = programs(name, state, "advance")
+
+
+def test_what_lists_rows_lets_the_fold_come() -> None:
+    # the same kernel for all recurrences
+    advances = programs("gated_deltanet", "bfloat16", "advance")
     assert advances
     # nobody writes anything between the two, so that it need not wait to let the fold come
     assert all(text.count(LET_GO) == 1 and WAIT not in text for text in advances.values())
