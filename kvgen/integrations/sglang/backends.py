@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from types import ModuleType
 from typing import Any
@@ -33,9 +33,8 @@ class Buffered:
     recurrence: Recurrence
     # where there are drafts
     windows: Windows | None = None
-    # by the rows of a captured step, which of them fold after it; those that have some that do
-    folds: list[torch.Tensor]
-    folding: set[int]
+    # by the number of rows of a captured step, which of them fold after it
+    folds: Sequence[torch.Tensor] = ()
 
     def __init__(self, model_runner: Any) -> None:
         super().__init__(model_runner)  # pyright: ignore[reportCallIssue]
@@ -75,10 +74,11 @@ class Buffered:
 
     def init_cuda_graph_state(self: Any, max_bs: int, max_num_tokens: int) -> None:
         super().init_cuda_graph_state(max_bs, max_num_tokens)  # pyright: ignore
-        self.folds, self.folding = [], set()
         if self._replayssm_enabled():
             size = range(1, max_bs + 1)
             self.folds = [torch.zeros(n, dtype=torch.bool, device=self.device) for n in size]
+            # steps whose last rows had some that fold
+            self.folding: set[int] = set()
             # SGLang would move the cursors before the step, and wait for the GPU to do so; the end
             # of the step moves them
             self.replayssm_write_pos_list = None
