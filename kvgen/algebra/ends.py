@@ -20,12 +20,8 @@ from kvgen.values.axes import Axes
 
 def final_node(walk: Walk, name: str, span: Span, axes: Axes, what: str) -> Node | None:
     """The name's last value, checked to fit the axes of what it is stored in."""
-    report, value = walk.report, walk.env.get(name)
+    report, value = walk.report, _last(walk, name, span, f"{what} has axes {axes} and")
     if value is None:
-        return None
-    if isinstance(value, Square):
-        message = f"{what} has axes {axes} and is assigned {what_is(value)}"
-        report.error("axis-mismatch", message, span, SQUARES)
         return None
     if isinstance(value, Matrix):
         report.error(
@@ -55,12 +51,8 @@ def final_node(walk: Walk, name: str, span: Span, axes: Axes, what: str) -> Node
 
 def final_matrix(walk: Walk, name: str, span: Span) -> Matrix | None:
     """The state's last value: one decayed copy of itself plus outer products."""
-    report, value = walk.report, walk.env.get(name)
+    report, value = walk.report, _last(walk, name, span, f"the matrix state {name}")
     if value is None:
-        return None
-    if isinstance(value, Square):
-        message = f"the matrix state {name} is assigned {what_is(value)}"
-        report.error("axis-mismatch", message, span, SQUARES)
         return None
     if not isinstance(value, Matrix):
         report.error(
@@ -82,6 +74,16 @@ def final_matrix(walk: Walk, name: str, span: Span) -> Matrix | None:
         )
     if value.state is None:
         value = replace(value, state=name, factors=((walk.graph.const(0.0), span),))
+    return value
+
+
+def _last(walk: Walk, name: str, span: Span, what: str) -> Node | Matrix | None:
+    """The name's last value; None where there is none to go on with. what: is assigned it."""
+    value = walk.env.get(name)
+    if isinstance(value, Square):
+        message = f"{what} is assigned {what_is(value)}"
+        walk.report.error("axis-mismatch", message, span, SQUARES)
+        return None
     return value
 
 
