@@ -295,7 +295,7 @@ def test_long_chains_compile_soon(name: str) -> None:
 
 
 def test_long_chains_take_little_memory() -> None:
-    code = "import test_walk as t\nfor lines in t.LONG.values(): t.written(t.step(*lines))"
+    code = "import tests.algebra.test_walk as t\nfor lines in t.LONG.values(): t.written(t.step(*lines))"
     assert peak(code) < 300
 
 
