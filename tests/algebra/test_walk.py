@@ -295,7 +295,10 @@ def test_long_chains_compile_soon(name: str) -> None:
 
 
 def test_long_chains_take_little_memory() -> None:
-    code = "import tests.algebra.test_walk as t\nfor lines in t.LONG.values(): t.written(t.step(*lines))"
+    code = (
+        "from tests.algebra.test_walk import LONG, step, written\n"
+        "for lines in LONG.values(): written(step(*lines))"
+    )
     assert peak(code) < 300
 
 

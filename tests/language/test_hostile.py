@@ -150,7 +150,10 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
 
 def test_memory_stays_small() -> None:
     """All hostile texts in one fresh process, which takes little more than Python does."""
-    code = "from tests.language.test_hostile import TEXTS, spec\nfor text in TEXTS.values(): spec.read(text)"
+    code = (
+        "from tests.language.test_hostile import TEXTS, spec\n"
+        "for text in TEXTS.values(): spec.read(text)"
+    )
     assert peak(code) < 200
 
 
