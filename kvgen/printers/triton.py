@@ -95,6 +95,8 @@ class _Printer:
             lines = self.statement(statement, pad)
             if _is_other(statement, before):
                 lines[0] = f"{pad}else:"
+            elif _goes_on(statement, before):
+                lines = lines[1:]
             found += [f"{pad}# {note}", *lines] if note and lines else lines
             before = statement if lines else before
         return found
@@ -265,6 +267,13 @@ class _Printer:
         axes = [value.axes if helper.elementwise else arg.axes for arg in value.args]
         args = [self.along(arg, each, AND) for arg, each in zip(value.args, axes, strict=True)]
         return f"{helper.name}({', '.join([*args, *helper.constants])})"
+
+
+def _goes_on(statement: Statement, before: Statement | None) -> bool:
+    """Whether a condition that says no more is that of what stands before it."""
+    if not (isinstance(statement, When) and isinstance(before, When)) or statement.note:
+        return False
+    return (statement.constant, statement.holds) == (before.constant, before.holds)
 
 
 def _is_other(statement: Statement, before: Statement | None) -> bool:

@@ -59,12 +59,9 @@ class Buffered:
     def sum_up(self, decay: Decay) -> None:
         """What has decayed since each place, and what is left of the state."""
         build, channel = self.build, decay.channel
-        newer = self._at(build.given("after", "P"), build.given("newer", "P", "bool"), "_newer")
-        first = self._at(None, build.given("oldest", type="bool"), "_first")
-        log = self._held(newer, decay.log)
+        log, own = (self._held(each, decay.log) for each in (self.newer, self.first))
         note = "what has decayed since each place"
         since = build.scan(log, "P", SINCE[channel], note, not self.newest_first)
-        own = self._held(first, decay.log)
         last = build.binary("eq", self.lanes.place, build.number(0))
         total = build.sum(build.where(last, since, 0.0), "P", TOTAL[channel])
         self.kept[channel] = build.function(EXP, build.add(total, own), name=KEPT[channel])
@@ -113,6 +110,17 @@ class Buffered:
     @cached_property
     def buffered(self) -> Lowering:
         return self._at(self.lanes.place, self.lanes.held, "s")
+
+    @cached_property
+    def newer(self) -> Lowering:
+        """At each place what is recorded of the token after it."""
+        after, held = self.build.given("after", "P"), self.build.given("newer", "P", "bool")
+        return self._at(after, held, "_newer")
+
+    @cached_property
+    def first(self) -> Lowering:
+        """What is recorded of the oldest token."""
+        return self._at(None, self.build.given("oldest", type="bool"), "_first")
 
     def _at(self, place: Value | None, held: Value, suffix: str) -> Lowering:
         return self.token.beside(self._records(place, held), suffix)

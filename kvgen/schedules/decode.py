@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kvgen.algebra.form import Form
+from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.records import Records
 from kvgen.codegen.levels import boundary, per_head, unit_level
@@ -26,6 +26,8 @@ from kvgen.schedules.state import load_state
 from kvgen.schedules.token import Leaving, StepLoads, TokenProgram, give_lines, names_of
 
 TIMES = Helper("_times")
+# whether a program has one tile, which it loads before it computes anything
+ONLY = "EARLY"
 
 
 @dataclass
@@ -72,17 +74,21 @@ class _Decode:
         before_tiles, before_reads = boundary(form.columns, self.roots, self.unit)
         give_lines(self.names, (*before_tiles, *before_reads))
         leaving = Leaving(lanes, self.token, form, self.records, self.unit)
-        note = "with one tile a program, its state is on the way before anything else is computed"
-        with build.when("EARLY", note=note):
-            lanes.begin(lanes.part, "only_")
+        note = "with one tile a program, all of it is on the way before anything else is computed"
+        lanes.begin(lanes.part, "only_")
+        with build.when(ONLY, note=note):
             early = self._state()
         self._decays(at_unit=True)
         self.keys = self.buffer.keys_now()
+        self._records_ahead()
         note = "only what this cache alone writes has been read; here all kernels before have ended"
         with build.when("PDL", note=note):
             build.do("tl.extra.cuda.gdc_wait")
             build.do("tl.extra.cuda.gdc_launch_dependents")
         self._given(at_unit=True)
+        for node in self.token.found(before_tiles):
+            self.token.value(node)
+        self._inputs_ahead()
         for node in before_tiles:
             self.token.value(node)
         self._factored()
@@ -92,9 +98,10 @@ class _Decode:
         with build.loop("step", "TILES", "STAGES") as step:
             first = build.mul(lanes.part, build.given("TILES"))
             lanes.begin(build.add(first, step, "tile"))
-            with build.when("EARLY", holds=False):
+            leaving.begin()
+            with build.when(ONLY, holds=False):
                 late = self._state()
-            state = build.either("EARLY", early, late)
+            state = build.either(ONLY, early, late)
             self._given(at_unit=False)
             for node in before_reads:
                 self.token.value(node)
@@ -115,12 +122,32 @@ class _Decode:
     def _state(self) -> Value:
         return load_state(self.lanes, self.form, self.records.exact, raw=self.dots)
 
+    def _records_ahead(self) -> None:
+        """What a tile needs of the buffer: decays of its head, and values."""
+        buffer = self.buffer
+        logs = [decay.log for decay in self._summed_decays(at_unit=False)]
+        values = buffer.buffered.found([write.d for write in self.form.writes])
+        with self.build.when(ONLY):
+            for side in (buffer.newer, buffer.first) if logs else ():
+                side.load_ahead(side.found(logs), ONLY)
+            buffer.buffered.load_ahead([each for each in values if each not in self.unit], ONLY)
+
+    def _inputs_ahead(self) -> None:
+        """What a tile needs of the token."""
+        given = {raw for _, raw, _ in self._columns_given(at_unit=False)}
+        found = self.token.found(self.roots)
+        with self.build.when(ONLY):
+            self.token.load_ahead([each for each in found if each not in self.unit | given], ONLY)
+
     # -- what is there before the reads
 
     def _decays(self, at_unit: bool) -> None:
-        for decay in self.form.summed_decays:
-            if (self.single and decay.channel != "V") == at_unit:
-                self.buffer.sum_up(decay)
+        for decay in self._summed_decays(at_unit):
+            self.buffer.sum_up(decay)
+
+    def _summed_decays(self, at_unit: bool) -> list[Decay]:
+        once = [(self.single and decay.channel != "V", decay) for decay in self.form.summed_decays]
+        return [decay for at, decay in once if at == at_unit]
 
     def _factored(self) -> None:
         """Keys that are recorded before their decay have all of it in what reads them."""
@@ -130,17 +157,21 @@ class _Decode:
 
     def _given(self, at_unit: bool) -> None:
         """Columns that are an input times a number, but for what decays along their channel."""
-        form, token = self.form, self.token
-        for column in form.columns if self.dots else ():
-            found = times_input(form, column)
-            if found is None or column.reads or form.decay(column.axes.channels):
-                continue
-            raw, number = found
-            if (raw in self.unit) == at_unit:
-                name = self.names.get(raw, component(raw))
-                came = self.inputs.stored(raw, f"{name}_given")
-                token.known[raw] = self.build.cast(came, "float", name)
-                self.given[column] = came, number
+        token = self.token
+        for column, raw, number in self._columns_given(at_unit):
+            name = self.names.get(raw, component(raw))
+            came = self.inputs.stored(raw, f"{name}_given")
+            token.known[raw] = self.build.cast(came, "float", name)
+            self.given[column] = came, number
+
+    def _columns_given(self, at_unit: bool) -> list[tuple[Node, Node, Node]]:
+        """With each of those columns the input and the number."""
+        form = self.form
+        columns = form.columns if self.dots else ()
+        plain = [x for x in columns if not x.reads and not form.decay(x.axes.channels)]
+        pairs = [(column, times_input(form, column)) for column in plain]
+        found = [(column, *pair) for column, pair in pairs if pair is not None]
+        return [each for each in found if (each[1] in self.unit) == at_unit]
 
     def _scores(self, at_unit: bool) -> None:
         """What each column is with the buffer's keys, or with its values."""

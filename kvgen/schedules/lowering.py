@@ -4,7 +4,7 @@ places."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,7 +37,9 @@ class Loads(Protocol):
 @dataclass
 class Lowering:
     """known: nodes that have a value. names: those of nodes. suffix: what theirs have behind them
-    here. masks: which of a channel's lanes are real, where some are not."""
+    here. masks: which of a channel's lanes are real, where some are not. ahead: of nodes that are
+    loaded before they are asked for if a constant is not 0, that constant and what is loaded then.
+    """
 
     build: Builder
     graph: Graph
@@ -47,6 +49,7 @@ class Lowering:
     suffix: str = ""
     known: dict[Node, Value] = field(default_factory=dict)
     padded: dict[Node, bool] = field(default_factory=dict)
+    ahead: dict[Node, tuple[str, Value]] = field(default_factory=dict)
 
     def beside(self, loads: Loads, suffix: str) -> Lowering:
         """The same values of other tokens."""
@@ -66,11 +69,35 @@ class Lowering:
                 self.known[node] = self._made(node)
         return self.known[root]
 
+    def found(self, roots: Sequence[Node]) -> list[Node]:
+        """What they need that is there without being computed."""
+        has = self.loads.has
+        nodes = reachable(list(roots), self.known, lambda x: () if has(x) else x.args)
+        return [node for node in nodes if node not in self.known and has(node)]
+
     def name(self, node: Node) -> str | None:
         if node in self.names:
             return self.names[node] + self.suffix
         wish = described(node, self.names)
         return wish and Wish(wish + self.suffix)
+
+    def load(self, node: Node) -> Value:
+        """What is there without being computed."""
+        if node not in self.ahead:
+            return self._loaded(node)
+        constant, early = self.ahead[node]
+        with self.build.when(constant, holds=False):
+            late = self._loaded(node)
+        return self.build.either(constant, early, late)
+
+    def load_ahead(self, nodes: Sequence[Node], constant: str) -> None:
+        """Load them in this block, which is there if the constant is not 0, and else where they are
+        asked for: loads that stand among what is computed wait for memory one behind the other."""
+        self.ahead |= {node: (constant, self._loaded(node)) for node in nodes}
+
+    def _loaded(self, node: Node) -> Value:
+        name = self.name(node)
+        return self.loads(node, name and str(name))
 
     def clean(self, node: Node) -> Value:
         """With zeros where a channel has no lanes, for sums and products."""
@@ -84,8 +111,7 @@ class Lowering:
         if node.is_const:
             return build.number(node.const)
         if self.loads.has(node):
-            name = self.name(node)
-            return self.loads(node, name and str(name))
+            return self.load(node)
         name = self.name(node)
         if reduces(node):
             return self._of(node, build.sum(self.clean(node.args[0]), str(node.value), name))

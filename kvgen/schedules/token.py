@@ -169,6 +169,12 @@ class Leaving:
     records: Records
     unit: set[Node]
 
+    def begin(self) -> None:
+        """A tile's records have places of their own, which loads and stores both ask for."""
+        for stored in self.records.stored:
+            if stored.node not in self.unit:
+                self.lanes.at(stored)
+
     def store(self, at_unit: bool) -> None:
         """What is known before the tiles, or what a tile adds."""
         lanes, build = self.lanes, self.lanes.build

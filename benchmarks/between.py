@@ -1,0 +1,114 @@
+"""Time two trees' decodes between other kernels, as a server has them, on this machine's GPU.
+
+    python benchmarks/between.py OLD NEW --warm 12 --json docs/data/FILE.json
+
+OLD and NEW are folders as benchmarks/turns.py takes them. A layer is a product with weights larger
+than the L2 cache, an elementwise kernel, the decode, and another product; a step's end folds. What
+a decode takes is the GPU's time by torch's profiler: from its start, or from the end of the kernel
+before it where that is later, to its end. A ratio is NEW over OLD.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from benchmarks.servers.gpu_time import events
+from benchmarks.turns import compiled, loaded, report, row, say
+from benchmarks.warming import warm
+from kvgen.timing.steps import DEVICE, Step, make_step
+
+BATCHES = (1, 4, 8, 16, 32, 64, 256)
+LAYERS = 12
+CALL = "decode between"
+# weights of 50 MB and 25 MB are read between two decodes
+WIDE, HIDDEN = 12288, 2048
+Weights = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument("--json", type=Path, help="write the figures")
+    parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
+    parser.add_argument("--batch", default=",".join(map(str, BATCHES)))
+    args = parser.parse_args()
+    batches = [int(batch) for batch in args.batch.split(",")]
+    names = sorted(path.name for path in args.old.glob("*.py"))
+    if args.warm:
+        files = [str(folder / name) for name in names for folder in (args.old, args.new)]
+        jobs = [(file, "decode + advance", batch) for file in files for batch in batches]
+        warm(args.warm, compiled, jobs, say)
+    report(between(names, args.old, args.new, batches), args.json)
+
+
+def between(
+    names: list[str], old: Path, new: Path, batches: list[int]
+) -> Iterator[dict[str, object]]:
+    weights = [_weights() for _ in range(LAYERS)]
+    for name in names:
+        for batch in batches:
+            pairs = [loaded(folder / name) for folder in (old, new)]
+            found = [timed(make_step(*pair, batch, LAYERS), weights) for pair in pairs]
+            decodes, ends = zip(*found, strict=True)
+            yield row(Path(name).stem, CALL, batch, LAYERS, *decodes)
+            yield row(Path(name).stem, "end of a step", batch, LAYERS, *ends)
+            torch.cuda.empty_cache()
+
+
+def _weights() -> tuple[torch.Tensor, torch.Tensor]:
+    shapes = (HIDDEN, WIDE), (WIDE, HIDDEN // 2)
+    wide, narrow = (
+        torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) * 0.02 for shape in shapes
+    )
+    return wide, narrow
+
+
+def timed(step: Step, weights: Weights) -> tuple[float, float]:
+    """Microseconds of a decode, and of a step's end, over all phases of the buffer."""
+    rows = step.slots.numel()
+    hidden = torch.randn(rows, HIDDEN, device=DEVICE, dtype=torch.bfloat16)
+
+    def run() -> None:
+        for layer, (wide, narrow) in enumerate(weights):
+            torch.nn.functional.silu(hidden @ wide).matmul(narrow)
+            step.module.decode(
+                step.cache, layer, step.slots, **step.inputs[layer], **step.params[layer],
+                out=step.out[layer],
+            )  # fmt: skip
+            torch.nn.functional.silu(step.out[layer])
+        step.module.advance(step.cache, step.slots)
+
+    for _ in range(2):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    steps = step.cache.buffer
+    for _ in range(steps + 1):
+        graph.replay()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(steps):
+            graph.replay()
+        torch.cuda.synchronize()
+    decode = end = free = 0.0
+    for name, start, stop in sorted(events(profile), key=lambda each: each[1:]):
+        us = max(0.0, stop - max(start, free))
+        free = max(free, stop)
+        decode += us if name.startswith("_decode") else 0.0
+        end += us if name.startswith(("_advance", "_fold")) else 0.0
+    step.check(CALL)
+    return decode / steps / len(weights), end / steps
+
+
+if __name__ == "__main__":
+    main()
