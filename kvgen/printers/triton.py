@@ -34,7 +34,8 @@ ATOM, UNARY, PRODUCT, SUM, COMPARISON, AND = 6, 5, 4, 3, 2, 1
 OPERATORS = {
     "add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT),
     "floordiv": ("//", PRODUCT), "mod": ("%", PRODUCT), "shr": (">>", COMPARISON),
-    "and": ("&", AND), "lt": ("<", COMPARISON), "eq": ("==", COMPARISON),
+    "and": ("&", AND), "lt": ("<", COMPARISON), "gt": (">", COMPARISON),
+    "eq": ("==", COMPARISON),
 }  # fmt: skip
 # what is worth a line wherever it is used
 LINES = ("dot", "scan")
@@ -111,8 +112,9 @@ class _Printer:
                 return [f"{pad}tl.store({', '.join(args)})"]
             case Do(called):
                 return [f"{pad}{called}()"]
-            case When(constant, body, holds):
-                header = f"{pad}if {constant}:" if holds else f"{pad}if not {constant}:"
+            case When(constant, body, holds, _, above):
+                condition = f"{constant} > {above}" if above else constant
+                header = f"{pad}if {condition}:" if holds else f"{pad}if not {condition}:"
                 return [header, *self.lines(body, deeper)]
             case Move(given, value):
                 name, (text, binds) = self.of(given)[0], self.of(value)
@@ -156,7 +158,10 @@ class _Printer:
         names: list[str] = []
         for part in self.parts[whole]:
             names.append(self.called(part) if part else "_")
-        return f"{', '.join(names)} = {self.text(whole)[0]}"
+        several = ", ".join(names)
+        # brackets let a line be broken there
+        several = f"({several})" if len(several) > LINE else several
+        return f"{several} = {self.text(whole)[0]}"
 
     # -- values
 

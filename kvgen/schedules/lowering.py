@@ -67,10 +67,11 @@ class Lowering:
         return self.known[root]
 
     def name(self, node: Node) -> str | None:
-        if node in self.names:
-            return self.names[node] + self.suffix
-        wish = described(node, self.names)
-        return wish and Wish(wish + self.suffix)
+        name = described(node, self.names)
+        if name is None:
+            return None
+        own = node in self.names and not isinstance(name, Wish)
+        return name + self.suffix if own else Wish(name + self.suffix)
 
     def clean(self, node: Node) -> Value:
         """With zeros where a channel has no lanes, for sums and products."""
