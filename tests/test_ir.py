@@ -350,6 +350,18 @@ def test_what_is_there_above_a_number_is_there_above_higher_ones() -> None:
     ]
 
 
+def test_where_all_stands_elsewhere_nothing_is_asked() -> None:
+    small = Small()
+    with small.build.when("WINDOW", above=1):
+        number = small.build.mul(small.token, small.build.number(3))
+    with small.build.when("WINDOW", above=2):
+        small.store(number, small.token)
+    assert lines(passed(small.build.kernel())) == [
+        "if WINDOW > 2:",
+        "    tl.store(out_at + token, token * 3, mask=real_token)",
+    ]
+
+
 def wrong() -> dict[str, Callable[[], Kernel]]:
     """Kernels that mean nothing, by what is said of them."""
 

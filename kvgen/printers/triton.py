@@ -94,7 +94,7 @@ class _Printer:
             note = statement.value.note if isinstance(statement, Let) else None
             note = statement.note if isinstance(statement, Store | Move | When | Loop) else note
             lines = self.statement(statement, pad)
-            if _is_other(statement, before):
+            if lines and _is_other(statement, before):
                 lines[0] = f"{pad}else:"
             found += [f"{pad}# {note}", *lines] if note and lines else lines
             before = statement if lines else before
@@ -115,7 +115,8 @@ class _Printer:
             case When(constant, body, holds, _, above):
                 condition = f"{constant} > {above}" if above else constant
                 header = f"{pad}if {condition}:" if holds else f"{pad}if not {condition}:"
-                return [header, *self.lines(body, deeper)]
+                within = self.lines(body, deeper)
+                return [header, *within] if within else []
             case Move(given, value):
                 name, (text, binds) = self.of(given)[0], self.of(value)
                 if _gains(given, value) and binds < ATOM:
@@ -277,7 +278,8 @@ def _is_other(statement: Statement, before: Statement | None) -> bool:
     return (
         isinstance(statement, When)
         and isinstance(before, When)
-        and (before.constant, before.holds) == (statement.constant, not statement.holds)
+        and (before.constant, before.above) == (statement.constant, statement.above)
+        and before.holds != statement.holds
     )
 
 
