@@ -19,8 +19,9 @@ from typing import Any
 import hypothesis
 import pytest
 from made_up import BANDWIDTH
+from places import TESTS
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = TESTS / "golden"
 
 
 class Golden(str):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from commands import run
+from places import ROOT, TESTS
 
 import cli
 from kvgen import shipped
 
-ROOT = Path(__file__).parent.parent
 COMMANDS = ["list", "new", "show", "compile", "explain", "check", "bench", "tune", "wisdom"]
 
 
@@ -47,7 +47,7 @@ def test_help(golden) -> None:
 
 def test_every_command_has_a_golden_help() -> None:
     assert list(cli.cli.commands) == COMMANDS
-    files = {path.stem for path in (ROOT / "tests/golden/help").glob("*.txt")}
+    files = {path.stem for path in (TESTS / "golden/help").glob("*.txt")}
     assert files == {"kvgen", *COMMANDS}
 
 

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from twins import SPECS, STATES
 
 from kvgen import compiler
 from kvgen.shipped import resolve, shipped
 
-ROOT = Path(__file__).parent.parent
 ALL = [spec.name for spec in shipped()]
 MODES = [
     {"storage.state": state, "storage.records": records, "storage.layout": layout}

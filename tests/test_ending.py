@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parent.parent
 # what ends a test that hangs
 LATE = 600
 WAITS = 'import time; print("here", flush=True); time.sleep(600)'

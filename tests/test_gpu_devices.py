@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_gpu import captured, gpu, made  # noqa: F401
 from twins import within
 
 from kvgen.checking.twin import Twin
+from tests.test_gpu import captured, gpu, made  # noqa: F401
 
 pytestmark = pytest.mark.gpu
 

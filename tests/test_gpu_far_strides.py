@@ -6,12 +6,12 @@ import functools
 
 import pytest
 import torch
-from test_gpu import gpu  # noqa: F401
 
 from kvgen import compiler
 from kvgen.checking.samples import Sampler
 from kvgen.checking.twin import Made
 from kvgen.shipped import resolve
+from tests.test_gpu import gpu  # noqa: F401
 
 pytestmark = pytest.mark.gpu
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from test_gpu import gpu, made  # noqa: F401
 
 from kvgen.checking.samples import draw
 from kvgen.checking.twin import Made
+from tests.test_gpu import gpu, made  # noqa: F401
 
 pytestmark = pytest.mark.gpu
 

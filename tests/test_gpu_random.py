@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_gpu import gpu  # noqa: F401
-from test_random_recurrences import check
+
+from tests.test_gpu import gpu  # noqa: F401
+from tests.test_random_recurrences import check
 
 pytestmark = pytest.mark.gpu
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_gpu import captured, gpu  # noqa: F401
 
 from kvgen import compiler
 from kvgen.checking.samples import Sampler
 from kvgen.checking.twin import Made, worst
 from kvgen.shipped import resolve
+from tests.test_gpu import captured, gpu  # noqa: F401
 
 pytestmark = pytest.mark.gpu
 LAYERS, SLOTS, WINDOW = 2, 8, 3

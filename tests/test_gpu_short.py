@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from short_schedules import part, schedule
-from test_gpu import gpu  # noqa: F401
 from twins import made, ratio
+
+from tests.test_gpu import gpu  # noqa: F401
 
 pytestmark = pytest.mark.gpu
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from short_contexts import PagedTwin as ShortRows
-from test_gpu import captured, gpu, made  # noqa: F401
 from twins import within_rounding
 
 from kvgen import compiler
@@ -28,6 +27,7 @@ from kvgen.tuning.plan import SINGLE, Options
 from kvgen.tuning.tune import Report, Tuner, make_job
 from kvgen.wisdom.folder import Folder
 from kvgen.wisdom.store import Store, triton_version
+from tests.test_gpu import captured, gpu, made  # noqa: F401
 
 pytestmark = pytest.mark.gpu
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from short_contexts import PagedTwin
-from test_gpu import captured, frugal, gpu, made, name_of  # noqa: F401
 from twins import OTHERS, SPECS, within_rounding
 from wrong_values import WRONG, spoilt
 
@@ -23,6 +22,7 @@ from kvgen.checking.checker import bounds
 from kvgen.checking.twin import Tensors, Twin
 from kvgen.checking.windows import Extend, Parents, Path, Server, Verify, accepted, tree
 from kvgen.shipped import resolve
+from tests.test_gpu import captured, frugal, gpu, made, name_of  # noqa: F401
 
 pytestmark = pytest.mark.gpu
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import jinja2
 import pytest
 from jinja2 import nodes as jn
+from places import ROOT
 
 from kvgen.formats.registry import RECORDS, STATES
 from kvgen.functions.registry import FUNCTIONS
 from kvgen.kernels.registry import KERNELS
 
-ROOT = Path(__file__).parent.parent
 # calls that look something up by their first argument
 LOOKUPS = ("get", "pop", "setdefault", "fromkeys", "count", "index", "remove", "startswith")
 

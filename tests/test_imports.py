@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "kvgen"
 HEAVY = ("torch", "triton", "optuna", "numpy", "ruamel")
 # entry points: they may name any module, and no module names them

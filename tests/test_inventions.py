@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from places import TESTS
 
 from kvgen import compiler
 from kvgen.checking.check import check
 
 CASES = ("recurrent, after decodes", "dropped steps, repeated layers")
-INVENTIONS = sorted((Path(__file__).parent / "inventions").glob("*.yaml"))
+INVENTIONS = sorted((TESTS / "inventions").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", INVENTIONS, ids=lambda path: path.stem)

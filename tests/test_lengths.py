@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from places import ROOT
 
-PACKAGE = Path(__file__).parent.parent / "kvgen"
+PACKAGE = ROOT / "kvgen"
 MOST = 400
 
 

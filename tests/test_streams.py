@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parent.parent
 COMMANDS = ["list", "list --json", "--help", "explain gla", "wisdom show gla", "wisdom export"]
 
 

@@ -12,10 +12,9 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from places import ROOT, SUPPORT
 
 from kvgen.checking.quick import RELEASES, quick
-
-ROOT = Path(__file__).parents[2]
 
 
 @triton.jit
@@ -137,7 +136,7 @@ def test_values_and_errors_are_the_interpreters_own(tmp_path: Path) -> None:
     script.write_text(BOTH, encoding="utf-8")
     ran = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "TRITON_INTERPRET": "1"},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{SUPPORT}", "TRITON_INTERPRET": "1"},
     )  # fmt: skip
     assert not ran.returncode, ran.stderr[-2000:]
     found = json.loads(ran.stdout.splitlines()[-1])

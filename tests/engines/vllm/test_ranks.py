@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "servers" / "vllm_equal.py"
+SCRIPT = ROOT / "benchmarks" / "servers" / "vllm_equal.py"
 pytestmark = pytest.mark.engine
 
 # so far are log-probabilities of roundings in bfloat16 apart, where a product is a sum over ranks
