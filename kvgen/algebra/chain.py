@@ -17,6 +17,8 @@ from kvgen.algebra.naming import described, vector_of
 # tokens of a step, the columns that one operand of a tensor core takes, and the dots of a token's
 # columns with an earlier one's writes that a kernel is still worth for
 TOKENS, MOST_COLUMNS, MOST_DOTS = 4, 16, 8
+# sums over channels that a program takes together
+MOST_SUMS = 64
 # channels of keys up to which the tokens' vectors beside those of the buffer fit a program
 MOST_KEYS = 512
 
@@ -150,7 +152,8 @@ class _Builder:
                 self._call(weight, f"{name}_weight_{token}_{earlier}")
                 term = graph.mul(weight, self._decayed(far, *between, other))
                 self._call(term, f"{name}_term_{token}_{earlier}")
-                total = graph.add(total, term)
+                total = self._call(graph.add(total, term), f"{name}_so_far_{token}")
+        self.called[total] = f"{name}_read_{token}" if token else f"{name}_found_{token}"
         return total
 
     def _sides(self, write: Write, token: int, near: str) -> tuple[Node, Node]:

@@ -67,12 +67,12 @@ def described(node: Node, names: Names) -> str | None:
 def vector_of(node: Node, names: Names) -> str | None:
     """The name of the vector that a product is made of, the last of several."""
     while node not in names:
+        if node.op == "index":
+            return f"{leaf_of(node).value}{node.value}"
         if node.op not in ("mul", "div", "neg"):
             return None
         vectors = [arg for arg in node.args if arg.axes.channels]
         if not vectors:
             return None
         node = vectors[-1] if node.op == "mul" else vectors[0]
-        if node.op == "index":
-            return f"{leaf_of(node).value}{node.value}"
     return names[node]

@@ -7,20 +7,17 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from kvgen.algebra.chain import chains
+from kvgen.algebra.chain import MOST_SUMS, TOKENS
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records
 from kvgen.codegen import cost
-from kvgen.codegen.addresses import strided
 from kvgen.codegen.arguments import arguments, window_arguments
-from kvgen.codegen.chained import chain_scope
 from kvgen.codegen.config import ANY_GPU, Tuned
 from kvgen.codegen.features import ALL, completed
 from kvgen.codegen.hint import command
 from kvgen.codegen.levels import newest_first, per_head
 from kvgen.codegen.literals import literal, quoted, text_literal, tuple_text
-from kvgen.codegen.names import long_token
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.said import (
@@ -44,7 +41,7 @@ FOLDING = ("fold", "read", "load", "recurrent", "folded", "folded_staged")
 
 
 # vectors that a function brings side by side
-WIDTHS = (2, 4, 8, 16)
+WIDTHS = (4, 8, 16)
 
 
 def context_of(
@@ -124,8 +121,6 @@ def context_of(
         "axes_text": axes_text,
         "tuple_text": tuple_text,
         "literal": literal,
-        "long_token": long_token,
-        "strided": strided,
         "literal_text": quoted,
         "tune": command(spec, "tune", "--gpu"),
         "docstring": docstring_of(form),
@@ -146,17 +141,15 @@ def _leaf(node: Node) -> str:
 def windows_of(form: Form, records: Records, context: dict[str, Any]) -> dict[str, object]:
     """What `verify` and `extend` add, where several tokens can pass over the state at once."""
     if not form.windows:
-        return {"verify": None, "chain": None}
+        return {"verify": None}
     shapes, single = context["shapes"], context["single"]
     verify = verify_scope(form, records, shapes, single)
     extend = extend_scope(form, records, shapes)
-    chain = chain_scope(form, records, shapes, single) if chains(form) else None
     used = [*form.roots, *(s.node for s in records.stored)]
     prompt = "\n".join([*extend.before, *extend.unit, *extend.tile, *extend.after, extend.output])
     return {
         "verify": verify,
         "extend": extend,
-        "chain": chain,
         "helpers": context["helpers"] | verify.helpers | extend.helpers,
         "verify_text": "\n".join([*verify.unit, *verify.tile]),
         "extend_text": prompt,
@@ -186,23 +179,27 @@ def features_of(form: Form, features: tuple[str, ...]) -> dict[str, object]:
         **{f"has_{name}": name in chosen for name in ALL},
         "left_out": {name: f"{name}: not in this module: {more(name)}" for name in left_out},
         "without_short": None if "short" in chosen else without,
-        **({} if "verify" in chosen else {"chain": None}),
     }
 
 
 def scheduled_of(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) -> dict[str, Any]:
     """Kernels that schedules lay out, as far as the module has them."""
     decode = scheduled["decode"]
-    chunk = scheduled.get("chunk") if context["has_verify"] else None
+    chunk, chain = (
+        scheduled.get(each) if context["has_verify"] else None for each in ("chunk", "chain")
+    )
     prepare, sweep = (
         scheduled.get(each) if context["has_extend"] else None for each in ("prepare", "sweep")
     )
-    there = [each for each in (chunk, prepare, sweep) if each]
+    there = [each for each in (chain, chunk, prepare, sweep) if each]
+    beside = {name for each in (decode, *there) for name in each.helpers}
     # vectors that lie side by side, most of them
-    operands = context["chain"].operands if context["chain"] else []
-    widest = [n for n in WIDTHS if n in operands or f"_columns_{n}" in decode.helpers]
+    widest = max((n for n in WIDTHS if f"_columns_{n}" in beside), default=0)
     return {
         "decode": decode,
+        "chain": chain,
+        "chain_tokens": TOKENS,
+        "chain_sums": [n for n in range(MOST_SUMS + 1) if f"_sums_{n}" in beside],
         "chunk": chunk,
         "prepare": prepare,
         "sweep": sweep,
@@ -213,8 +210,9 @@ def scheduled_of(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) ->
         "blocks": sweep.prepared.facts if sweep and sweep.prepared else None,
         "scheduled_helpers": {name for each in there for name in each.helpers},
         "helpers": context["helpers"].union(*(each.functions for each in (decode, *there))),
-        # of 4 and more there are halves, of 2 there is no need for a function of its own
-        "widths": [n for n in WIDTHS if n in widest or 2 < n < max(widest, default=0)],
+        "has_beside": widest > 0 or "_beside" in beside,
+        # of 8 and more there are halves
+        "widths": [n for n in WIDTHS if n <= widest],
     }
 
 

@@ -11,7 +11,7 @@ from kvgen.algebra.graph import Node, leaf_of
 from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import Records
 from kvgen.codegen.addresses import carried_address, indexed, mask_of, strided
-from kvgen.codegen.names import local, long_token, namer_for, pointer_name, stride_name
+from kvgen.codegen.names import local, namer_for, pointer_name, stride_name
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned
 from kvgen.codegen.shapes import Shapes
 
@@ -44,18 +44,15 @@ class TokenLoads:
             return self._carried(leaf)
         if leaf.op == "previous":
             return newest_sum(self.form, self.records, self.shapes)
-        return self.given(node) if leaf.op in ("input", "param") else None
-
-    def given(self, node: Node, token: int = 0, mask: str | None = None) -> Text:
-        """An input or parameter, or a component of one; of an input, what a token of a window has,
-        and 0 where the mask does not hold."""
-        dims = self._dims(leaf_of(node), node.axes.channels)
-        address = self.address(node, dims, long_token(token) if token else "")
-        return Text(f"{loaded(address, dims, self.shapes, mask)}.to(tl.float32)", ATOM, dims)
+        if leaf.op not in ("input", "param"):
+            return None
+        dims = self._dims(leaf, node.axes.channels)
+        address = self.address(node, dims, "")
+        return Text(f"{loaded(address, dims, self.shapes)}.to(tl.float32)", ATOM, dims)
 
     def address(self, node: Node, dims: str, token: str) -> str:
-        """Where a tile of an input or parameter lies; token: what holds the number of a token
-        after the first, or numbers, in 64 bits."""
+        """Where a tile of an input or parameter lies; token: what holds numbers of tokens in 64
+        bits, empty where there is one alone."""
         leaf = leaf_of(node)
         name, axes = str(leaf.value), leaf.axes.names
         parts = [pointer_name(name)]
@@ -123,13 +120,11 @@ class RecordLoads:
         return Text(text, ATOM, ("P" if many else "") + channel)
 
 
-def loaded(address: str, dims: str, shapes: Shapes, mask: str | None = None) -> str:
-    masks = [mask] if mask else []
+def loaded(address: str, dims: str, shapes: Shapes) -> str:
+    masks: list[str] = []
     for channel, real in shapes.masks.items():
         if channel in dims:
             masks.append(aligned(Text(real, ATOM, channel), dims).text)
-    if len(masks) > 1:
-        masks[0] = f"({masks[0]})"
     return (
         f"tl.load({address}, mask={' & '.join(masks)}, other=0.0)"
         if masks

@@ -8,7 +8,6 @@ import keyword
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
 from kvgen.codegen.printer import Namer
-from kvgen.language.spec import MAX_WINDOW
 
 # names the templates use inside kernels; a spec's own names step aside
 KERNEL_NAMES = """
@@ -47,7 +46,6 @@ def namer_for(form: Form, records: Records) -> Namer:
     for name in cache_names(form, records):
         taken |= {f"{local(name)}_{part}" for part in ("ptr", "slot", "layer", "at")}
     taken |= {f"{carry.tensor.name}_context" for carry in form.carries}
-    taken |= {long_token(number) for number in range(MAX_WINDOW)}
     return Namer(taken)
 
 
@@ -71,11 +69,6 @@ def stride_name(axis: str) -> str:
     taken = ("row", "token", "head", "ptr", "slot", "layer", "at")
     given = f"{word}_axis" if word in taken else word
     return {"B": "row", "H": "head", "HV": "head"}.get(axis, given)
-
-
-def long_token(number: int) -> str:
-    """What holds the number of one of a chain's tokens in 64 bits; nothing is needed for 1."""
-    return str(number) if number < 2 else f"token_{number}"
 
 
 def by_channel(name: str) -> dict[str, str]:

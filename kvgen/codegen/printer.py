@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from kvgen.algebra.graph import Graph, Node, reachable
@@ -19,8 +19,6 @@ from kvgen.functions.function import Function
 from kvgen.functions.registry import FUNCTIONS, function_of
 
 LINE = 88
-# a line that is not wrapped
-WIDE = 120
 ATOM, UNARY, POWER, PRODUCT, SUM = 5, 4, 3, 2, 1
 OPERATORS = {"add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT)}
 # operators that take a thread ten instructions or more
@@ -63,10 +61,9 @@ class Emission:
 
     known: nodes that have a text here. load(node) prints a leaf or a recorded value, or gives
     None for what is computed. helpers collects the module-level functions the text calls. suffix is
-    appended to new names. masks: the name of the mask of each channel that is padded. shared: nodes
-    that get a line although what is printed now uses them once. called: names for nodes that have
-    none in the spec, where they get a line. once: the dimensions of values that Triton is kept from
-    computing again for every layout that it needs them in.
+    appended to new names. masks: the name of the mask of each channel that is padded. called: names
+    for nodes that have none in the spec, where they get a line. once: the dimensions of values that
+    Triton is kept from computing again for every layout that it needs them in.
     """
 
     graph: Graph
@@ -78,7 +75,6 @@ class Emission:
     known: dict[Node, Text] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     zero: dict[Node, bool] = field(default_factory=dict)
-    shared: set[Node] = field(default_factory=set)
     called: dict[Node, str] = field(default_factory=dict)
     once: str | None = None
 
@@ -132,28 +128,11 @@ class Emission:
             text = loaded or self._print(node)
             simple = node.is_const or (node.op == "neg" and node.args[0] in self.known)
             alone = users.get(node, 0) < 2 and node not in self.graph.names and not loaded
-            alone = alone and node not in self.shared
             if simple or (alone and len(text.text) < LINE):
                 self.known[node] = text
             else:
                 self.bind(node, text)
         return [self.known[root] for root in roots]
-
-    def emit_sums(self, sums: Sequence[Node]) -> None:
-        """Print sums over one channel as one, `_sums_2` of two and so on."""
-        inner = list(dict.fromkeys(node.args[0] for node in sums))
-        self.emit(arg for node in inner for arg in (node.args if node.op == "mul" else (node,)))
-        texts: list[str] = []
-        for node in inner:
-            if node not in self.known:
-                self.known[node] = self._print(node)
-            texts.append(self.clean(node).text)
-        names: list[str] = []
-        for node in sums:
-            name = self.namer.new(self.name_of(node) + self.suffix)
-            self.known[node] = Text(name, ATOM, "")
-            names.append(name)
-        self.lines += wrapped(names, f"_sums_{len(sums)}", texts)
 
     # -- padded channels
 
@@ -223,26 +202,6 @@ class Emission:
             odd = f"{base.text} * " if count % 2 else ""
             text = f"{odd}tl.exp({float(count - count % 2)!r} * tl.log(tl.abs({base.text})))"
         return Text(f"1.0 / ({text})" if power < 0 else text, PRODUCT, dims)
-
-
-def wrapped(names: Sequence[str], function: str, arguments: Sequence[str]) -> list[str]:
-    """A call and the names of what it returns, in one line or in several."""
-    line = f"{', '.join(names)} = {function}({', '.join(arguments)})"
-    if len(line) <= WIDE:
-        return [line]
-    called = [f"{function}(", *_rows(arguments), ")"]
-    if len(names) > 4:
-        return ["(", *_rows(names), f") = {called[0]}", *called[1:]]
-    return [f"{', '.join(names)} = {called[0]}", *called[1:]]
-
-
-def _rows(items: Sequence[str]) -> list[str]:
-    rows = [""]
-    for item in items:
-        if rows[-1] and len(rows[-1]) + len(item) > LINE:
-            rows.append("")
-        rows[-1] += f"{' ' if rows[-1] else '    '}{item},"
-    return rows
 
 
 def joined(args: Iterable[Text]) -> str:

@@ -75,7 +75,7 @@ def choices_of(form: Form, context: dict[str, Any]) -> dict[str, object]:
     """What it chooses kernels by that a cache of short contexts has no twins of."""
     found: dict[str, object] = {}
     if context["chain"]:
-        found["chain"] = len(context["chain"].tokens)
+        found["chain"] = context["chain_tokens"]
     if context["chunk"]:
         # what tensor cores contract is 16 of a float32, or 8 in parts
         parts = form.spec.storage.state.narrow or form.decay("K")

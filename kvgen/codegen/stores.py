@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kvgen.algebra.form import Carry, Form
+from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
-from kvgen.algebra.records import Records
-from kvgen.codegen.addresses import carried_address, mask_of
-from kvgen.codegen.names import local
-from kvgen.codegen.printer import Emission, Text
+from kvgen.codegen.addresses import mask_of
 from kvgen.codegen.shapes import Shapes
 
 
@@ -39,74 +36,8 @@ def needs_leads(stores: Iterable[Store]) -> bool:
     return any("leads" in guard for store in stores for guard in store.guards)
 
 
-def token_stores(
-    form: Form,
-    records: Records,
-    shapes: Shapes,
-    per_head: bool,
-    unit: set[Node],
-    token: Emission,
-    values: Mapping[Node, Node],
-    number: int,
-) -> tuple[list[Store], list[Store]]:
-    """The stores once a program, and those once a tile of values.
-
-    values: for every node what it is for this token; number: which of the chain's it is.
-    """
-    unit_stores: list[Store] = []
-    tile_stores: list[Store] = []
-    spot = f"count + {number}" if number else "count"
-    for stored in records.stored:
-        node = values[stored.node]
-        address = f"{local(stored.name)}_at + "
-        if stored.channel:
-            place = f"({spot})" if number else spot
-            address += f"{place} * {shapes.size(stored.channel)} + {shapes.index(stored.channel)}"
-        else:
-            address += spot
-        chosen = guards(form, stored.node, shapes, per_head, node in unit)
-        level = unit_stores if node in unit else tile_stores
-        text, block = token.known[node].text, bool(stored.channel)
-        level.append(Store(address, text, (*_fits(number), *chosen), block))
-    for carry in form.carries:
-        node = values[carry.after]
-        at_unit = node in unit and same_head(carry.axes.head, per_head)
-        level = unit_stores if at_unit else tile_stores
-        value = token.known[node]
-        level.append(carried_store(carry, form, shapes, per_head, at_unit, value, number))
-    return unit_stores, tile_stores
-
-
-def _fits(number: int) -> tuple[str, ...]:
-    # the first token always has room
-    return (f"(count + {number} < PLACES)",) if number else ()
-
-
-def carried_store(
-    carry: Carry,
-    form: Form,
-    shapes: Shapes,
-    per_head: bool,
-    at_unit: bool,
-    value: Text,
-    number: int,
-) -> Store:
-    """A carried state's next value, beside the current one."""
-    address = carried_address(form, carry.tensor.name, f"count + {number + 1}")
-    chosen = (*_fits(number), *guards(form, carry.before, shapes, per_head, at_unit))
-    channels = carry.axes.channels
-    return Store(address, _spread(value, channels, shapes), chosen, bool(channels))
-
-
 def same_head(head: str | None, per_head: bool) -> bool:
     return per_head or head != "HV"
-
-
-def _spread(text: Text, channel: str, shapes: Shapes) -> str:
-    """A scalar stored to a vector state is broadcast by the store's address block."""
-    if not channel or text.dims:
-        return text.text
-    return f"{text.text} + tl.zeros([{shapes.extent(channel)}], tl.float32)"
 
 
 def guards(

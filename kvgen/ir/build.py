@@ -211,11 +211,13 @@ class Builder:
         self.open[-1][0].append(Do(called))
 
     @contextmanager
-    def when(self, constant: str, holds: bool = True, note: str | None = None) -> Iterator[None]:
+    def when(
+        self, constant: str, holds: bool = True, note: str | None = None, above: int = 0
+    ) -> Iterator[None]:
         self.open.append(([], {}))
         yield
         statements, _ = self.open.pop()
-        self.open[-1][0].append(When(constant, Block(tuple(statements)), holds, note))
+        self.open[-1][0].append(When(constant, Block(tuple(statements)), holds, note, above))
 
     @contextmanager
     def loop(

@@ -23,10 +23,10 @@ Type = Literal["float", "int", "long", "bool", "stored", "pointer"]
 
 # elementwise operators, of which comparisons give conditions
 ARITHMETIC = ("add", "sub", "mul", "div", "floordiv", "mod", "and", "shr")
-COMPARISONS = ("lt", "eq")
+COMPARISONS = ("lt", "gt", "eq")
 Op = Literal[
     "given", "number", "range", "load", "neg", "add", "sub", "mul", "div", "floordiv", "mod", "and",
-    "shr", "lt", "eq", "every", "where", "cast", "function", "total", "scan", "dot", "turned",
+    "shr", "lt", "gt", "eq", "every", "where", "cast", "function", "total", "scan", "dot", "turned",
     "along", "column", "helper", "part", "either",
 ]  # fmt: skip
 
@@ -128,12 +128,13 @@ class Do:
 
 @dataclass(frozen=True)
 class When:
-    """Statements that are there if a constant of the kernel is not 0, or if it is."""
+    """Statements that are there if a constant of the kernel is above a number, or if it is not."""
 
     constant: str
     body: Block
     holds: bool = True
     note: str | None = None
+    above: int = 0
 
 
 @dataclass(frozen=True)

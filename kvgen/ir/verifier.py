@@ -23,8 +23,8 @@ from kvgen.ir.values import (
 ELEMENTWISE = (*ARITHMETIC, *COMPARISONS, "neg", "every", "where", "cast", "function")
 
 
-# values by the constant that they hang on, and whether they are there if it is not 0
-Conditional = dict[Value, tuple[str, bool]]
+# values by the constant that they hang on, whether they are there if it is above a number, and that
+Conditional = dict[Value, tuple[str, bool, int]]
 
 
 class Malformed(Exception):
@@ -41,7 +41,7 @@ def verified(kernel: Kernel) -> Kernel:
 
 def _block(block: Block, known: set[Value], within: Conditional, order: str) -> None:
     """known: what stands before the block; what it defines is unknown behind it. within: what is
-    there if a constant is 0 or is not. order: the kernel's axes."""
+    there if a constant is above a number or is not. order: the kernel's axes."""
     known, within = set(known), dict(within)
     for statement in block:
         for value in used(statement):
@@ -54,13 +54,13 @@ def _block(block: Block, known: set[Value], within: Conditional, order: str) -> 
                 _value(value, order)
                 if value.op == "either":
                     sides = [within.get(arg) for arg in value.args]
-                    wanted = [(value.detail, True), (value.detail, False)]
+                    wanted = [(value.detail, holds, 0) for holds in (True, False)]
                     _expect(sides == wanted, value, "of what may be there twice, or not at all")
                 known.add(value)
-            case When(constant, _, holds):
-                _block(statement.body, known, within, order)
+            case When(constant, _, holds, _, above):
+                _block(statement.body, known | _implied(statement, within), within, order)
                 own = (each.value for each in statement.body if isinstance(each, Let))
-                within |= {value: (constant, holds) for value in own}
+                within |= {value: (constant, holds, above) for value in own}
             case Store(_, offset, value, guard):
                 axes = set(offset.axes)
                 _expect(set(value.axes) <= axes, value, "stored to fewer places than it has")
@@ -76,13 +76,22 @@ def _block(block: Block, known: set[Value], within: Conditional, order: str) -> 
                 pass
 
 
+def _implied(when: When, within: Conditional) -> set[Value]:
+    """What is there above a lower number is there above a higher one, too."""
+    return {
+        value
+        for value, (constant, holds, least) in within.items()
+        if when.holds and holds and constant == when.constant and least <= when.above
+    }
+
+
 def _value(value: Value, order: str) -> None:
     args = value.args
     _expect(all(axis in order for axis in value.axes), value, "an unknown axis")
     _expect(len(set(value.axes)) == len(value.axes) <= 2, value, "no axes of a tile")
     _expect(_axes(value, order), value, f"not the axes of what is made of {[x.axes for x in args]}")
     match value.op:
-        case "lt" | "eq" | "every":
+        case "lt" | "gt" | "eq" | "every":
             _expect(value.type == "bool", value, "a comparison that is no condition")
         case "load":
             _expect(args[0].type == "pointer", value, "loaded from what is no pointer")

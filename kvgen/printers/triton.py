@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from kvgen.functions.function import Function
 from kvgen.ir.values import (
@@ -34,7 +35,8 @@ ATOM, UNARY, PRODUCT, SUM, COMPARISON, AND = 6, 5, 4, 3, 2, 1
 OPERATORS = {
     "add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT),
     "floordiv": ("//", PRODUCT), "mod": ("%", PRODUCT), "shr": (">>", COMPARISON),
-    "and": ("&", AND), "lt": ("<", COMPARISON), "eq": ("==", COMPARISON),
+    "and": ("&", AND), "lt": ("<", COMPARISON), "gt": (">", COMPARISON),
+    "eq": ("==", COMPARISON),
 }  # fmt: skip
 # what is worth a line wherever it is used
 LINES = ("dot", "scan")
@@ -93,7 +95,7 @@ class _Printer:
             note = statement.value.note if isinstance(statement, Let) else None
             note = statement.note if isinstance(statement, Store | Move | When | Loop) else note
             lines = self.statement(statement, pad)
-            if _is_other(statement, before):
+            if lines and _is_other(statement, before):
                 lines[0] = f"{pad}else:"
             elif _goes_on(statement, before):
                 lines = lines[1:]
@@ -113,9 +115,11 @@ class _Printer:
                 return [f"{pad}tl.store({', '.join(args)})"]
             case Do(called):
                 return [f"{pad}{called}()"]
-            case When(constant, body, holds):
-                header = f"{pad}if {constant}:" if holds else f"{pad}if not {constant}:"
-                return [header, *self.lines(body, deeper)]
+            case When(constant, body, holds, _, above):
+                condition = f"{constant} > {above}" if above else constant
+                header = f"{pad}if {condition}:" if holds else f"{pad}if not {condition}:"
+                within = self.lines(body, deeper)
+                return [header, *within] if within else []
             case Move(given, value):
                 name, (text, binds) = self.of(given)[0], self.of(value)
                 if _gains(given, value) and binds < ATOM:
@@ -158,7 +162,10 @@ class _Printer:
         names: list[str] = []
         for part in self.parts[whole]:
             names.append(self.called(part) if part else "_")
-        return f"{', '.join(names)} = {self.text(whole)[0]}"
+        several = ", ".join(names)
+        # brackets let a line be broken there
+        several = f"({several})" if len(several) > LINE else several
+        return f"{several} = {self.text(whole)[0]}"
 
     # -- values
 
@@ -271,9 +278,12 @@ class _Printer:
 
 def _goes_on(statement: Statement, before: Statement | None) -> bool:
     """Whether a condition that says no more is that of what stands before it."""
-    if not (isinstance(statement, When) and isinstance(before, When)) or statement.note:
-        return False
-    return (statement.constant, statement.holds) == (before.constant, before.holds)
+    return (
+        isinstance(statement, When)
+        and isinstance(before, When)
+        and replace(statement, body=before.body, note=before.note) == before
+        and not statement.note
+    )
 
 
 def _is_other(statement: Statement, before: Statement | None) -> bool:
@@ -281,7 +291,8 @@ def _is_other(statement: Statement, before: Statement | None) -> bool:
     return (
         isinstance(statement, When)
         and isinstance(before, When)
-        and (before.constant, before.holds) == (statement.constant, not statement.holds)
+        and (before.constant, before.above) == (statement.constant, statement.above)
+        and before.holds != statement.holds
     )
 
 

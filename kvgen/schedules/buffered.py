@@ -71,17 +71,17 @@ class Buffered:
 
     def keys_now(self) -> list[Value]:
         """Every write's key at all places, with what has decayed since along K."""
-        return [
-            self._now(key, stray, "K", "write_key")
-            for key, stray in zip(self.form.keys, self.strays, strict=True)
-        ]
+        return [self.key_now(index) for index in range(len(self.strays))]
 
     def values_now(self) -> list[Value]:
         """Every write's values at all places, for a tile, with what has decayed since along V."""
-        return [
-            self._now(write.d, stray, "V", "write_value")
-            for write, stray in zip(self.form.writes, self.strays, strict=True)
-        ]
+        return [self.value_now(index) for index in range(len(self.strays))]
+
+    def key_now(self, index: int) -> Value:
+        return self._now(self.form.keys[index], self.strays[index], "K", "write_key")
+
+    def value_now(self, index: int) -> Value:
+        return self._now(self.form.writes[index].d, self.strays[index], "V", "write_value")
 
     def _now(self, node: Node, stray: bool, channel: str, otherwise: str) -> Value:
         value = self.buffered.clean(node)
@@ -141,18 +141,27 @@ class Buffered:
         """A write's key at all places, and what its scores are still to be times."""
         build, lanes = self.build, self.lanes
         loads = self._records(lanes.place, lanes.held)
-        stored, found = loads.by_node, times_input(self.form, node)
-        if node not in stored and found and found[0] in stored:
-            raw, scale = found
-            number = None if scale.is_number(1.0) else self.buffered.value(scale)
-            if stray:
-                number = build.where(lanes.held, number or build.number(1.0), 0.0)
-            return loads.stored(stored[raw], f"{self._name(raw, component(raw))}s"), number
+        stored = loads.by_node
+        if node not in stored and (given := self.key_given(node, stray)):
+            return given
         if node in stored and not stray:
             return loads.stored(stored[node], f"{self._name(node, 'key')}s"), None
         value = self.buffered.clean(node)
         spread = stray or value.axes != "PK"
         return (build.where(lanes.held, value, 0.0) if spread else value), None
+
+    def key_given(self, node: Node, stray: bool) -> tuple[Value, Value | None] | None:
+        """A write's key as the input that is recorded, if one is, and what its scores are still to
+        be times."""
+        build, lanes = self.build, self.lanes
+        loads, found = self._records(lanes.place, lanes.held), times_input(self.form, node)
+        if found is None or found[0] not in loads.by_node:
+            return None
+        raw, scale = found
+        number = None if scale.is_number(1.0) else self.buffered.value(scale)
+        if stray:
+            number = build.where(lanes.held, number or build.number(1.0), 0.0)
+        return loads.stored(loads.by_node[raw], f"{self._name(raw, component(raw))}s"), number
 
     def _name(self, node: Node, otherwise: str) -> str:
         return self.token.names.get(node, otherwise)

@@ -65,7 +65,7 @@ class Chunk(Triangle):
             build.do("tl.extra.cuda.gdc_wait")
             build.do("tl.extra.cuda.gdc_launch_dependents")
         early += self._early(self._inputs)
-        self._pending()
+        self.lanes.pending(self.lanes.head)
         self.find_vectors()
         self._window()
         self.solve()
@@ -75,14 +75,6 @@ class Chunk(Triangle):
         return build.kernel()
 
     # -- what is the same for all tiles
-
-    def _pending(self) -> None:
-        build, lanes = self.build, self.lanes
-        first = [build.binary("eq", each, build.number(0)) for each in (lanes.part, lanes.head)]
-        left = build.let("neg", (build.given("WINDOW"),), "", "int")
-        pointer, slot = build.given("pending_ptr", type="pointer"), build.given("slot", "", "long")
-        note = "what `accept` may keep of this row"
-        build.store(pointer, slot, left, build.every(*first), note)
 
     def _window(self) -> None:
         """Decays along a token's path, and its scores with what comes before it."""

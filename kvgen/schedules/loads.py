@@ -69,6 +69,15 @@ class Program:
         """Where the records of the head begin."""
         return self.build.given(f"{local(stored.name)}_at", type="pointer")
 
+    def pending(self, unit: Value) -> None:
+        """Leaves how many tokens `accept` may keep of the row. unit: a program's head or group."""
+        build, slot = self.build, self.build.given("slot", type="long")
+        first = [build.binary("eq", each, build.number(0)) for each in (self.part, unit)]
+        left = build.let("neg", (build.given("WINDOW"),), "", "int")
+        pointer = build.given("pending_ptr", type="pointer")
+        note = "what `accept` may keep of this row"
+        build.store(pointer, slot, left, build.every(*first), note)
+
     def within(self, place: Value | None, channel: str) -> Value:
         """Where among rows of a channel one of them is; None: the first."""
         build = self.build

@@ -76,10 +76,11 @@ class Lowering:
         return [node for node in nodes if node not in self.known and has(node)]
 
     def name(self, node: Node) -> str | None:
-        if node in self.names:
-            return self.names[node] + self.suffix
-        wish = described(node, self.names)
-        return wish and Wish(wish + self.suffix)
+        name = described(node, self.names)
+        if name is None:
+            return None
+        own = node in self.names and not isinstance(name, Wish)
+        return name + self.suffix if own else Wish(name + self.suffix)
 
     def load(self, node: Node) -> Value:
         """What is there without being computed."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from kvgen.algebra.form import Carry, Form
 from kvgen.algebra.graph import Node, leaf_of
@@ -29,7 +29,7 @@ def names_of(form: Form, records: Records) -> dict[Node, str]:
 def give_lines(names: dict[Node, str], nodes: Iterable[Node]) -> None:
     """Have values computed where they are asked for, and not within what looks at them later."""
     for node in nodes:
-        names.setdefault(node, described(node, names) or "term")
+        names[node] = str(described(node, names) or "term")
 
 
 class TokenProgram(Program):
@@ -161,13 +161,16 @@ def carried_at(
 @dataclass
 class Leaving:
     """What a token leaves: records, carried states, and the output. unit: what is computed once a
-    program, before its tiles."""
+    program, before its tiles. number: which of a chain's tokens it is, values: what its values are
+    there, where they are not the form's own."""
 
     lanes: TokenProgram
     token: Lowering
     form: Form
     records: Records
     unit: set[Node]
+    number: int = 0
+    values: Mapping[Node, Node] = field(default_factory=dict)
 
     def begin(self) -> None:
         """A tile's records have places of their own, which loads and stores both ask for."""
@@ -178,30 +181,51 @@ class Leaving:
     def store(self, at_unit: bool) -> None:
         """What is known before the tiles, or what a tile adds."""
         lanes, build = self.lanes, self.lanes.build
+        place, after = (self._after(self.number + more) for more in (0, 1))
+        # the first token always has room
+        fits = [build.binary("lt", place, build.given("PLACES"))] if self.number else []
         for stored in self.records.stored:
-            if (stored.node in self.unit) == at_unit:
-                offset = lanes.within(lanes.count, stored.channel)
-                guards = lanes.once(stored.node.axes, at_unit)
-                self._store(lanes.at(stored), offset, stored.node, guards)
-        after = build.add(lanes.count, build.number(1))
+            node = self._own(stored.node)
+            if (node in self.unit) == at_unit:
+                offset = lanes.within(place, stored.channel)
+                guards = *fits, *lanes.once(stored.node.axes, at_unit)
+                self._store(lanes.at(stored), offset, node, guards)
         for carry in self.form.carries:
-            same = same_head(carry.axes.head, lanes.single)
-            if (carry.after in self.unit and same) == at_unit:
+            node, same = self._own(carry.after), same_head(carry.axes.head, lanes.single)
+            if (node in self.unit and same) == at_unit:
                 pointer, offset = carried_at(lanes, self.form, carry, after)
-                guards = lanes.once(carry.axes, at_unit)
-                self._store(pointer, offset, carry.after, guards)
+                guards = *fits, *lanes.once(carry.axes, at_unit)
+                self._store(pointer, offset, node, guards)
 
-    def _store(self, at: Value, offset: Value, node: Node, guards: Iterable[Value]) -> None:
-        build, found = self.lanes.build, list(guards)
-        build.store(at, offset, self.token.value(node), build.every(*found) if found else None)
+    def _own(self, node: Node) -> Node:
+        return self.values.get(node, node)
+
+    def _after(self, tokens: int) -> Value:
+        """The place after so many tokens."""
+        lanes, build = self.lanes, self.lanes.build
+        return build.add(lanes.count, build.number(tokens)) if tokens else lanes.count
+
+    def _store(self, at: Value, offset: Value, node: Node, guards: Sequence[Value]) -> None:
+        build = self.lanes.build
+        build.store(at, offset, self.token.value(node), build.every(*guards) if guards else None)
 
     def output(self) -> None:
         build, lanes = self.lanes.build, self.lanes
         row = build.mul(lanes.row, build.given("out_row", type="long"))
+        token = to_token(build, self.number, "out_token")
         stride = build.given("out_head", type="long")
         head = build.mul(build.cast(lanes.head, "long"), stride)
-        offset = build.total([row, head, lanes.channel("V")])
+        offset = build.total([row, *token, head, lanes.channel("V")])
         real = lanes.real("V")
         guard = build.every(*real) if real else None
-        value = self.token.value(self.form.output)
+        value = self.token.value(self._own(self.form.output))
         build.store(build.given("out_ptr", type="pointer"), offset, value, guard)
+
+
+def to_token(build: Builder, number: int, stride: str) -> list[Value]:
+    """How far a chain's token is from its first one; nothing for that. A stride may be anything, so
+    what it is times has 64 bits."""
+    if number < 2:
+        return [build.given(stride, type="long")] * number
+    long = build.cast(build.number(number), "long", f"token_{number}")
+    return [build.mul(long, build.given(stride, type="long"))]

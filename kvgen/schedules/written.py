@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from kvgen.algebra.chain import chains
 from kvgen.algebra.chunk import chunks
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
@@ -19,6 +20,7 @@ from kvgen.ir.passes.invariant import hoisted
 from kvgen.ir.passes.once import computed_once
 from kvgen.ir.values import TOKEN, Kernel
 from kvgen.ir.verifier import verified
+from kvgen.kernels.chain import CHAIN
 from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.decode import DECODE
 from kvgen.kernels.fold import FOLD
@@ -27,6 +29,7 @@ from kvgen.kernels.sweep import PREPARE, SWEEP
 from kvgen.printers.triton import printed
 from kvgen.schedules.blocks import Prepared, blocks
 from kvgen.schedules.by_channel import chunk_by_channel
+from kvgen.schedules.chain import chain
 from kvgen.schedules.chunk import chunk
 from kvgen.schedules.decode import decode
 from kvgen.schedules.folding import fold, folded, load, read, recurrent
@@ -78,6 +81,8 @@ def written(form: Form, records: Records, without: Collection[str] = ()) -> dict
         # what is another in every tile
         own += " ".join(["head", *(f"{local(name)}_at" for name in cache_names(form, records))])
     found = {DECODE.name: write(decode(form, records, shapes), own, single)}
+    if chains(form):
+        found[CHAIN.name] = write(chain(form, records, shapes), own, single)
     if chunks(form) and CHUNK.name not in without:
         schedule = chunk_by_channel if form.decay("K") else chunk
         found[CHUNK.name] = write(schedule(form, records, shapes), CHUNKS)

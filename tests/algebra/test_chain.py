@@ -235,15 +235,27 @@ def test_odd_sizes(name: str, state: str) -> None:
     assert pair.found[pair.form.state.name] <= bound and not pair.found["padding"]
 
 
+def test_every_value_has_a_name_of_its_own() -> None:
+    """Norms of components too: of none it is not known of what."""
+    text = compiler.emit(analysed("gated_deltaproduct"))
+    assert "k0_inverse_norm_0 = " in text and "k1_inverse_norm_3 = " in text
+    assert "None_" not in text
+
+
+def kernel_of(text: str) -> str:
+    return text[text.index("def _chain_kernel(") :].partition("\n\n\n")[0]
+
+
 def test_tokens_beyond_the_window_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """They may lie outside the inputs' memory."""
     # a load a line
     monkeypatch.setattr(render, "wrapped", lambda line: [line])
     text = compiler.emit(analysed("gated_deltaproduct"))
-    kernel = text[text.index("def _chain_kernel(") :].partition("\n\n\n")[0]
-    loads = [line for line in kernel.splitlines() if re.search(r"tl\.load\(.*_token\b", line)]
+    loads = [
+        line for line in kernel_of(text).splitlines() if re.search(r"tl\.load\(.*_token\b", line)
+    ]
     # three inputs of which each token has two components, and two of one
     assert len(loads) == (TOKENS - 1) * 8
     for line in loads:
         times = re.search(r"(\d) \* \w+_token", line)
-        assert f"mask=WINDOW > {times[1] if times else 1}" in line.replace("mask=(", "mask=")
+        assert f"mask=WINDOW > {times[1] if times else 1}" in line

@@ -4,6 +4,7 @@ what passes do, and what is printed."""
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ from kvgen.ir.values import (
 )  # fmt: skip
 from kvgen.ir.verifier import Malformed, verified
 from kvgen.printers.triton import printed
+from kvgen.schedules.chain import chain
 from kvgen.schedules.chunk import chunk
 from kvgen.schedules.decode import decode
 from kvgen.schedules.folding import fold, load, read, recurrent
@@ -249,6 +251,28 @@ def test_functions_that_give_several() -> None:
     ]
 
 
+def test_many_at_once_stand_in_brackets() -> None:
+    """So that their line can be broken."""
+    build = Builder(TOKEN)
+    x, at = build.given("x", "K", "float"), build.given("x_at", type="pointer")
+    names = [f"a_sum_with_a_long_name_{number}" for number in range(5)]
+    vectors = [build.mul(x, build.number(float(number))) for number in range(5)]
+    sums = build.parts(build.helper(Helper("_sums_5"), *vectors, axes=""), "", names)
+    build.store(at, build.number(0), build.total(sums))
+    (line, *_) = lines(passed(build.kernel()))
+    assert line == (f"({', '.join(names)}) = _sums_5(x * 0.0, x * 1.0, x * 2.0, x * 3.0, x * 4.0)")
+
+
+def test_what_a_constant_allows_is_a_mask() -> None:
+    build = Builder(TOKEN)
+    at, key = build.given("x_at", type="pointer"), build.given("key", "K")
+    within = build.binary("gt", build.given("WINDOW"), build.number(2))
+    build.store(at, key, build.load(at, key, within, type="float"))
+    assert lines(passed(build.kernel())) == [
+        "tl.store(x_at + key, tl.load(x_at + key, mask=WINDOW > 2, other=0.0))"
+    ]
+
+
 def test_several_at_once_have_one_line_where_others_stand_for_them() -> None:
     build = Builder(TOKEN)
     state, at = build.given("state", "KV", "float"), build.given("x_at", type="pointer")
@@ -308,6 +332,37 @@ def straight(*names: str) -> tuple[Small, Kernel]:
     return small, small.build.kernel()
 
 
+def windows(first: int, second: int) -> Kernel:
+    """What is there above one number is used above another."""
+    small = Small()
+    with small.build.when("WINDOW", above=first):
+        number = small.build.mul(small.token, small.build.number(3), "triple")
+    with small.build.when("WINDOW", above=second):
+        small.store(number, small.token)
+    return small.build.kernel()
+
+
+def test_what_is_there_above_a_number_is_there_above_higher_ones() -> None:
+    assert lines(passed(windows(1, 2))) == [
+        "if WINDOW > 1:",
+        "    triple = token * 3",
+        "if WINDOW > 2:",
+        "    tl.store(out_at + token, triple, mask=real_token)",
+    ]
+
+
+def test_where_all_stands_elsewhere_nothing_is_asked() -> None:
+    small = Small()
+    with small.build.when("WINDOW", above=1):
+        number = small.build.mul(small.token, small.build.number(3))
+    with small.build.when("WINDOW", above=2):
+        small.store(number, small.token)
+    assert lines(passed(small.build.kernel())) == [
+        "if WINDOW > 2:",
+        "    tl.store(out_at + token, token * 3, mask=real_token)",
+    ]
+
+
 def wrong() -> dict[str, Callable[[], Kernel]]:
     """Kernels that mean nothing, by what is said of them."""
 
@@ -358,6 +413,9 @@ def wrong() -> dict[str, Callable[[], Kernel]]:
         small.store(small.build.either("EARLY", first, second), small.token)
         return small.build.kernel()
 
+    def beyond() -> Kernel:
+        return windows(2, 1)
+
     return {
         "used before it stands there": unordered,
         "defined twice": twice,
@@ -366,6 +424,7 @@ def wrong() -> dict[str, Callable[[], Kernel]]:
         "stored to fewer places": too_few,
         "must be cast first": uncast,
         "used before it stands": outside,
+        "triple .T. int: used before": beyond,
         "there twice, or not at all": unsure,
     }
 
@@ -390,6 +449,52 @@ def test_a_decode_names_its_values_after_the_graph() -> None:
     loop = next(place for place, line in enumerate(text) if line.startswith("for "))
     assert any("k_score = " in line for line in text[:loop])
     assert not any("k_ptr" in line for line in text[loop:])
+
+
+@pytest.mark.parametrize("name", ["gated_deltanet", "kimi_delta_attention", "mlstm"])
+def test_an_only_tile_is_loaded_before_anything_of_the_token_is_computed(name: str) -> None:
+    analysis = analysed(name, K=64, V=64)
+    text = lines(passed(decode(analysis.form, analysis.records, Shapes(64, 64))))
+    loads: dict[str, list[int]] = {}
+    for place, line in enumerate(text):
+        if " = tl.load(" in line:
+            loads.setdefault(line.strip().split(" = ")[0], []).append(place)
+    waits = next(place for place, line in enumerate(text) if "gdc_wait" in line)
+    computed = next(
+        p for p in range(waits, len(text)) if re.search(r" = .*(tl.sum|exp)\(", text[p])
+    )
+    # where a program has several, a tile's own stand in its turn
+    twice = {name: places for name, places in loads.items() if len(places) > 1}
+    assert "state" in twice
+    assert all(first < computed < later for first, later in twice.values())
+    assert all(place < computed for places in loads.values() for place in places[:1])
+
+
+def test_a_condition_that_goes_on_is_asked_once() -> None:
+    small = Small()
+    for above, count in ((1, 2), (2, 1)):
+        for _ in range(count):
+            with small.build.when("WINDOW", above=above):
+                small.store(small.build.number(0.0), small.token)
+    store = "    tl.store(out_at + token, 0.0, mask=real_token)"
+    wanted = ["if WINDOW > 1:", store, store, "if WINDOW > 2:", store]
+    assert lines(passed(small.build.kernel())) == wanted
+
+
+def test_a_chain_reads_the_state_once() -> None:
+    analysis = analysed("gated_deltanet", "state=bfloat16", "records=input", K=64, V=64)
+    text = lines(passed(chain(analysis.form, analysis.records, Shapes(64, 64))))
+    names = {line.strip().split(" = ")[0] for line in text if " = " in line}
+    assert {"k_0", "q_3_scale", "raw_ks", "log_decay_3", "d_3", "ds", "o_0", "state"} <= names
+    assert sum("_through(tl.trans(state), columns" in line for line in text) == 1
+    # what tokens are to each other, and to the buffer, is known before the tiles
+    loop = next(place for place, line in enumerate(text) if line.startswith("for "))
+    assert any(") = _sums_16(" in line for line in text[:loop])
+    assert any("scores = _through(raw_ks, columns" in line for line in text[:loop])
+    # later tokens follow from the earlier ones, as far as the window reaches
+    wanted = ["d_0", "if WINDOW > 1:", "d_1", "if WINDOW > 2:", "d_2", "if WINDOW > 3:", "d_3"]
+    told = [line.strip().partition(" = ")[0] for line in text[loop:]]
+    assert [each for each in told if each in wanted] == wanted
 
 
 @pytest.mark.parametrize("each", [fold, read, load, recurrent])
