@@ -133,6 +133,51 @@ def test_out(kernel: str, out: Any, parts: list[str], module, cache) -> None:
     refused(lambda: call(cache, 0, ids(0, 1), **right, out=out), *parts)
 
 
+def laid(right: dict[str, Any], name: str, before: int) -> tuple[dict[str, Any], torch.Tensor]:
+    """The arguments with one of them as a slice of a row of 64 numbers, and that row's tensor."""
+    front = right[name].shape[: right[name].dim() - 2]
+    size = right[name][0].numel() if front else right[name].numel()
+    wide = torch.zeros(*front, 64)
+    part = wide[..., before : before + size].unflatten(-1, right[name].shape[len(front) :])
+    part.copy_(right[name])
+    return {**right, name: part}, wide
+
+
+@pytest.mark.parametrize("kernel", ["decode", "recurrent"])
+def test_out_shares_no_memory_with_what_is_read(kernel: str, module, cache) -> None:
+    right = arguments("gated_deltanet")
+    call = getattr(module, kernel)
+    for name in right:
+        given, wide = laid(right, name, 4)
+        flat = wide.flatten()[: ROWS * 16]
+        refused(
+            lambda given=given, flat=flat: call(
+                cache, 0, ids(0, 1), **given, out=flat.view(ROWS, 2, 8)
+            ),
+            f"out: shares memory with {name}",
+            "memory of its own",
+        )
+    for name, tensor in cache.named().items():
+        if tensor.dtype == torch.float32 and tensor.numel() >= ROWS * 16:
+            own = tensor.flatten()[-ROWS * 16 :].view(ROWS, 2, 8)
+            refused(
+                lambda own=own: call(cache, 0, ids(0, 1), **right, out=own),
+                f"out: shares memory with the cache's {name}",
+            )
+
+
+@pytest.mark.parametrize("kernel", ["decode", "recurrent"])
+def test_out_may_lie_beside_an_input(kernel: str) -> None:
+    module = made("gated_deltanet").module
+    right, calls = arguments("gated_deltanet"), []
+    given, wide = laid(right, "v", 16)
+    for each, out in ((right, None), (given, wide[:, 32:48].unflatten(-1, (2, 8)))):
+        cache = module.Cache.empty(4, 1, device="cpu", dtype=torch.float32, buffer=2)
+        calls.append(getattr(module, kernel)(cache, 0, ids(0, 1), **each, out=out))
+    assert torch.equal(*calls)
+    assert torch.equal(given["v"], right["v"])
+
+
 # slots, layers, masks ----------------------------------------------------------------------------
 
 WRONG_SLOTS = [

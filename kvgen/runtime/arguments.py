@@ -29,6 +29,8 @@ class Sized(Protocol):
     first_slot: int
     tensors: dict[str, Any]
 
+    def named(self) -> dict[str, Tensor]: ...
+
 
 def is_row(cache: Sized, slot: int) -> bool:
     """Whether a slot is a request's, and not padding."""
@@ -154,22 +156,3 @@ def check_argument(
         raise wrong(name, describe(tensor), dtypes)
     if has_axes:
         check_contiguous(name, tensor)
-
-
-def check_out(
-    cache: Sized, out: Any, front: tuple[int, ...], given: Mapping[str, Tensor]
-) -> Tensor:
-    """Where outputs go of so many rows, or rows and tokens: as given, or room for them."""
-    like = given[cache.table.output_like]
-    shape = (*front, cache.heads, cache.table.sizes["V"])
-    if out is None:
-        return torch.empty(shape, dtype=like.dtype, device=cache.device)
-    check_tensor("out", out, shape, like.dtype, cache.device)
-    check_contiguous("out", out)
-    # along each axis, the shortest steps first, what lies within a step fits into it
-    extent = 1
-    for stride, size in sorted(zip(out.stride(), out.shape, strict=True)):
-        if size > 1 and stride < extent:
-            raise wrong("out", f"strides {out.stride()}", "elements that share no address")
-        extent += (size - 1) * stride
-    return out

@@ -11,7 +11,6 @@ from kvgen.runtime.arguments import (
     check_arguments,
     check_force,
     check_layer,
-    check_out,
     check_per_row,
     check_slots,
     describe,
@@ -22,6 +21,7 @@ from kvgen.runtime.arguments import (
 from kvgen.runtime.cache import Cache, check_cache
 from kvgen.runtime.device import best_kernel, gpu_name
 from kvgen.runtime.launches import Given
+from kvgen.runtime.memory import check_out
 from kvgen.runtime.numbers import listed
 from kvgen.runtime.ops import traced, traced_end
 
