@@ -91,6 +91,11 @@ def test_inputs_and_parameters(name: str, kernel: str, monkeypatch: pytest.Monke
         refused(given(each, [1.0]), f"{each}: list [1.0]", f"expected {shape}")
         if x.shape[-1] > 1:
             refused(given(each, narrow(x)), f"{each}: strides (", "contiguous last axis")
+        # what the imaginary part of a conjugate is
+        negative = torch.complex(x, x).conj().imag
+        assert negative.is_neg()
+        negated = torch.as_strided(negative, x.shape, x.stride())
+        refused(given(each, negated), f"{each}: a view that negates", "resolve_neg")
         missing = {key: value for key, value in right.items() if key != each}
         with pytest.raises(TypeError, match=f"missing .*'{each}'"):
             call(module.made, 0, ids(0, 1), **missing)
@@ -364,10 +369,16 @@ def test_states(state: Any, came: str, cache) -> None:
         ({"heads": 2.0}, ["heads: 2.0"]),
         ({"dtype": torch.float64}, ["dtype: torch.float64", "torch.bfloat16"]),
         ({"dtype": "bf16"}, ["dtype: bf16", "torch.bfloat16"]),
+        ({"invariant": "no"}, ["invariant: 'no'", "True or False"]),
+        ({"fold": "parts "}, ["fold: 'parts '", "'parts' or 'row'"]),
+        ({"device": "gpu"}, ["device: 'gpu'"]),
+        ({"device": None}, ["device: None"]),
     ],
 )
 def test_empty(given: dict[str, Any], parts: list[str], module) -> None:
-    refused(lambda: module.Cache.empty(**{"slots": 2, "device": "cpu", **given}), *parts)
+    given = {"slots": 2, "device": "cpu", **given}
+    refused(lambda: module.Cache.empty(**given), *parts)
+    refused(lambda: module.Cache.layout(**given), *parts)
 
 
 def test_wrap(module, cache) -> None:

@@ -82,9 +82,11 @@ def check_tensor(
 
 
 def check_contiguous(name: str, tensor: Tensor) -> None:
-    """The last axis, which kernels take as it lies."""
+    """The last axis, which kernels take as it lies, and its values."""
     if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         raise wrong(name, f"strides {tensor.stride()}", "a contiguous last axis")
+    if tensor.is_neg():
+        raise wrong(name, "a view that negates its memory", "resolve_neg() of it")
 
 
 def check_integer(name: str, size: object, least: int) -> None:
