@@ -268,6 +268,7 @@ def table(*rows: list[int]) -> torch.Tensor:
 WRONG_ENDS: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["counts, path: neither", "expected one of them"]),
     ({"counts": ids(1, 1), "path": table([0], [0])}, ["counts, path: both"]),
+    ({"counts": ids(1, 1), "late": "no"}, ["late: 'no'", "True or False"]),
     ({"counts": ids(1)}, ["counts: [1] torch.int32", "expected [2] torch.int32 on cpu"]),
     ({"counts": ids(1, 1)[:, None]}, ["counts: [2, 1] torch.int32", "expected [2]"]),
     ({"counts": ids(1, 1).long()}, ["counts: [2] torch.int64", "expected [2] torch.int32"]),

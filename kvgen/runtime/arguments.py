@@ -158,3 +158,12 @@ def check_argument(
         raise wrong(name, describe(tensor), dtypes)
     if has_axes:
         check_contiguous(name, tensor)
+
+
+def check_shapes(table: Table, rows: int, heads: int, given: Mapping[str, Tensor]) -> None:
+    """What `reference` gets, in any dtype and on any device: axes that broadcast are no others."""
+    for each in (*table.inputs, *table.states, *table.params):
+        front = () if each in table.params else (rows,)
+        shape = [*front, *table.extents(each.axes, heads)]
+        if list(given[each.name].shape) != shape:
+            raise wrong(each.name, describe(given[each.name]), str(shape))

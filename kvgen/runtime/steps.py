@@ -63,6 +63,8 @@ def accept(
     slots = check_slots(cache, "slots", slots)
     if (counts is None) == (path is None):
         raise wrong("counts, path", "neither" if counts is None else "both", "one of them")
+    if type(late) is not bool:
+        raise wrong("late", repr(late), "True or False")
     force = check_force(cache, slots, force)
     if path is None:
         kept = counts = check_counts(cache, slots, counts, late)
