@@ -80,7 +80,15 @@ class Output(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if str(value).endswith(("/", os.sep)) and not Path(value).is_dir():
             self.fail(printable(f"'{value}' is not a folder"), param, ctx)
-        return Path(value)
+        from kvgen.scaffold import ScaffoldError, check_free
+
+        path = Path(value)
+        try:
+            if path.suffix == ".py":
+                check_free(path.stem)
+        except ScaffoldError as error:
+            self.fail(printable(str(error)), param, ctx)
+        return path
 
 
 class Features(click.ParamType):
@@ -561,7 +569,7 @@ Examples:
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
-    help="cpu runs the kernels in Triton's interpreter, at small sizes of its own, in half a "
+    help="cpu runs the kernels in Triton's interpreter, at small sizes of its own, in a "
     "minute; cuda at the spec's sizes.  "
     "[default: cuda where there is one]",
 )
@@ -998,6 +1006,7 @@ def wisdom_show(spec: str | None, gpu: str | None, as_json: bool) -> None:
     folders: the first that was not cut short is used.
     """
     from kvgen import compiler, shipped
+    from kvgen.diagnostics import did_you_mean
     from kvgen.wisdom import account
     from kvgen.wisdom.store import Store
 
@@ -1009,7 +1018,9 @@ def wisdom_show(spec: str | None, gpu: str | None, as_json: bool) -> None:
     print_table([each.row() for each in found], account.HEAD)
     if not found:
         whose, name = (f" of {spec}", shipped.argument(spec)) if spec else ("", "SPEC")
-        note(f"no records{whose}: kvgen tune {name} --gpu")
+        names = [each.name for each in shipped.shipped()]
+        meant = did_you_mean(spec, names) if spec and spec not in names else None
+        note(f"no records{whose}: {meant or f'kvgen tune {name} --gpu'}")
     for folder in store.folders:
         note(f"{folder.name}: {folder.root}")
 

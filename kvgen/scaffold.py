@@ -63,6 +63,11 @@ def check_name(name: str) -> None:
         )
     if keyword.iskeyword(name):
         raise ScaffoldError(f"{name!r} is a keyword of Python")
+    check_free(name)
+
+
+def check_free(name: str) -> None:
+    """Refuse a module's name that another has, which would then not be found."""
     if name in sys.stdlib_module_names or name in ("kvgen", "torch", "triton"):
         raise ScaffoldError(f"{name}.py would hide the module {name!r} that is already there")
 

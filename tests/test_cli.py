@@ -105,6 +105,8 @@ def test_titles(line: tuple[str, str], folder: Path, monkeypatch: pytest.MonkeyP
         ("compile", "mine.yaml", "--target", "sm_1"),
         ("compile", "mine.yaml", "-o", "mine.yaml"),
         ("compile", "mine.yaml", "-o", "./nowhere/"),
+        ("compile", "mine.yaml", "-o", "torch.py"),
+        ("compile", "mine.yaml", "-o", "json.py"),
         ("check", "mine.yaml", "--device", "tpu"),
         ("bench", "mine.yaml", "--batch", "1,x"),
         ("bench", "mine.yaml", "--batch", "0"),

@@ -19,7 +19,7 @@ from kvgen.codegen.table import table_text
 from kvgen.codegen.wrapping import wrapped
 
 # the templates that call the runtime
-SPOKEN = ("calls.py.jinja", "table.py.jinja")
+SPOKEN = ("calls.py.jinja", "reference.py.jinja", "table.py.jinja")
 
 
 def render(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Dtype:
     """name: torch's. size: bytes of an element; None: those of the inputs. text: what a module's
-    code calls it. said: what it is called in words."""
+    code calls it. said: what it is called in words. largest: of the numbers that it can hold."""
 
     name: str
     size: int | None
     text: str
     said: str
+    largest: float = math.inf
 
     def bytes(self, given: int) -> int:
         """Of an element. given: those of the inputs."""
@@ -40,14 +42,14 @@ class Dtype:
         return x.to(getattr(torch, self.name)).to(x.dtype)
 
 
-def _of_torch(name: str, size: int) -> Dtype:
-    return Dtype(name, size, f"torch.{name}", name)
+def _of_torch(name: str, size: int, largest: float) -> Dtype:
+    return Dtype(name, size, f"torch.{name}", name, largest)
 
 
-FLOAT32 = _of_torch("float32", 4)
-BFLOAT16 = _of_torch("bfloat16", 2)
-FLOAT16 = _of_torch("float16", 2)
-INT16 = _of_torch("int16", 2)
+FLOAT32 = _of_torch("float32", 4, 3.4028234663852886e38)
+BFLOAT16 = _of_torch("bfloat16", 2, 3.3895313892515355e38)
+FLOAT16 = _of_torch("float16", 2, 65504.0)
+INT16 = _of_torch("int16", 2, 32767.0)
 # whatever the inputs have, which is the cache's
 GIVEN = Dtype("input", None, "dtype", "cache")
 # what inputs may be

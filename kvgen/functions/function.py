@@ -57,8 +57,9 @@ class Function:
     """A function of the language.
 
     eps: the default of its keyword `eps`, as it is written; None where it takes none. usage: what
-    helps who calls it with other arguments. of_state: whether it is tried of a whole state, as a
-    part of a norm.
+    helps who calls it with other arguments. elsewhere: what other libraries' function of that name
+    takes besides, and what to write with all of it. of_state: whether it is tried of a whole state,
+    as a part of a norm.
 
     Values. value: of numbers, a ValueError where there is no real one. bounds: its range, by those
     of its arguments; None where nothing follows from them.
@@ -89,6 +90,7 @@ class Function:
     reach: Reach = Reach.ELEMENT
     eps: str | None = None
     usage: str | None = None
+    elsewhere: tuple[tuple[str, ...], str] | None = None
     of_state: bool = False
 
     value: Callable[..., float] | None = None

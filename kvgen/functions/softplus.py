@@ -40,6 +40,7 @@ def _plain_softplus(x):
 
 SOFTPLUS = Function(
     name="softplus",
+    elsewhere=(("beta",), "softplus({1} * {0}) / {1}"),
     value=softplus,
     bounds=iv.increasing(softplus),
     triton="_softplus({0})",

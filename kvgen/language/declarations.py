@@ -76,6 +76,8 @@ class Declarations:
         self.sizes: dict[str, int] = {}
         self.tensors: dict[str, Tensor] = {}
         self.broken: set[str] = set()
+        # whether a state is among what could not be used
+        self.lost_state = False
         # False where `sizes` could not be read: any axis may then be one
         self.all_sizes = True
         # every declared name -> where it stands
@@ -188,6 +190,7 @@ class Declarations:
         usable = axes is not None and all(axis in self.sizes for axis in axes)
         if axes is None or not usable or not fine or len(self.reader.found) > before:
             self.broken.add(name)
+            self.lost_state = self.lost_state or kind == "state"
             return
         place = place_of(self.reader.document, where)
         span = place.key if place else Span(1, 1, 2)
@@ -260,7 +263,7 @@ class Declarations:
 
     def _matrix_state(self) -> None:
         matrices = [t for t in self.tensors.values() if t.kind == "state" and t.axes == MATRIX]
-        if not matrices and not any(self._is_state(name) for name in self.broken):
+        if not matrices and not self.lost_state:
             message, help = "there is no matrix state", VECTORS
             self.reader.report("bad-state", message, ("state",), help, key=True)
         for second in matrices[1:]:
@@ -269,9 +272,6 @@ class Declarations:
             notes = ((f"'{matrices[0].name}' is declared", first),) if first else ()
             where = ("state", second.name)
             self.reader.report("bad-state", message, where, SECOND, key=True, notes=notes)
-
-    def _is_state(self, name: str) -> bool:
-        return self.where.get(name, ("",))[0] == "state"
 
     def _init(self, where: Where, axes: object) -> float:
         value = self.reader.number(where)

@@ -9,8 +9,9 @@ from fractions import Fraction
 from kvgen.diagnostics import Diagnostic, Span, did_you_mean, quote
 from kvgen.functions.function import Function
 from kvgen.functions.registry import FUNCTIONS
-from kvgen.language import constants, habits
+from kvgen.language import constants, foreign, habits
 from kvgen.language.constants import Constant, Unusable
+from kvgen.language.foreign import Foreign
 from kvgen.language.lines import Line
 from kvgen.language.namespace import Scope, integer
 from kvgen.language.syntax import (
@@ -164,7 +165,7 @@ class Converter:
         if help:
             sides = self._sides(node, sign)
             short = all(len(side) <= 40 for side in sides)
-            help = habits.filled(help, sides if short else ("x", "y"))
+            help = foreign.filled(help, sides if short else ("x", "y"))
         message = f"'{sign}' is not an operator of the language"
         return self.report("bad-operator", message, self._sign(node, sign), help)
 
@@ -263,26 +264,23 @@ class Converter:
         if name in scope.tensors or name in scope.assigned or name in scope.sizes:
             message = f"'{name}' is not a function"
             return self.report("unknown-function", message, span, f"write '{name} * (...)'")
-        keywords = [each.arg or "" for each in node.keywords]
-        help = habits.instead(name, arguments, keywords, self._alone(node))
-        if name in habits.NOTHING:
-            help = f"leave it out: {habits.NOTHING[name]}"
-        elif name == IDENTITY:
-            help = "write 'I' alone: its size is that of what it is multiplied with"
-        elif name in ("where", "select"):
-            help = habits.CHOICE
-        elif name in habits.TRANSPOSES:
-            help = habits.TRANSPOSE_HELP
-        help = help or did_you_mean(name, FUNCTIONS) or "the functions are " + " ".join(FUNCTIONS)
+        help = foreign.instead(self._foreign_call(node, name, arguments))
+        help = help or foreign.slip(name) or "the functions are " + " ".join(FUNCTIONS)
         return self.report("unknown-function", f"unknown function {quote(name)}", span, help)
 
     def _arguments(self, node: ast.Call) -> list[str]:
         """The arguments' texts; what is wrong inside them is reported."""
-        values = [*node.args, *(each.value for each in node.keywords)]
+        options = (each.value for each in node.keywords)
+        values = [*node.args, *(each for each in options if not _is_switch(each))]
         for each in values:
             if not isinstance(each, ast.Starred):
                 self._convert(each)
         return [self.text(each) for each in node.args]
+
+    def _foreign_call(self, node: ast.Call, name: str, arguments: list[str]) -> Foreign:
+        keywords = tuple((each.arg or "**", self.text(each.value)) for each in node.keywords)
+        dotted = isinstance(node.func, ast.Attribute)
+        return Foreign(name, tuple(arguments), keywords, dotted, self._alone(node))
 
     def _method(self, node: ast.Call) -> Bad:
         arguments = self._arguments(node)
@@ -293,26 +291,17 @@ class Converter:
         root = func.value
         while isinstance(root, ast.Attribute):
             root = root.value
-        foreign = (
+        module = (
             isinstance(root, ast.Name)
             and root.id in habits.MODULES
             and root.id not in self.scope.known()
         )
-        if not foreign:
+        if not module:
             self._convert(func.value)
             arguments = [self.text(func.value), *arguments]
-        name, shown = func.attr, ", ".join(arguments)
-        keywords = [each.arg or "" for each in node.keywords]
-        help = habits.instead(name, arguments, keywords, self._alone(node))
-        if name in FUNCTIONS:
-            shown = ", ".join(arguments[: FUNCTIONS[name].arity])
-            help = f"write '{name}({shown})'" if len(shown) <= 60 else f"write '{name}(...)'"
-        elif name in habits.TRANSPOSES:
-            help = habits.TRANSPOSE_HELP
-        elif name in habits.NOTHING:
-            help = f"leave it out: {habits.NOTHING[name]}"
-        what = "a module" if foreign else "a method"
-        where = self.span(func) if foreign else self._after(func)
+        help = foreign.instead(self._foreign_call(node, func.attr, arguments))
+        what = "a module" if module else "a method"
+        where = self.span(func) if module else self._after(func)
         return self.report("unsupported", f"{what} has no place in an expression", where, help)
 
     def _after(self, node: ast.Attribute) -> Span:
@@ -372,3 +361,7 @@ class Converter:
             message = "an index is made of loop variables and integers"
             self.report("bad-index", message, self.span(node))
         return None
+
+
+def _is_switch(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, bool)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Sequence
 
 from kvgen.formats.dtypes import FLOATS
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+GELU = "0.5 * {0} * (1 + tanh(0.79788456 * ({0} + 0.044715 * {0} ** 3)))"
 
 # functions of other libraries, by what to write instead; {0}, {1}: the arguments
 FUNCTIONS = {
@@ -22,21 +27,38 @@ FUNCTIONS = {
     "relu6": "minimum(relu({0}), 6)",
     "leaky_relu": "maximum({0}, 0.01 * {0})",
     "elu": "relu({0}) + exp(minimum({0}, 0)) - 1",
+    "celu": "relu({0}) + exp(minimum({0}, 0)) - 1",
+    "selu": "1.0507010 * relu({0}) + 1.7580993 * (exp(minimum({0}, 0)) - 1)",
+    "relu2": "relu({0}) ** 2",
+    "sqrelu": "relu({0}) ** 2",
+    "relu_squared": "relu({0}) ** 2",
+    "squared_relu": "relu({0}) ** 2",
     "softsign": "{0} / (1 + abs({0}))",
     "mish": "{0} * tanh(softplus({0}))",
-    "gelu": "0.5 * {0} * (1 + tanh(0.79788456 * ({0} + 0.044715 * {0} ** 3)))",
+    "gelu_tanh": GELU,
+    "quick_gelu": "{0} * sigmoid(1.702 * {0})",
+    "hardswish": "{0} * minimum(maximum({0} / 6 + 0.5, 0), 1)",
+    "hard_sigmoid": "minimum(maximum({0} / 6 + 0.5, 0), 1)",
     "hardtanh": "minimum(maximum({0}, -1), 1)",
     "hardsigmoid": "minimum(maximum({0} / 6 + 0.5, 0), 1)",
     "sign": "{0} / (abs({0}) + 1e-30)",
+    "sgn": "{0} / (abs({0}) + 1e-30)",
+    "tan": "sin({0}) / cos({0})",
+    "atanh": "log((1 + {0}) / (1 - {0})) / 2",
+    "arctanh": "log((1 + {0}) / (1 - {0})) / 2",
+    "logit": "log({0} / (1 - {0}))",
+    "exp10": "10 ** {0}",
+    "fabs": "abs({0})",
+    "absolute": "abs({0})",
     "sinh": "(exp({0}) - exp(-{0})) / 2",
     "cosh": "(exp({0}) + exp(-{0})) / 2",
     "log10": "log({0}) / log(10)",
-    "cosine_similarity": "l2norm({0}) @ l2norm({1})",
+    "cosine_similarity": "l2norm({0}, eps=1e-16) @ l2norm({1}, eps=1e-16)",
     "vdot": "{0} @ {1}",
     "fmax": "maximum({0}, {1})",
     "fmin": "minimum({0}, {1})",
-    "clamp": "minimum(maximum({0}, low), high)",
-    "clip": "minimum(maximum({0}, low), high)",
+    "clamp_min": "maximum({0}, {1})",
+    "clamp_max": "minimum({0}, {1})",
     "dot": "{0} @ {1}",
     "matmul": "{0} @ {1}",
     "mm": "{0} @ {1}",
@@ -52,17 +74,61 @@ FUNCTIONS = {
     "log_sigmoid": "logsigmoid({0})",
     "expit": "sigmoid({0})",
     "sigma": "sigmoid({0})",
-    "normalize": "l2norm({0})",
     "norm": "sqrt(sum({0} ** 2))",
     "rms_norm": "rmsnorm({0})",
     "l2_norm": "l2norm({0})",
     "ger": "outer({0}, {1})",
+    "logsumexp": "log(sum(exp({0})))",
+}
+
+# the same with arguments that are often left out: their names, and what to write with all of them
+WITH = {
+    "leaky_relu": (("negative_slope",), "relu({0}) - {1} * relu(-{0})"),
+    "elu": (("alpha",), "relu({0}) + {1} * (exp(minimum({0}, 0)) - 1)"),
+    "celu": (("alpha",), "relu({0}) + {1} * (exp(minimum({0} / {1}, 0)) - 1)"),
+    "hardtanh": (("min_val", "max_val"), "minimum(maximum({0}, {1}), {2})"),
+    "l2_norm": (("eps",), "l2norm({0}, eps={1})"),
+    "rms_norm": (("eps",), "rmsnorm({0}, eps={1})"),
+}
+
+# arguments that change nothing of a value here, by their texts; None: whatever they are
+PLAIN: dict[str, tuple[str, ...] | None] = {
+    "dim": ("-1",),
+    "axis": ("-1",),
+    "keepdim": None,
+    "keepdims": None,
+    "inplace": None,
+    "dtype": None,
+    "threshold": None,
+    "p": ("2", "2.0"),
+    "ord": ("2", "2.0"),
+    "beta": ("1", "1.0"),
+    "unbiased": ("False",),
+    "correction": ("0",),
+    "ddof": ("0",),
+}
+# functions that go over an axis, and what they may be given first that says nothing here
+OVER: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        _words("""
+        sum mean prod std var softmax logsumexp max min amax amin nanmax nanmin cumsum cumprod
+        argmax argmin topk sort median
+    """),
+        ("-1",),
+    ),
+    **dict.fromkeys(("norm", "normalize"), ("2", "2.0")),
 }
 
 # help on calls that no other call stands for; {0}: the argument
 IDENTITY = "I is the identity: (I - outer(k, b * k)) @ S is S - outer(k, b * (k @ S))"
 DIAGONAL = "a diagonal matrix is a vector that multiplies: w * S, or (w * I - outer(k, k)) @ S"
-LAYERNORM = "write 'y = {0} - sum({0}) / K' and 'y / sqrt(sum(y * y) / K + 1e-5)'"
+OF_VALUES = "or '/ V' of vectors over V"
+LAYERNORM = f"write 'y = {{0}} - sum({{0}}) / K' and 'y / sqrt(sum(y * y) / K + 1e-5)', {OF_VALUES}"
+VARIANCE = "sum(({0} - m) ** 2) / K"
+UNIT = (
+    "write 'l2norm({0})', which adds 1e-6 to the sum of squares, or as torch has it "
+    "'{0} / maximum(sqrt(sum({0} ** 2)), 1e-12)'"
+)
 CHOOSING = "nothing is chosen or sorted: a value has the same form for every token"
 INVERSE = "nothing is solved or inverted: a state is read, x @ S or S @ y, not divided by"
 JOINING = "nothing is joined: what belongs together is one input, and its extra axis is indexed"
@@ -71,10 +137,12 @@ ADVICE = {
     "identity": IDENTITY,
     "diag": DIAGONAL,
     "Diag": DIAGONAL,
-    "std": "the square root of the variance: sqrt(sum(({0} - m) ** 2) / K) with m = sum({0}) / K",
-    "var": "write 'sum(({0} - m) ** 2) / K' with 'm = sum({0}) / K', or '/ V' of vectors over V",
+    "std": f"write 'sqrt({VARIANCE})' with 'm = sum({{0}}) / K', {OF_VALUES}",
+    "var": f"write '{VARIANCE}' with 'm = sum({{0}}) / K', {OF_VALUES}",
     "layernorm": LAYERNORM,
     "layer_norm": LAYERNORM,
+    "normalize": UNIT,
+    "gelu": f"the exact one has erf, which is not of the language; within 5e-4 of it is '{GELU}'",
     "prod": "nothing is multiplied over an axis; of what is above 0 it is 'exp(sum(log({0})))'",
     "cumsum": "tokens come one by one: a sum over them is a state, n = n + {0}",
     "cumprod": "tokens come one by one: a product over them is a state, n = n * {0}, with init: 1",
@@ -100,6 +168,19 @@ ADVICE = {
     "asks for every earlier key again, which no state of fixed size holds: `kvgen show mlstm` has "
     "exponential gates with a carried maximum in its place",
 }
+
+# of these the help says how they are written, of what they are given alone
+SPELT = ("mean", "std", "var", "prod", "layernorm", "layer_norm", "normalize", "softmax", "gelu")
+
+# functions that the language has nothing for, so that no name of it is a slip of theirs
+NOWHERE = _words("""
+    acos acosh arccos arccosh arcsin arcsinh arctan arctan2 asin asinh atan atan2 batchnorm
+    cos_sim cosec cot cov cross divmod erf fmod frexp geglu glu groupnorm hypot imag
+    instancenorm isin isqrt l1norm ldexp linf_norm logaddexp2 logcosh logdet lu mod msort
+    nansum norm1 norm2 prelu psi qr ravel real reduce reglu remainder renorm rnn_relu
+    rnn_tanh rrelu sec signbit sinc slogdet softmin sq sqr sqrtm sumexp sumsq swiglu
+    tanhshrink xlog1py xlogy
+""")
 
 # calls that say nothing here: everything is float32, and axes carry names
 NOTHING = {
@@ -130,7 +211,7 @@ CHOICE = "maximum(x, y), minimum(x, y) or relu(x) can stand in for a choice"
 # operators that are not of the language; {0}, {1}: the sides
 OPERATORS: dict[type[ast.operator], tuple[str, str | None]] = {
     ast.BitXor: ("^", "a power is written '{0} ** {1}'"),
-    ast.FloorDiv: ("//", "write '{0} / {1}'"),
+    ast.FloorDiv: ("//", "nothing is rounded down: for the quotient itself write '{0} / {1}'"),
     ast.Mod: ("%", None),
     ast.LShift: ("<<", None),
     ast.RShift: (">>", None),
@@ -165,61 +246,3 @@ CHOICES = {
     **dict.fromkeys(("max", "amax", "nanmax"), ("maximum", "largest")),
     **dict.fromkeys(("min", "amin", "nanmin"), ("minimum", "least")),
 }
-# arguments that say over which axis
-AXIS = ("dim", "axis", "keepdim", "keepdims")
-
-
-# where an argument stands in a template
-_PLACE = re.compile(r"(?<!\{)\{([01])\}")
-
-
-def filled(template: str, arguments: Sequence[str]) -> str:
-    """The template with its arguments, in brackets where its operators would part them."""
-
-    def put(place: re.Match[str]) -> str:
-        text = arguments[int(place[1])]
-        before, after = template[: place.start()].rstrip(), template[place.end() :]
-        alone = before.endswith(("(", ",")) and after.startswith((")", ","))
-        return text if alone or _whole(text) else f"({text})"
-
-    return _PLACE.sub(put, template)
-
-
-def _whole(text: str) -> bool:
-    """Whether no operator beside it would take only a part of it."""
-    try:
-        node = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    plain = ast.Name | ast.Constant | ast.Call | ast.Subscript | ast.Attribute
-    return isinstance(node, plain)
-
-
-def instead(
-    function: str, arguments: list[str], keywords: Sequence[str] = (), alone: bool = True
-) -> str | None:
-    """How to write a call of another library's function. alone: whether no operator stands beside
-    the call."""
-    shown = [each if len(each) <= 40 and "\n" not in each else "x" for each in arguments]
-    if function == "logsumexp":
-        if len(shown) == 2:
-            return f"write 'logaddexp({shown[0]}, {shown[1]})'"
-        return f"write 'log(sum(exp({shown[0] if shown else 'x'})))'"
-    if function in CHOICES:
-        name, what = CHOICES[function]
-        if len(shown) < 2 or set(keywords) & set(AXIS):
-            return (
-                f"nothing takes the {what} over K or V; '{name}(x, y)' is of two values, and takes "
-                f"it over an extra axis in a loop: m = {name}(m, x[i])"
-            )
-        nested = shown[0]
-        for each in shown[1:4]:
-            nested = f"{name}({nested}, {each})"
-        return f"write '{nested}'"
-    if function in ADVICE:
-        return filled(ADVICE[function], shown[:1] or ["x"])
-    if function not in FUNCTIONS:
-        return None
-    given = shown[:2]
-    written = filled(FUNCTIONS[function], [*given, *"xy"[len(given) :]])
-    return f"write '{written}'" if alone or _whole(written) else f"write '({written})'"

@@ -141,10 +141,17 @@ def parse(text: str) -> Document:
         events = YAML(typ="safe", pure=True).parse(text)
         reader.read(iter(events))
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        span = reader.span(mark, mark) if mark else None
         problem = (error.problem or error.context or "not YAML").split("\n")[0]
-        reader.report("bad-yaml", _plain(problem), span, _yaml_help(problem))
+        context, begun = error.context or "", error.context_mark
+        mark, notes = error.problem_mark or begun, ()
+        if begun and "simple key" in context:
+            # what was read on for a colon begins here
+            mark = begun
+        elif begun and "flow" in context:
+            notes = ((f"'{reader.character(begun)}' stands", reader.span(begun, begun)),)
+        span = reader.span(mark, mark) if mark else None
+        help = _yaml_help(problem) or (reader.comment_above(mark) if mark else None)
+        reader.report("bad-yaml", _plain(problem), span, help, notes)
     except _Stop:
         pass
     except Exception:
@@ -162,6 +169,8 @@ def _yaml_help(problem: str) -> str | None:
         return "one 'key: value' a line; quote a text that holds ': '"
     if "cannot start any token" in problem:
         return "quote a text that begins with a special character"
+    if "could not find expected ':'" in problem:
+        return "'key: value', with a space behind the colon"
     return None
 
 
@@ -190,6 +199,17 @@ class _Reader:
         column = min(start.column, len(self.lines[line]))
         last = min(end.column, width) if end.line == start.line else width
         return Span(line + 1, column + 1, max(last, column + 1) + 1)
+
+    def character(self, mark: Any) -> str:
+        """What stands at a mark."""
+        return self.lines[mark.line][mark.column : mark.column + 1]
+
+    def comment_above(self, mark: Any) -> str | None:
+        """Of a line that belongs to nothing: a comment above it may have ended its block."""
+        above = [line for line in self.lines[: mark.line] if line.strip()]
+        if above and above[-1].startswith("#") and self.lines[mark.line].startswith(" "):
+            return "the comment above ends the block that it stands in: indent it as the block is"
+        return None
 
     def read(self, events: Iterator[Any]) -> None:
         from ruamel.yaml import events as kinds

@@ -183,7 +183,13 @@ class _Builder:
         tensors = self.declared.tensors.values()
         matrices = [each.name for each in tensors if each.axes == MATRIX]
         planes = {plane for name in matrices for plane in format.names(name)} - {*matrices}
+        largest = format.planes[0].dtype.largest
         for each in tensors:
+            if each.axes == MATRIX and abs(each.init) > largest:
+                message = (
+                    f"'init' is beyond {largest:g}, the largest number of a {format.name} state"
+                )
+                self.reader.report("bad-value", message, ("state", each.name, "init"))
             if each.kind == "state" and each.name in planes:
                 message = f"'{each.name}' is the name of a plane of the {format.name} state"
                 where = ("state", each.name)
@@ -238,7 +244,9 @@ class _Builder:
         for each in self.declared.tensors.values():
             if each.kind == "state" and each.name not in targets:
                 message = f"step never updates the state '{each.name}'"
-                help = None if each.axes == MATRIX else "what does not change is a parameter"
+                help = "what does not change is a parameter"
+                if each.axes == MATRIX:
+                    help = f"such as '{each.name} = {each.name} + outer(k, v)'"
                 found.append(Diagnostic("state-not-updated", message, each.span, help))
         return found
 

@@ -136,6 +136,8 @@ class Grower:
         elif "forgot a comma" in error.msg:
             message, help = "an operator or a comma is missing", "a product is written 'x * y'"
             self.report("bad-syntax", message, span, help)
+        elif "leading zeros" in error.msg:
+            self.report("bad-syntax", "a number begins with 0", span, "write it without")
         elif "literal" in error.msg:
             help = "names begin with a letter, and a product is written '2 * K'"
             self.report("bad-syntax", "a number runs into a name", span, help)
@@ -173,6 +175,7 @@ class Grower:
                 if meant != "+" and isinstance(value, ast.BinOp | ast.UnaryOp):
                     help = f"write '{name} = {name} {meant} ({text})'"
                 help = help if len(help) < 100 else f"write '{name} = {name} {meant} ...'"
+                help = f"nothing is rounded down: {help}" if operator == "//" else help
                 help = None if operator in ("%", "&", "|", "<<", ">>") else help
                 message = f"'{operator}=' is not an operator of the language"
                 self.report("bad-operator", message, line.span(0, sign[0], 0, sign[1]), help)

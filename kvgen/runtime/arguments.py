@@ -29,6 +29,8 @@ class Sized(Protocol):
     first_slot: int
     tensors: dict[str, Any]
 
+    def named(self) -> dict[str, Tensor]: ...
+
 
 def is_row(cache: Sized, slot: int) -> bool:
     """Whether a slot is a request's, and not padding."""
@@ -80,9 +82,11 @@ def check_tensor(
 
 
 def check_contiguous(name: str, tensor: Tensor) -> None:
-    """The last axis, which kernels take as it lies."""
+    """The last axis, which kernels take as it lies, and its values."""
     if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         raise wrong(name, f"strides {tensor.stride()}", "a contiguous last axis")
+    if tensor.is_neg():
+        raise wrong(name, "a view that negates its memory", "resolve_neg() of it")
 
 
 def check_integer(name: str, size: object, least: int) -> None:
@@ -156,20 +160,10 @@ def check_argument(
         check_contiguous(name, tensor)
 
 
-def check_out(
-    cache: Sized, out: Any, front: tuple[int, ...], given: Mapping[str, Tensor]
-) -> Tensor:
-    """Where outputs go of so many rows, or rows and tokens: as given, or room for them."""
-    like = given[cache.table.output_like]
-    shape = (*front, cache.heads, cache.table.sizes["V"])
-    if out is None:
-        return torch.empty(shape, dtype=like.dtype, device=cache.device)
-    check_tensor("out", out, shape, like.dtype, cache.device)
-    check_contiguous("out", out)
-    # along each axis, the shortest steps first, what lies within a step fits into it
-    extent = 1
-    for stride, size in sorted(zip(out.stride(), out.shape, strict=True)):
-        if size > 1 and stride < extent:
-            raise wrong("out", f"strides {out.stride()}", "elements that share no address")
-        extent += (size - 1) * stride
-    return out
+def check_shapes(table: Table, rows: int, heads: int, given: Mapping[str, Tensor]) -> None:
+    """What `reference` gets, in any dtype and on any device: axes that broadcast are no others."""
+    for each in (*table.inputs, *table.states, *table.params):
+        front = () if each in table.params else (rows,)
+        shape = [*front, *table.extents(each.axes, heads)]
+        if list(given[each.name].shape) != shape:
+            raise wrong(each.name, describe(given[each.name]), str(shape))

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from kvgen.runtime.arguments import check_integer, check_memory, describe, wrong
+from kvgen.runtime.arguments import check_memory, describe, wrong
 from kvgen.runtime.contents import Contents
 from kvgen.runtime.device import tuned_places
 from kvgen.runtime.memory import check_apart
-from kvgen.runtime.storage import BOOKS, Shapes, check_sizes
+from kvgen.runtime.storage import BOOKS, Shapes, check_options, check_sizes
 
 
 class Allocation(NamedTuple):
@@ -108,7 +108,11 @@ class Cache(Contents):
         """The class of a cache, its tensors, and what else it is made with."""
         table = cls.table
         options = {"first_slot": first_slot, "invariant": invariant, "fold": fold}
-        check_integer("first_slot", first_slot, 0)
+        check_options(slots, first_slot, invariant, fold)
+        try:
+            torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise wrong("device", repr(device), "a device of torch") from error
         heads = table.sizes["HV"] if heads is None else heads
         if short_context != 0:
             kind = cls.paged_class(short_context)

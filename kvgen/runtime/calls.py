@@ -174,6 +174,8 @@ def check_count(slot: int, count: int, call: Call) -> None:
     if count > call.tokens:
         expected = f"0 to {call.tokens}, as many as `{call.kernel}` has recorded"
         raise wrong("counts", came, expected)
+    if call.parents and any(max(call.parents[node], -1) != node - 1 for node in range(count)):
+        raise wrong("counts", came, "a `path`, as the first nodes of this tree are no chain")
 
 
 def check_nodes(slot: int, path: list[int], count: int, call: Call) -> None:

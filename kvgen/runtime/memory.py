@@ -1,15 +1,45 @@
-"""Tensors in a server's memory: whether any two elements share an address."""
+"""Memory that others have allocated: whether any two elements share an address."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from kvgen.runtime.arguments import wrong
+from kvgen.runtime.arguments import (
+    Sized,
+    check_contiguous,
+    check_tensor,
+    strict,
+    wrong,
+)
+
+
+def check_out(
+    cache: Sized, out: Any, front: tuple[int, ...], given: Mapping[str, Tensor]
+) -> Tensor:
+    """Where outputs go of so many rows, or rows and tokens: as given, or room for them."""
+    like = given[cache.table.output_like]
+    shape = (*front, cache.heads, cache.table.sizes["V"])
+    if out is None:
+        return torch.empty(shape, dtype=like.dtype, device=cache.device)
+    check_tensor("out", out, shape, like.dtype, cache.device)
+    check_contiguous("out", out)
+    # along each axis, the shortest steps first, what lies within a step fits into it
+    extent = 1
+    for stride, size in sorted(zip(out.stride(), out.shape, strict=True)):
+        if size > 1 and stride < extent:
+            raise wrong("out", f"strides {out.stride()}", "elements that share no address")
+        extent += (size - 1) * stride
+    # outputs are written while others are still to be computed
+    own = {f"the cache's {name}": x for name, x in cache.named().items()} if strict(out) else {}
+    for name, x in (*given.items(), *own.items()):
+        same = x.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
+        if same and out.numel() and x.numel() and overlap(span_of(out), span_of(x)):
+            raise wrong("out", f"shares memory with {name}", "memory of its own")
+    return out
 
 
 class Span(NamedTuple):
@@ -42,12 +72,8 @@ def span_of(tensor: Tensor) -> Span:
     steps: list[tuple[int, int]] = []
     if tensor.is_contiguous():
         return Span(tensor.data_ptr(), size * tensor.numel(), steps)
-    given = [
-        (stride * size, count)
-        for count, stride in zip(tensor.shape[:2], tensor.stride()[:2], strict=True)
-    ]
-    size *= math.prod(tensor.shape[2:])
-    for step, count in sorted(given):
+    sides = zip(tensor.stride(), tensor.shape, strict=True)
+    for step, count in sorted((stride * size, count) for stride, count in sides):
         if step == size:
             # side by side they are one block
             size *= count
@@ -76,8 +102,11 @@ def overlaps_itself(span: Span) -> bool:
 
 
 def offsets(steps: list[tuple[int, int]]) -> list[int]:
-    """How far from the first the blocks along one step, or along none, lie."""
-    return [n * step for count, step in steps or [(1, 0)] for n in range(count)]
+    """How far from the first the blocks along these steps lie."""
+    found = [0]
+    for count, step in steps:
+        found = [start + n * step for start in found for n in range(count)]
+    return found
 
 
 def overlap(one: Span, other: Span) -> bool:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvgen.runtime.arguments import check_out, wrong
+from kvgen.runtime.arguments import wrong
 from kvgen.runtime.cache import Cache
 from kvgen.runtime.launches import Given
+from kvgen.runtime.memory import check_out
 from kvgen.runtime.numbers import unknown
 from kvgen.runtime.storage import Storage
 from kvgen.runtime.table import Table

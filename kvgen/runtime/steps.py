@@ -11,7 +11,6 @@ from kvgen.runtime.arguments import (
     check_arguments,
     check_force,
     check_layer,
-    check_out,
     check_per_row,
     check_slots,
     describe,
@@ -22,6 +21,7 @@ from kvgen.runtime.arguments import (
 from kvgen.runtime.cache import Cache, check_cache
 from kvgen.runtime.device import best_kernel, gpu_name
 from kvgen.runtime.launches import Given
+from kvgen.runtime.memory import check_out
 from kvgen.runtime.numbers import listed
 from kvgen.runtime.ops import traced, traced_end
 
@@ -63,6 +63,8 @@ def accept(
     slots = check_slots(cache, "slots", slots)
     if (counts is None) == (path is None):
         raise wrong("counts, path", "neither" if counts is None else "both", "one of them")
+    if type(late) is not bool:
+        raise wrong("late", repr(late), "True or False")
     force = check_force(cache, slots, force)
     if path is None:
         kept = counts = check_counts(cache, slots, counts, late)

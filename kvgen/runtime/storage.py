@@ -93,9 +93,7 @@ class Storage:
     def begin_at(self, first_slot: int, invariant: bool, fold: str) -> None:
         """Which slots are for padding, whether a row's bits depend on nothing but itself, and when
         rows fold."""
-        check_integer("first_slot", first_slot, 0)
-        if fold not in ("parts", "row"):
-            raise wrong("fold", repr(fold), "'parts' or 'row'")
+        check_options(self.slots, first_slot, invariant, fold)
         self.first_slot, self.invariant = first_slot, invariant
         # when others are full is none of a row's business where its bits are its own
         self.fold = "row" if invariant else fold
@@ -121,8 +119,6 @@ class Storage:
 
     def prepare(self, shapes: Shapes, books: tuple[str, ...]) -> None:
         """Look at the device, allocate the books that are missing and check all tensors."""
-        if self.first_slot >= self.slots:
-            raise wrong("first_slot", self.first_slot, f"less than {self.slots} slots")
         interpreted = not compiled(self.table)
         early = not isinstance(library_sum, triton.JITFunction)
         if interpreted != early and self.device.type != "meta":
@@ -235,6 +231,17 @@ def check_sizes(table: Table, most: int, dtype: Any, **sizes: Any) -> None:
         raise wrong("window", window, f"0 to buffer = {buffer}")
     if dtype not in DTYPES:
         raise wrong("dtype", dtype, "torch.bfloat16, torch.float16 or torch.float32")
+
+
+def check_options(slots: int, first_slot: int, invariant: object, fold: object) -> None:
+    check_integer("slots", slots, 1)
+    check_integer("first_slot", first_slot, 0)
+    if first_slot >= slots:
+        raise wrong("first_slot", first_slot, f"less than {slots} slots")
+    if type(invariant) is not bool:
+        raise wrong("invariant", repr(invariant), "True or False")
+    if fold not in ("parts", "row"):
+        raise wrong("fold", repr(fold), "'parts' or 'row'")
 
 
 def check_ranks(tensors: Mapping[str, Any], ranks: Mapping[str, int]) -> None:

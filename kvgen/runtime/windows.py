@@ -9,13 +9,13 @@ from torch import Tensor
 from kvgen.runtime.arguments import (
     check_arguments,
     check_layer,
-    check_out,
     check_slots,
     describe,
     wrong,
 )
 from kvgen.runtime.cache import Cache, check_cache
 from kvgen.runtime.launches import Given
+from kvgen.runtime.memory import check_out
 from kvgen.runtime.table import Table
 
 
@@ -36,6 +36,6 @@ def check_first(table: Table, first: Any, packed: bool = False) -> int:
     """The tokens of a window, or of packed prompts, by the first input."""
     axis = 0 if packed else 1
     if not isinstance(first, Tensor) or first.dim() <= axis or first.shape[axis] < 1:
-        expected = "[tokens, …]" if packed else "[B, T, …] with T >= 1"
+        expected = "[tokens, …] with a token or more" if packed else "[B, T, …] with T >= 1"
         raise wrong(table.inputs[0].name, describe(first), expected)
     return first.shape[axis]

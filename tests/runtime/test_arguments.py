@@ -91,6 +91,11 @@ def test_inputs_and_parameters(name: str, kernel: str, monkeypatch: pytest.Monke
         refused(given(each, [1.0]), f"{each}: list [1.0]", f"expected {shape}")
         if x.shape[-1] > 1:
             refused(given(each, narrow(x)), f"{each}: strides (", "contiguous last axis")
+        # what the imaginary part of a conjugate is
+        negative = torch.complex(x, x).conj().imag
+        assert negative.is_neg()
+        negated = torch.as_strided(negative, x.shape, x.stride())
+        refused(given(each, negated), f"{each}: a view that negates", "resolve_neg")
         missing = {key: value for key, value in right.items() if key != each}
         with pytest.raises(TypeError, match=f"missing .*'{each}'"):
             call(module.made, 0, ids(0, 1), **missing)
@@ -131,6 +136,51 @@ def test_out(kernel: str, out: Any, parts: list[str], module, cache) -> None:
     right = arguments("gated_deltanet")
     call = getattr(module, kernel)
     refused(lambda: call(cache, 0, ids(0, 1), **right, out=out), *parts)
+
+
+def laid(right: dict[str, Any], name: str, before: int) -> tuple[dict[str, Any], torch.Tensor]:
+    """The arguments with one of them as a slice of a row of 64 numbers, and that row's tensor."""
+    front = right[name].shape[: right[name].dim() - 2]
+    size = right[name][0].numel() if front else right[name].numel()
+    wide = torch.zeros(*front, 64)
+    part = wide[..., before : before + size].unflatten(-1, right[name].shape[len(front) :])
+    part.copy_(right[name])
+    return {**right, name: part}, wide
+
+
+@pytest.mark.parametrize("kernel", ["decode", "recurrent"])
+def test_out_shares_no_memory_with_what_is_read(kernel: str, module, cache) -> None:
+    right = arguments("gated_deltanet")
+    call = getattr(module, kernel)
+    for name in right:
+        given, wide = laid(right, name, 4)
+        flat = wide.flatten()[: ROWS * 16]
+        refused(
+            lambda given=given, flat=flat: call(
+                cache, 0, ids(0, 1), **given, out=flat.view(ROWS, 2, 8)
+            ),
+            f"out: shares memory with {name}",
+            "memory of its own",
+        )
+    for name, tensor in cache.named().items():
+        if tensor.dtype == torch.float32 and tensor.numel() >= ROWS * 16:
+            own = tensor.flatten()[-ROWS * 16 :].view(ROWS, 2, 8)
+            refused(
+                lambda own=own: call(cache, 0, ids(0, 1), **right, out=own),
+                f"out: shares memory with the cache's {name}",
+            )
+
+
+@pytest.mark.parametrize("kernel", ["decode", "recurrent"])
+def test_out_may_lie_beside_an_input(kernel: str) -> None:
+    module = made("gated_deltanet").module
+    right, calls = arguments("gated_deltanet"), []
+    given, wide = laid(right, "v", 16)
+    for each, out in ((right, None), (given, wide[:, 32:48].unflatten(-1, (2, 8)))):
+        cache = module.Cache.empty(4, 1, device="cpu", dtype=torch.float32, buffer=2)
+        calls.append(getattr(module, kernel)(cache, 0, ids(0, 1), **each, out=out))
+    assert torch.equal(*calls)
+    assert torch.equal(given["v"], right["v"])
 
 
 # slots, layers, masks ----------------------------------------------------------------------------
@@ -218,6 +268,7 @@ def table(*rows: list[int]) -> torch.Tensor:
 WRONG_ENDS: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["counts, path: neither", "expected one of them"]),
     ({"counts": ids(1, 1), "path": table([0], [0])}, ["counts, path: both"]),
+    ({"counts": ids(1, 1), "late": "no"}, ["late: 'no'", "True or False"]),
     ({"counts": ids(1)}, ["counts: [1] torch.int32", "expected [2] torch.int32 on cpu"]),
     ({"counts": ids(1, 1)[:, None]}, ["counts: [2, 1] torch.int32", "expected [2]"]),
     ({"counts": ids(1, 1).long()}, ["counts: [2] torch.int64", "expected [2] torch.int32"]),
@@ -319,10 +370,16 @@ def test_states(state: Any, came: str, cache) -> None:
         ({"heads": 2.0}, ["heads: 2.0"]),
         ({"dtype": torch.float64}, ["dtype: torch.float64", "torch.bfloat16"]),
         ({"dtype": "bf16"}, ["dtype: bf16", "torch.bfloat16"]),
+        ({"invariant": "no"}, ["invariant: 'no'", "True or False"]),
+        ({"fold": "parts "}, ["fold: 'parts '", "'parts' or 'row'"]),
+        ({"device": "gpu"}, ["device: 'gpu'"]),
+        ({"device": None}, ["device: None"]),
     ],
 )
 def test_empty(given: dict[str, Any], parts: list[str], module) -> None:
-    refused(lambda: module.Cache.empty(**{"slots": 2, "device": "cpu", **given}), *parts)
+    given = {"slots": 2, "device": "cpu", **given}
+    refused(lambda: module.Cache.empty(**given), *parts)
+    refused(lambda: module.Cache.layout(**given), *parts)
 
 
 def test_wrap(module, cache) -> None:

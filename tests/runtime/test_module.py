@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import inspect
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -475,6 +476,25 @@ def test_reference_begins_with_the_initial_state_and_keeps_the_dtype() -> None:
     assert out.dtype == states["S"].dtype == torch.float64
     zeros = {"S": torch.zeros(2, 2, 16, 8, dtype=torch.float64)}
     assert torch.equal(pair.module.reference(zeros, **inputs, **params)[0], out)
+
+
+def test_reference_takes_no_other_axes() -> None:
+    """What broadcasts would be another recurrence: a row's parameters, one head for all."""
+    pair = twin("gated_deltanet", **{"buffer": 2})
+    reference = pair.module.reference
+    exact = {**pair.sampler.inputs(2, torch.float64), **pair.params[0]}
+    for name, x in exact.items():
+        for other in (x[:1].expand(2, *x.shape) if x.dim() == 1 else x[:, :1, None], x[None]):
+            if name == next(iter(exact)):
+                continue
+            message = rf"{name}: \[.*, expected {re.escape(str(list(x.shape)))}"
+            with pytest.raises(ValueError, match=message):
+                reference(None, **{**exact, name: other})
+    with pytest.raises(ValueError, match=r"S: \[1, 2, 16, 8\] .*, expected \[2, 2, 16, 8\]"):
+        reference({"S": torch.zeros(1, 2, 16, 8)}, **exact)
+    # a rank of more or fewer heads
+    wide = {n: x.repeat_interleave(3, x.dim() - 2 + (x.dim() < 3)) for n, x in exact.items()}
+    assert reference(None, **wide)[0].shape == (2, 6, 8)
 
 
 def test_a_module_needs_no_kvgen(tmp_path: Path) -> None:

@@ -159,6 +159,19 @@ def test_a_path_along_a_chain_leaves_out_nothing(server: Server, path: list[int]
     server.accept(5, path=[[0, 1, 2, 3]])
 
 
+@pytest.mark.parametrize(("tree", "most"), [(TREE, 1), ([-1, 0, 0, 1], 2), ([-1, 0, 1, 0], 3)])
+def test_counts_of_a_tree_are_of_its_first_nodes_in_a_chain(
+    server: Server, tree: list[int], most: int
+) -> None:
+    for count in range(5):
+        server.call("verify", 2, 5, tokens=4, parents=table([-1, 0, 1, 2], tree))
+        if count <= most:
+            server.accept(2, 5, counts=(4, count))
+        else:
+            said = f"counts: {count} for slot 5", "a `path`"
+            server.refuses(lambda count=count: server.accept(2, 5, counts=(4, count)), *said)
+
+
 # which rows, which layers ------------------------------------------------------------------------
 
 

@@ -114,6 +114,16 @@ def test_out(kernel: str, out: Any, parts: list[str], module, cache) -> None:
     refused(lambda: getattr(module, kernel)(cache, 0, ids(0, 1), **right, out=out), *parts)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_out_shares_no_memory_with_what_is_read(kernel: str, module, cache) -> None:
+    right = arguments("gated_deltanet", kernel)
+    shared = {**right, "v": right["v"].clone()}
+    refused(
+        lambda: getattr(module, kernel)(cache, 0, ids(0, 1), **shared, out=shared["v"]),
+        "out: shares memory with v",
+    )
+
+
 @pytest.mark.parametrize(
     ("slots", "came"),
     [

@@ -67,6 +67,7 @@ def test_show(own: Path) -> None:
     none = run("show", "gla")
     assert none.exit_code == 0 and none.stdout == ""
     assert "no records of gla: kvgen tune gla --gpu" in none.stderr and str(own) in none.stderr
+    assert "no records of mamb2: did you mean 'mamba2'?" in run("show", "mamb2").stderr
 
 
 def test_show_says_how_the_state_is_kept() -> None:
