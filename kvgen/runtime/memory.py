@@ -35,8 +35,9 @@ def check_out(
         extent += (size - 1) * stride
     # outputs are written while others are still to be computed
     own = {f"the cache's {name}": x for name, x in cache.named().items()} if strict(out) else {}
+    memory = out.untyped_storage().data_ptr()
     for name, x in (*given.items(), *own.items()):
-        same = x.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
+        same = x.untyped_storage().data_ptr() == memory
         if same and out.numel() and x.numel() and overlap(span_of(out), span_of(x)):
             raise wrong("out", f"shares memory with {name}", "memory of its own")
     return out
