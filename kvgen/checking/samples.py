@@ -42,7 +42,8 @@ class Sampler:
         return {t.name: self._draw(t, (rows,)).to(dtype) for t in self.spec.inputs}
 
     def states(self, rows: int) -> dict[str, torch.Tensor]:
-        """States as a prefill may leave them, in float32; values the spec's storage can hold."""
+        """States as a prefill may leave them, with the past of inputs, in float32; values the
+        spec's storage can hold."""
         found: dict[str, torch.Tensor] = {}
         for tensor in self.spec.states:
             shape = (rows, *(self.sizes[axis] for axis in tensor.axes))
@@ -53,6 +54,9 @@ class Sampler:
                 # a normaliser is positive
                 value = 0.5 + torch.rand(shape, **kind)
             found[tensor.name] = value
+        for past in self.spec.pasts:
+            tokens = self._draw(past.tensor, (rows * past.count,))
+            found[past.name] = tokens.unflatten(0, (rows, past.count))
         return found
 
     def uniform(self, like: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,7 @@ class _Decode:
         self.buffer = Buffered(self.token, form, records, lanes)
         self.roots = [*form.roots, *(stored.node for stored in records.stored)]
         # what a program computes once
-        self.unit = unit_level(reachable(self.roots), self.single)
+        self.unit = unit_level(reachable([*self.roots, *form.remembered]), self.single)
         self.dots = offered(form)
         # vectors that tensor cores take as they came, and the number that each is still to be times
         self.given: dict[Node, tuple[Value, Node]] = {}
@@ -89,6 +89,7 @@ class _Decode:
         self._scores(at_unit=True)
         self._operands(at_unit=True)
         leaving.store(at_unit=True)
+        leaving.remember(self.inputs, at_unit=True)
         with build.loop("step", "TILES", "STAGES") as step:
             first = build.mul(lanes.part, build.given("TILES"))
             lanes.begin(build.add(first, step, "tile"))
@@ -109,6 +110,7 @@ class _Decode:
             for node in self.roots:
                 self.token.value(node)
             leaving.store(at_unit=False)
+            leaving.remember(self.inputs, at_unit=False)
             leaving.output()
         return build.kernel()
 
