@@ -41,9 +41,9 @@ class Sampler:
         """One token's inputs, with the rows in front."""
         return {t.name: self._draw(t, (rows,)).to(dtype) for t in self.spec.inputs}
 
-    def states(self, rows: int) -> dict[str, torch.Tensor]:
-        """States as a prefill may leave them, with the past of inputs, in float32; values the
-        spec's storage can hold."""
+    def states(self, rows: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+        """States as a prefill may leave them, in float32, values the spec's storage can hold; and
+        the past of inputs, in their dtype."""
         found: dict[str, torch.Tensor] = {}
         for tensor in self.spec.states:
             shape = (rows, *(self.sizes[axis] for axis in tensor.axes))
@@ -56,7 +56,7 @@ class Sampler:
             found[tensor.name] = value
         for past in self.spec.pasts:
             tokens = self._draw(past.tensor, (rows * past.count,))
-            found[past.name] = tokens.unflatten(0, (rows, past.count))
+            found[past.name] = tokens.unflatten(0, (rows, past.count)).to(dtype)
         return found
 
     def uniform(self, like: torch.Tensor) -> torch.Tensor:

@@ -131,7 +131,8 @@ class Twin:
     def admit(self, slots: Sequence[int]) -> None:
         """Rows with a state, as a prefill leaves it, in every layer."""
         self.reset(slots)
-        self.load(slots, [self.sampler.states(len(slots)) for _ in range(self.layers)])
+        drawn = [self.sampler.states(len(slots), self.dtype) for _ in range(self.layers)]
+        self.load(slots, drawn)
 
     def copy(self, src: Sequence[int], dst: Sequence[int]) -> None:
         self.cache.copy(self.ids(src), self.ids(dst))
@@ -143,9 +144,7 @@ class Twin:
     def load(self, slots: Sequence[int], states: Sequence[Tensors]) -> None:
         """Give each layer's rows states, in float32, as a prefill leaves them."""
         name = self.form.state.name
-        pasts = {past.name for past in self.form.spec.pasts}
-        for layer, drawn in enumerate(states):
-            given = {key: x.to(self.dtype) if key in pasts else x for key, x in drawn.items()}
+        for layer, given in enumerate(states):
             self.cache.load(layer, self.ids(slots), given if len(given) > 1 else given[name])
             for key, values in given.items():
                 self.states[layer][key][list(slots)] = values.double()

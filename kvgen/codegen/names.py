@@ -49,7 +49,7 @@ def namer_for(form: Form, records: Records) -> Namer:
         taken |= {f"{local(name)}_{part}" for part in ("ptr", "slot", "layer", "at")}
     taken |= {f"{carry.tensor.name}_context" for carry in form.carries}
     ages = range(1, form.most_past + 1)
-    taken |= {f"{each}_{age}" for each in ("back", "old", "place") for age in ages}
+    taken |= {f"{each}_{age}" for each in ("back", "place") for age in ages}
     taken |= {long_token(number) for number in range(MAX_WINDOW)}
     return Namer(taken)
 

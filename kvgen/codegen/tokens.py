@@ -88,12 +88,11 @@ class WindowLoads(TokenLoads):
         channel = x.axes.channels
         dims = "T" + channel
         position = aligned(Text(f"back_{age}.to(tl.int64)", ATOM, "T"), dims).text
-        within = token_mask(channel, self.shapes, f"(real_token & (back_{age} >= 0))")
-        address = past_address(self.form, self.shapes, x, f"place_{age}")
-        before = token_mask(channel, self.shapes, f"old_{age}")
-        near = f"tl.load({self.address(x, dims, position)}, mask={within}, other=0.0)"
-        far = f"tl.load({address}, mask={before}, other=0.0)"
-        return Text(f"({near}.to(tl.float32) + {far}.to(tl.float32))", ATOM, dims)
+        older = aligned(Text(f"(back_{age} < 0)", ATOM, "T"), dims).text
+        ring = past_address(self.form, self.shapes, x, f"place_{age}")
+        address = f"tl.where({older}, {ring}, {self.address(x, dims, position)})"
+        mask = token_mask(channel, self.shapes)
+        return Text(f"tl.load({address}, mask={mask}, other=0.0).to(tl.float32)", ATOM, dims)
 
 
 def token_mask(channel: str, shapes: Shapes, tokens: str = "real_token") -> str:

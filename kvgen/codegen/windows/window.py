@@ -100,7 +100,7 @@ class Window:
             *(
                 f"{each}_{age}"
                 for age in range(1, self.frame.form.most_past + 1)
-                for each in ("back", "old", "place")
+                for each in ("back", "place")
             ),
         ]
 
