@@ -35,7 +35,7 @@ lengths_ptr parents_ptr parents_row parents_token
 numbers_ptr matrices_ptr numbers_at matrices_at vectors_at out_at
 first_head in_front begun HEADS NUMBERS HALVES
 EARLY PDL DOT INTERPRETED EXACT ROUGH PROMPT PROMPT_MARK
-order_ptr order_at ring back_1
+order_ptr order_at ring back_1 to_come
 """
 
 

@@ -49,6 +49,11 @@ class Remembering(Cache):
     def prepare(self, shapes: Shapes, books: tuple[str, ...]) -> None:
         self.ring = self.ring_of(self.window)
         super().prepare(self.with_rings(shapes, self.window), (*books, "order"))
+        kind: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
+        # what rows are loaded with where nothing is given
+        self.zeros = {
+            name: torch.zeros(shape, **kind) for name, shape in self.past_shapes(1).items()
+        }
 
     @classmethod
     def held_past(cls) -> int:
@@ -84,13 +89,7 @@ class Remembering(Cache):
 
     def run_recurrent(self, layer: int, slots: Tensor, given: Given, out: Tensor) -> None:
         super().run_recurrent(layer, slots, given, out)
-        self.record_past(layer, slots, given, 1, in_place=True)
-
-    def run_verify(
-        self, layer: int, slots: Tensor, parents: Tensor | None, given: Given, out: Tensor
-    ) -> None:
-        super().run_verify(layer, slots, parents, given, out)
-        self.record_past(layer, slots, given, out.shape[1])
+        self.record_past(layer, slots, given, 1)
 
     def run_extend(
         self, layer: int, slots: Tensor, lengths: Tensor, given: Given, out: Tensor,
@@ -98,14 +97,14 @@ class Remembering(Cache):
     ) -> None:  # fmt: skip
         super().run_extend(layer, slots, lengths, given, out, packed)
         tokens = out.shape[0 if packed else 1]
-        self.record_past(layer, slots, given, tokens, lengths, packed, in_place=True)
+        self.record_past(layer, slots, given, tokens, lengths, packed)
 
     def record_past(
         self, layer: int, slots: Tensor, given: Given, tokens: int,
-        lengths: Tensor | None = None, packed: bool = False, in_place: bool = False,
+        lengths: Tensor | None = None, packed: bool = False,
     ) -> None:  # fmt: skip
-        """Keep the inputs of a call's tokens, which no program of the call may do: others read what
-        these are put in the place of."""
+        """Keep the inputs of a call that writes in place; none of its own programs may, as they
+        come in the place of what others read."""
         tensors, inner = self.at(layer)
         for name, past in self.pasts.items():
             x, ring = given[past.input], tensors[name]
@@ -119,8 +118,8 @@ class Remembering(Cache):
                 self, "record_past", (slots.numel(), parts_of(size, 256)), x, slots,
                 slots if lengths is None else lengths, *self.books()[2:], ring, tokens, *self.rows,
                 ring.stride(0), inner * ring.stride(1), self.held_past(), past.tokens, row, token,
-                own[0] if axes > 1 else 0, width, size, IN_PLACE=in_place,
-                LENGTHS=lengths is not None, PACKED=packed, BLOCK=256, num_warps=1,
+                own[0] if axes > 1 else 0, width, size, LENGTHS=lengths is not None, PACKED=packed,
+                BLOCK=256, num_warps=1,
             )  # fmt: skip
 
     def run_advance(
@@ -177,9 +176,8 @@ class Remembering(Cache):
                 raise wrong("state", f"{name} is {describe(tensor)}", expected)
         super().load(layer, slots, rest)
         for name, shape in shapes.items():
-            zeros = pasts[name] if name in pasts else torch.zeros(shape, dtype=self.dtype)
-            rows = zeros.to(self.device).contiguous().unsqueeze(1)
-            self.move_past(name, rows, slots, layer, save=False)
+            rows = pasts[name].contiguous() if name in pasts else self.zeros[name].expand(shape)
+            self.move_past(name, rows.unsqueeze(1), slots, layer, save=False)
 
     def read(self, layer: int, slots: Tensor) -> dict[str, Tensor]:
         """One layer's state with the unfolded records, [n, HV, K, V] float32, by name, with the
