@@ -61,12 +61,13 @@ class Chain:
 def chains(form: Form) -> bool:
     """Whether drafts that follow each other are worth a step of their own.
 
-    Their columns must fit one operand, and a carried state must be as wide as it is declared, for a
-    token's is the next one's as it stands.
+    Their inputs have no past, their columns must fit one operand, and a carried state must be as
+    wide as it is declared, for a token's is the next one's as it stands.
     """
     columns, writes = len(form.columns), len(form.writes)
     return (
         form.windows
+        and not form.remembered
         and 0 < columns * TOKENS <= MOST_COLUMNS
         and columns * writes <= MOST_DOTS
         and form.spec.size("K") <= MOST_KEYS

@@ -53,6 +53,7 @@ def _by_columns(form: Form) -> bool:
     reads = [column.axes.channels == "K" for column in form.columns]
     return (
         form.windows
+        and not form.remembered
         and bool(reads)
         and all(reads)
         and not form.whole_v

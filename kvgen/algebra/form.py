@@ -132,6 +132,18 @@ class Form:
         return [*roots, self.output]
 
     @cached_property
+    def remembered(self) -> tuple[Node, ...]:
+        """The inputs of which the last tokens are kept."""
+        pasts = self.spec.pasts
+        nodes = {node.value: node for node in self.graph.nodes.values() if node.op == "input"}
+        return tuple(nodes[past.tensor.name] for past in pasts)
+
+    @property
+    def most_past(self) -> int:
+        """How many tokens the input that goes back most goes back."""
+        return max((past.count for past in self.spec.pasts), default=0)
+
+    @cached_property
     def reads(self) -> tuple[Node, ...]:
         """The reads of the stored state, in the order they are needed."""
         found = [node for node in reachable(self.roots) if node.op == "read"]

@@ -90,6 +90,11 @@ class Graph:
         self.names.setdefault(node, name)
         return node
 
+    def past(self, x: Node, age: int) -> Node:
+        """An input as it was so many tokens ago; 0 before a request's first token."""
+        bounds = Interval(min(x.bounds.lo, 0.0), max(x.bounds.hi, 0.0))
+        return self._node("past", (x,), age, x.axes, bounds)
+
     def read(self, state: str, column: Node) -> Node:
         """The state before this token, contracted with a vector over K or over V."""
         channel = "V" if column.axes.channels == "K" else "K"

@@ -47,6 +47,8 @@ def described(node: Node, names: Names) -> str | None:
     args = node.args
     if node.op == "index":
         return f"{leaf_of(node).value}{node.value}"
+    if node.op == "past":
+        return f"{args[0].value}_{node.value}_ago"
     if (root := root_below(node)) is not None:
         vector = vector_in(root)
         return f"{vector_of(vector, names)}_inverse_norm" if vector else None

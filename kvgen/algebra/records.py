@@ -211,6 +211,7 @@ def _named(stored: list[Stored], form: Form) -> tuple[Stored, ...]:
         roles.setdefault(key, "write_key")
         roles.setdefault(write.d, "write_value")
     taken = {"cursors", "skipped", "pending", "work", *(c.tensor.name for c in form.carries)}
+    taken |= {past.name for past in form.spec.pasts}
     # in every format, so that records have the same names in all
     taken |= {plane for each in STATES.values() for plane in each.names(form.state.name)}
     taken |= {"pages", "state_pages", "stateful"}

@@ -106,6 +106,8 @@ class Walk:
                 if isinstance(value, Square):
                     return sq.times(self.graph, value, self.graph.const(-1.0))
                 return self.graph.neg(value)
+            case Index(base=base, index=place) if place < 0:
+                return self.graph.past(self._node(base, "an index"), -place)
             case Index(base=base):
                 return self.elementwise.index(expr, self._node(base, "an index"))
             case Bin(op="@"):

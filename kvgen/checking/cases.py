@@ -19,6 +19,7 @@ from kvgen.checking.twin import Tensors, Twin, worst
 from kvgen.checking.windows import Extend, Server, Verify
 from kvgen.kernels.decode import DECODE
 from kvgen.kernels.recurrent import RECURRENT
+from kvgen.kernels.short import SHORT
 
 # cases ------------------------------------------------------------------------------------------
 
@@ -340,7 +341,11 @@ def prompts(checker: Checker, case: str) -> None:
 def short_contexts(checker: Checker, case: str) -> None:
     """Rows without a state, whose records lie in pages: prompts, drafts and single tokens before
     they are long enough for one, across that line and beyond it."""
+    form = checker.made(checker.one_group()).analysis.form
     if not _windows(checker):
+        return
+    if not SHORT.exists(form):
+        checker.notes["short contexts"] = "the module has none: left out"
         return
     window, context = (2, 12) if checker.quick else (4, 40)
     sizes = checker.one_group()

@@ -169,6 +169,9 @@ def evaluate(
         elif node.op == "index":
             assert isinstance(node.value, int)
             values[node] = values[node.args[0]][:, node.value : node.value + 1]
+        elif node.op == "past":
+            # another row's is as good as an earlier token's
+            values[node] = values[node.args[0]].roll(int(node.value or 0), 0)
         elif function is not None and function.reduces:
             assert isinstance(node.value, str)
             values[node] = values[node.args[0]].sum(CHANNELS[node.value], keepdim=True)

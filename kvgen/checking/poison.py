@@ -33,6 +33,10 @@ def poison_beyond(cache: Any, form: Form, records: Records, slots: Iterable[int]
             values = cache.tensors[carry.tensor.name][slot]
             poison(values[:, :held])
             poison(values[:, held + 1 :])
+        for past in form.spec.pasts:
+            to_come = cache.tensors["order"][slot, form.most_past :].tolist()
+            for place in to_come:
+                poison(cache.tensors[past.name][slot][:, place])
         cache.tensors["skipped"][slot] = _signed(skipped | -1 << held)
 
 

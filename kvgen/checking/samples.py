@@ -41,8 +41,9 @@ class Sampler:
         """One token's inputs, with the rows in front."""
         return {t.name: self._draw(t, (rows,)).to(dtype) for t in self.spec.inputs}
 
-    def states(self, rows: int) -> dict[str, torch.Tensor]:
-        """States as a prefill may leave them, in float32; values the spec's storage can hold."""
+    def states(self, rows: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+        """States as a prefill may leave them, in float32, values the spec's storage can hold; and
+        the past of inputs, in their dtype."""
         found: dict[str, torch.Tensor] = {}
         for tensor in self.spec.states:
             shape = (rows, *(self.sizes[axis] for axis in tensor.axes))
@@ -53,6 +54,9 @@ class Sampler:
                 # a normaliser is positive
                 value = 0.5 + torch.rand(shape, **kind)
             found[tensor.name] = value
+        for past in self.spec.pasts:
+            tokens = self._draw(past.tensor, (rows * past.count,))
+            found[past.name] = tokens.unflatten(0, (rows, past.count)).to(dtype)
         return found
 
     def uniform(self, like: torch.Tensor) -> torch.Tensor:

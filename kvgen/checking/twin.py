@@ -28,7 +28,7 @@ SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # numbers of a row's state
 TINY = 64
 # the cache's own tensors, which hold neither states nor records
-BOOKS = ("cursors", "pending", "skipped", "work", "pages", "state_pages", "stateful")
+BOOKS = ("cursors", "pending", "skipped", "work", "pages", "state_pages", "stateful", "order")
 
 
 def errors(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -113,7 +113,8 @@ class Twin:
         spec = self.form.spec
         self.tiny = spec.size("K") * spec.size("V") * self.cache.heads <= TINY
         self.found: dict[str, float] = {"output": 0.0, "padding": 0.0, "other slots": 0.0}
-        self.found |= {tensor.name: 0.0 for tensor in made.analysis.spec.states}
+        self.found |= {tensor.name: 0.0 for tensor in spec.states}
+        self.found |= {past.name: 0.0 for past in spec.pasts}
 
     # -- what a server does
 
@@ -124,11 +125,14 @@ class Twin:
         for state in self.states:
             for tensor in self.form.spec.states:
                 state[tensor.name][rows] = tensor.init
+            for past in self.form.spec.pasts:
+                state[past.name][rows] = 0.0
 
     def admit(self, slots: Sequence[int]) -> None:
         """Rows with a state, as a prefill leaves it, in every layer."""
         self.reset(slots)
-        self.load(slots, [self.sampler.states(len(slots)) for _ in range(self.layers)])
+        drawn = [self.sampler.states(len(slots), self.dtype) for _ in range(self.layers)]
+        self.load(slots, drawn)
 
     def copy(self, src: Sequence[int], dst: Sequence[int]) -> None:
         self.cache.copy(self.ids(src), self.ids(dst))
@@ -302,10 +306,14 @@ class Twin:
     def _admit(self, slots: Sequence[int]) -> None:
         for state in self.states:
             if not state:
-                for tensor in self.form.spec.states:
-                    shape = [self.cache.slots, *(self.form.spec.size(a) for a in tensor.axes)]
-                    kind = {"dtype": torch.float64, "device": self.device}
+                spec, kind = self.form.spec, {"dtype": torch.float64, "device": self.device}
+                for tensor in spec.states:
+                    shape = [self.cache.slots, *(spec.size(a) for a in tensor.axes)]
                     state[tensor.name] = torch.full(shape, math.nan, **kind)
+                for past in spec.pasts:
+                    sizes = (spec.size(a) for a in past.tensor.axes)
+                    shape = [self.cache.slots, past.count, *sizes]
+                    state[past.name] = torch.full(shape, math.nan, **kind)
         self.used |= set(slots)
 
     def note(self, quantity: str, value: float) -> None:

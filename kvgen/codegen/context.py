@@ -32,7 +32,14 @@ from kvgen.codegen.scheduled import Scheduled, has_groups, of_groups
 from kvgen.codegen.shapes import Shapes
 from kvgen.codegen.short import short_decode_scope
 from kvgen.codegen.table import axes_text
-from kvgen.codegen.tensors import carried_of, initial_carried, initial_planes, tensors_of, tile_of
+from kvgen.codegen.tensors import (
+    carried_of,
+    initial_carried,
+    initial_planes,
+    pasts_of,
+    tensors_of,
+    tile_of,
+)
 from kvgen.codegen.windows.window import extend_scope, verify_scope
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
@@ -62,8 +69,10 @@ def context_of(
     # a correction that a fold recomputes is recorded for decodes alone
     step_tensors = [t for t in tensors if t.name not in stored or f"{t.local}_at" in fold.given]
     matrix_tensors = [t for t in step_tensors if t.name in planes or t.name in stored]
+    past_tensors = pasts_of(spec, sizes, ratio)
     decode_tensors = [t for t in tensors if records.exact or t.name not in planes[1:]]
-    used = [*form.roots, *(s.node for s in records.stored)]
+    decode_tensors += past_tensors
+    used = [*form.roots, *form.remembered, *(s.node for s in records.stored)]
     like = next((t for t in spec.inputs if "V" in t.axes), None)
     buffer = cost.buffer_length(form, records)
     module_hash = hashlib.sha256(spec.text.encode()).hexdigest()[:16]
@@ -93,9 +102,12 @@ def context_of(
         "step_tensors": step_tensors,
         "fold_has_groups": of_groups(fold, step_tensors),
         "read_has_groups": of_groups(read, matrix_tensors),
-        "step_has_groups": of_groups(step, step_tensors),
+        "step_has_groups": of_groups(step, [*step_tensors, *past_tensors]),
         # whether only a group's first head leaves some carried state
         "carries_lead": ratio > 1 and any(carry.axes.head == "H" for carry in form.carries),
+        "token_tensors": [*step_tensors, *past_tensors],
+        # where the past of a row's inputs lies, as kernels take it behind what it has recorded
+        "order": " order_ptr, ring," if form.remembered else "",
         "decode_tensors": decode_tensors,
         "decode_unit_tensors": [t for t in decode_tensors if single or t.head != "HV"],
         "decode_tile_tensors": [t for t in decode_tensors if not single and t.head == "HV"],
@@ -127,8 +139,14 @@ def context_of(
         "spec_literal": text_literal(spec.text),
         "recorded_inputs": sorted(
             {_leaf(s.node) for s in records.stored if s.as_given and not s.node.reads}
+            | {past.tensor.name for past in spec.pasts}
         ),
         "state_shapes": {t.name: extents_text(t.axes, sizes, ratio) for t in spec.states},
+        "pasts": spec.pasts,
+        "past_shapes": {
+            past.name: extents_text(past.tensor.axes, sizes, ratio, f"rows, {past.count}")
+            for past in spec.pasts
+        },
         "heads_from": heads_from(form, ratio),
     }
 
@@ -145,7 +163,7 @@ def windows_of(form: Form, records: Records, context: dict[str, Any]) -> dict[st
     shapes, single = context["shapes"], context["single"]
     verify = verify_scope(form, records, shapes, single)
     extend = extend_scope(form, records, shapes)
-    used = [*form.roots, *(s.node for s in records.stored)]
+    used = [*form.roots, *form.remembered, *(s.node for s in records.stored)]
     prompt = "\n".join([*extend.before, *extend.unit, *extend.tile, *extend.after, extend.output])
     return {
         "verify": verify,
@@ -155,7 +173,7 @@ def windows_of(form: Form, records: Records, context: dict[str, Any]) -> dict[st
         "extend_text": prompt,
         "window_arguments": window_arguments(form, used),
         "extend_arguments": window_arguments(form, form.roots),
-        "extend_has_groups": has_groups(prompt, context["step_tensors"], form)
+        "extend_has_groups": has_groups(prompt, context["token_tensors"], form)
         or of_groups(context["folded"], []),
         "window_docs": argument_docs(form, ("B", "T")),
     }
@@ -164,6 +182,7 @@ def windows_of(form: Form, records: Records, context: dict[str, Any]) -> dict[st
 def features_of(form: Form, features: tuple[str, ...]) -> dict[str, object]:
     """What the module has, and the calls that say how it would have more."""
     offered = ALL if form.windows else ("decode",)
+    offered = tuple(name for name in offered if name != "short" or not form.remembered)
     chosen = tuple(name for name in ALL if name in features and name in offered)
 
     def more(name: str) -> str:
@@ -172,7 +191,9 @@ def features_of(form: Form, features: tuple[str, ...]) -> dict[str, object]:
 
     left_out = [name for name in ("verify", "extend") if name in offered and name not in chosen]
     without = "this recurrence has no windows"
-    if form.windows:
+    if form.remembered:
+        without = "pages of records have no room for the past of inputs"
+    elif form.windows:
         without = f"this module has no short contexts: {more('short')}"
     return {
         "features": chosen,

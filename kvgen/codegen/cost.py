@@ -25,8 +25,8 @@ class Cost:
 
     state: what the state takes. read: what a decode reads of it. record: what a token leaves.
     record_read, record_fold: what a decode and a fold read of one record. carried: the carried
-    states. io: a token's inputs and its output; parameters are read once for all rows. newest: what
-    io holds of the newest record, a running sum, which a call reads once.
+    states. io: a token's inputs, their past, and its output; parameters are read once for all
+    rows. newest: what io holds of the newest record, a running sum, which a call reads once.
     """
 
     state: int
@@ -116,6 +116,9 @@ def cost(
     for argument in arguments(form, form.roots):
         if argument.is_input:
             given += _count(argument.axes, sizes)
+    for past in form.spec.pasts:
+        # what it was is read, and what it is kept
+        given += (past.count + 1) * _count(past.tensor.axes, sizes)
 
     def total(stored: tuple[Stored, ...]) -> Any:
         return sum(each.bytes(sizes, input_bytes) for each in stored)

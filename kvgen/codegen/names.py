@@ -34,6 +34,7 @@ lengths_ptr parents_ptr parents_row parents_token
 numbers_ptr matrices_ptr numbers_at matrices_at vectors_at out_at
 first_head in_front begun HEADS NUMBERS HALVES
 EARLY PDL DOT INTERPRETED EXACT ROUGH PROMPT PROMPT_MARK
+order_ptr order_at ring back_1 to_come
 """
 
 
@@ -46,6 +47,8 @@ def namer_for(form: Form, records: Records) -> Namer:
     for name in cache_names(form, records):
         taken |= {f"{local(name)}_{part}" for part in ("ptr", "slot", "layer", "at")}
     taken |= {f"{carry.tensor.name}_context" for carry in form.carries}
+    ages = range(1, form.most_past + 1)
+    taken |= {f"{each}_{age}" for each in ("back", "place") for age in ages}
     return Namer(taken)
 
 
@@ -56,7 +59,9 @@ def local(name: str) -> str:
 
 def cache_names(form: Form, records: Records) -> list[str]:
     """Every tensor of the cache that belongs to slots, layer by layer."""
-    return [*form.planes, *(s.name for s in records.stored), *(c.tensor.name for c in form.carries)]
+    carried = [carry.tensor.name for carry in form.carries]
+    pasts = [past.name for past in form.spec.pasts]
+    return [*form.planes, *(s.name for s in records.stored), *carried, *pasts]
 
 
 def pointer_name(name: str) -> str:

@@ -12,6 +12,7 @@ from fractions import Fraction
 from kvgen.functions.function import Reach
 from kvgen.functions.registry import FUNCTIONS
 from kvgen.language.declarations import MATRIX
+from kvgen.language.past import past_name
 from kvgen.language.spec import Spec
 from kvgen.language.syntax import IDENTITY, Bin, Call, Expr, Index, Name, Neg, Num
 
@@ -83,6 +84,9 @@ class TorchPrinter:
             case Neg(value=inner):
                 value = self.expr(inner)
                 return Value(f"-{value.inside(3)}", 3, value.dims, value.of_identity)
+            case Index(base=Name(id=name), index=place) if place < 0:
+                # behind those before it stands the token itself
+                return Value(f"{past_name(name)}[:, {place - 1}]", ATOM, self.env[name])
             case Index(base=base, index=place):
                 value = self.expr(base)
                 at = next(i for i, dim in enumerate(value.dims) if _slot(dim) == "extra")
@@ -193,7 +197,10 @@ def reference_lines(spec: Spec) -> tuple[list[str], set[str]]:
     for tensor in (*spec.inputs, *spec.states):
         env[tensor.name] = ("B", *tensor.axes)
     printer = TorchPrinter(spec, set(), env, set())
-    lines: list[str] = []
+    lines = [
+        f'{past.name} = torch.cat([state["{past.name}"], {past.tensor.name}[:, None]], 1)'
+        for past in spec.pasts
+    ]
     for statement in spec.steps:
         value = printer.expr(statement.value)
         lines.append(f"{statement.target} = {value.text}")
@@ -210,6 +217,7 @@ def reference_lines(spec: Spec) -> tuple[list[str], set[str]]:
         extents = ["rows", *(_extent(axis, spec) for axis in tensor.axes)]
         shape = ", ".join(extents) + ("," if len(extents) == 1 else "")
         lines.append(f"{tensor.name} = _spread({value.text}, ({shape}))")
+    lines += [f"{past.name} = {past.name}[:, 1:]" for past in spec.pasts]
     sizes = [f"{name} = {spec.size(name)}" for name in sorted(printer.sizes_used)]
     return sizes + lines, printer.helpers
 

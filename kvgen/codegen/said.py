@@ -40,9 +40,11 @@ def given_text(names: list[str]) -> str:
     return "\n".join(["{", *(f"        {line}" for line in lines), "    }"])
 
 
-def extents_text(axes: tuple[str, ...], sizes: dict[str, int], ratio: int) -> str:
-    """A state's shape for so many rows and heads."""
-    extents = ["rows"]
+def extents_text(
+    axes: tuple[str, ...], sizes: dict[str, int], ratio: int, front: str = "rows"
+) -> str:
+    """A state's shape for so many rows and heads. front: what stands before its own axes."""
+    extents = [front]
     for axis in axes:
         if axis == "HV" or (axis == "H" and ratio == 1):
             extents.append("heads")

@@ -15,11 +15,12 @@ from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
 def signatures_of(context: dict[str, Any]) -> dict[str, Signature]:
     """What the host passes to each kernel of a cache without short contexts."""
-    step, read = (names_of(context[each]) for each in ("step_tensors", "matrix_tensors"))
+    kinds = ("step_tensors", "token_tensors", "matrix_tensors")
+    step, token, read = (names_of(context[each]) for each in kinds)
     tokens = names_of(context["decode_tensors"])
     found = {
         "decode": Signature(context["decode_arguments"], tokens, not context["single"]),
-        "recurrent": Signature(context["step_arguments"], step),
+        "recurrent": Signature(context["step_arguments"], token),
         "fold": Signature((), step),
         "read": Signature((), read),
     }
@@ -30,7 +31,7 @@ def signatures_of(context: dict[str, Any]) -> dict[str, Signature]:
     if context["chunk"]:
         found["chunk"] = Signature(context["window_arguments"], tokens)
     if "extend" in context["features"]:
-        found["extend"] = Signature(context["extend_arguments"], step)
+        found["extend"] = Signature(context["extend_arguments"], token)
     if context["sweep"]:
         found["prepare"] = Signature(context["extend_arguments"], ())
         found["sweep"] = Signature(context["extend_arguments"], step)

@@ -78,6 +78,8 @@ def _held(form: Form, records: Records, initial: Mapping[str, str]) -> Iterable[
         axes = ("places", carry.axes.head, carry.axes.channels)
         value = initial.get(carry.tensor.name)
         yield _tensor(carry.tensor.name, "carried", axes, "torch.float32", value)
+    for past in form.spec.pasts:
+        yield _tensor(past.name, "past", ("places", *past.tensor.axes), "None")
 
 
 def _tensor(

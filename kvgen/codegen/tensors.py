@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kvgen.algebra.form import Form
@@ -11,6 +12,8 @@ from kvgen.codegen.addresses import carried_address, head_count, mask_of, record
 from kvgen.codegen.names import local, namer_for
 from kvgen.codegen.shapes import Shapes
 from kvgen.formats.state import Tile
+from kvgen.language.spec import Spec
+from kvgen.values.axes import HEADS
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,17 @@ def tensors_of(form: Form, records: Records, shapes: Shapes, ratio: int) -> list
         if carry.axes.channels:
             shape += f", {sizes[carry.axes.channels]}"
         found.append(CacheTensor(carry.tensor.name, shape, "torch.float32", "", None))
+    return found
+
+
+def pasts_of(spec: Spec, sizes: Mapping[str, int], ratio: int) -> list[CacheTensor]:
+    """The rings of inputs that have a past."""
+    found: list[CacheTensor] = []
+    for past in spec.pasts:
+        extents = [head_count(axis, ratio).strip("()") if axis in HEADS else str(sizes[axis])
+                   for axis in past.tensor.axes]  # fmt: skip
+        shape = ", ".join(["", "places", *extents])
+        found.append(CacheTensor(past.name, shape, "dtype", "", None))
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kvgen.algebra.graph import Node, leaf_of
+from kvgen.codegen.addresses import past_address
 from kvgen.codegen.loads import TokenLoads
 from kvgen.codegen.printer import ATOM, Text, aligned
 from kvgen.codegen.shapes import Shapes
@@ -71,6 +72,8 @@ class WindowLoads(TokenLoads):
         if leaf.op in ("carried", "previous"):
             # these go from parent to child
             return None
+        if leaf.op == "past":
+            return self._past(leaf)
         if leaf.op != "input":
             return super().__call__(node)
         dims = "T" + node.axes.channels
@@ -78,6 +81,18 @@ class WindowLoads(TokenLoads):
         mask = token_mask(node.axes.channels, self.shapes)
         text = f"tl.load({self.address(node, dims, position)}, mask={mask}, other=0.0)"
         return Text(f"{text}.to(tl.float32)", ATOM, dims)
+
+    def _past(self, node: Node) -> Text:
+        """What an input was before each token: of another of the window's, or of the row's past."""
+        (x,), age = node.args, node.value
+        channel = x.axes.channels
+        dims = "T" + channel
+        position = aligned(Text(f"back_{age}.to(tl.int64)", ATOM, "T"), dims).text
+        older = aligned(Text(f"(back_{age} < 0)", ATOM, "T"), dims).text
+        ring = past_address(self.form, self.shapes, x, f"place_{age}")
+        address = f"tl.where({older}, {ring}, {self.address(x, dims, position)})"
+        mask = token_mask(channel, self.shapes)
+        return Text(f"tl.load({address}, mask={mask}, other=0.0).to(tl.float32)", ATOM, dims)
 
 
 def token_mask(channel: str, shapes: Shapes, tokens: str = "real_token") -> str:

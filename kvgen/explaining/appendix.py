@@ -46,6 +46,10 @@ def recurrence(d: Derivation) -> list[str]:
         if tensors:
             listed = ", ".join(f"{t.name} [{', '.join(t.axes)}]" for t in tensors)
             lines += wrapped(f"{what:<12}{listed}", hang=12)
+    if d.spec.pasts:
+        kept = ", ".join(f"{each.tensor.name} {each.count}" for each in d.spec.pasts)
+        text = f"past        the last tokens of {kept}; as they came, once a row and layer"
+        lines += wrapped(text, hang=12)
     lines += wrapped("output      o [HV, V]")
     notes = renamed(d)
     return [*lines, "", *wrapped(f"Below, {', '.join(notes)}.")] if notes else lines

@@ -111,6 +111,7 @@ def data(analysis: Analysis, times: Sequence[short.Timed] = ()) -> dict[str, Any
         "storage": spec.storage.said,
         "recurrence": d.recurrence,
         "renamed": dict(d.renamed),
+        "past": {each.tensor.name: each.count for each in spec.pasts},
         "decays": [
             {
                 "name": d.name(decay.log),

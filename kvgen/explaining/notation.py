@@ -65,6 +65,8 @@ class Notation:
         kept = [node for node in leaves if self.graph.names[node] == node.value]
         for node in dict.fromkeys((*kept, *leaves)):
             self.known.setdefault(node, Term(self.namer.new(self.graph.names[node])))
+        for node in [node for node in self.graph.nodes.values() if node.op == "past"]:
+            self.known.setdefault(node, Term(f"{self.known[node.args[0]].text}[-{node.value}]"))
         wanted = {node: name for node, name in self.names.items() if node not in self.known}
         self.names = {node: self.namer.new(name) for node, name in wanted.items()}
 

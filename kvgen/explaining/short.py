@@ -13,6 +13,7 @@ from kvgen.codegen.config import PAGE
 from kvgen.explaining.account import quantities
 from kvgen.explaining.derivation import Derivation
 from kvgen.explaining.layout import count, indented, table, wrapped
+from kvgen.kernels.short import SHORT
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def crossing(found: Short, timed: Timed) -> int:
 
 
 def short(d: Derivation) -> Short | None:
-    """None where there are no windows, and so no paged caches."""
-    if not d.form.windows:
+    """None where there are no paged caches."""
+    if not SHORT.exists(d.form):
         return None
     # in pages keys are never factored, as a row may hold more of them than is safe for that
     form = replace(d.form, factored=None)

@@ -23,6 +23,8 @@ class Reach(IntEnum):
     CHANNEL = 1
     # a key side and a value side, of which it makes a matrix
     SIDES = 2
+    # an input of this token and of those before it
+    TOKENS = 3
 
 
 class Builder(Protocol):
@@ -56,10 +58,10 @@ Log = Callable[[Node], Node]
 class Function:
     """A function of the language.
 
-    eps: the default of its keyword `eps`, as it is written; None where it takes none. usage: what
-    helps who calls it with other arguments. elsewhere: what other libraries' function of that name
-    takes besides, and what to write with all of it. of_state: whether it is tried of a whole state,
-    as a part of a norm.
+    optional: arguments that may come behind those of its arity. eps: the default of its keyword
+    `eps`, as it is written; None where it takes none. usage: what helps who calls it with other
+    arguments. elsewhere: what other libraries' function of that name takes besides, and what to
+    write with all of it. of_state: whether it is tried of a whole state, as a part of a norm.
 
     Values. value: of numbers, a ValueError where there is no real one. bounds: its range, by those
     of its arguments; None where nothing follows from them.
@@ -87,6 +89,7 @@ class Function:
 
     name: str
     arity: int = 1
+    optional: int = 0
     reach: Reach = Reach.ELEMENT
     eps: str | None = None
     usage: str | None = None

@@ -140,6 +140,8 @@ def _beside(load: Load) -> int:
     span = power_of_two(buffer_length(form, load.records))
     kept = len(form.writes) + sum(decay.channel == "K" for decay in form.summed_decays)
     vectors = sum("K" in tensor.axes for tensor in form.spec.inputs)
+    # each token of the past comes with weights of its own
+    vectors += 2 * sum(past.count for past in form.spec.pasts if "K" in past.tensor.axes)
     return load.k * (span * kept + vectors) * load.columns // 2
 
 

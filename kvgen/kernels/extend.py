@@ -67,6 +67,9 @@ class Extend(Kernel):
         most = load.form.factored.most if load.form.factored else 16
         tokens = min(16, 1 << (most.bit_length() - 1))
         warps = warps_for(load.k * width, tiling.each)
+        if load.form.remembered:
+            # a block's tokens bring those before them along, vectors that fill the registers
+            return {"TILE": width, "TOKENS": min(tokens, 8), "STAGES": 1, "num_warps": 8}
         if load.k >= LONG:
             # a block's vectors in flight would fill all shared memory
             tokens = min(tokens, max(1, 8192 // load.k))

@@ -73,7 +73,7 @@ class Verify(Drafts):
 
     def rule(self, load: Load, batch: int) -> Config:
         facts = load.facts(batch)
-        if load.k >= LONG:
+        if load.k >= LONG or load.form.remembered:
             return _long(load)
         if load.wide:
             return _wide(load, batch)
@@ -89,7 +89,8 @@ class Verify(Drafts):
 
 
 def _long(load: Load) -> Config:
-    """The tokens' columns and the buffer's keys fill the registers of all warps there can be."""
+    """The tokens' columns and the buffer's keys, or what comes with inputs of a past, fill the
+    registers of all warps there can be."""
     width = load.tile(Tile(8192))
     tiles = min(load.count(width), 4)
     return {"TILE": width, "TILES": tiles, "STAGES": 1, "num_warps": 8}

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from kvgen.diagnostics import Diagnostic, Span, did_you_mean, quote
-from kvgen.functions.function import Function
+from kvgen.functions.function import Function, Reach
 from kvgen.functions.registry import FUNCTIONS
-from kvgen.language import constants, foreign, habits
+from kvgen.language import constants, foreign, habits, past
 from kvgen.language.constants import Constant, Unusable
 from kvgen.language.foreign import Foreign
 from kvgen.language.lines import Line
@@ -227,14 +227,19 @@ class Converter:
         if not fine:
             return Bad(self.span(node))
         wanted = function.arity
-        if len(args) != wanted:
+        if not 0 <= len(args) - wanted <= function.optional:
             given = "1 argument" if wanted == 1 else f"{wanted} arguments"
+            if function.optional:
+                wanted += function.optional
+                given = f"{function.arity} or {wanted} arguments"
             message = f"'{name}' takes {given}, {len(args)} given"
             help = function.usage
             if function.eps is not None and len(args) == 2:
                 help = f"write 'eps={self.text(node.args[1])}'"
             where = self.span(node.args[wanted]) if len(args) > wanted else self.span(node)
             return self.report("bad-call", message, where, help)
+        if function.reach is Reach.TOKENS:
+            return past.convolution(self.scope, args, self.span(node), self.report)
         return Call(name, args, eps, self.span(node))
 
     def _keywords(self, node: ast.Call, function: Function) -> tuple[Fraction | None, bool]:
@@ -336,6 +341,9 @@ class Converter:
         index = self._integer(node.slice)
         if index is None or isinstance(base, Bad):
             return Bad(span)
+        if index < 0 and isinstance(node.value, ast.Name):
+            name, where = Name(node.value.id, base.span), self.span(node.slice)
+            return past.index(self.scope, name, index, span, where, self.report)
         if isinstance(base, Name) and base.id in self.scope.sizes:
             return self.report("bad-index", f"'{base.id}' is a size", span)
         if not isinstance(base, Name):
@@ -347,7 +355,7 @@ class Converter:
         elif (length := self.scope.extras.get(base.id)) is None:
             message = f"'{base.id}' has no extra axis to index"
             return self.report("bad-index", message, span, "heads and channels have no numbers")
-        if index < 0 or (length is not None and index >= length):
+        if length is not None and index >= length:
             have = f": '{base.id}' has {length}" if length is not None else ""
             message = f"the index {index} is out of range{have}"
             return self.report("bad-index", message, self.span(node.slice), "the first is 0")

@@ -20,7 +20,7 @@ def _words(text: str) -> frozenset[str]:
 RESERVED = _words("""
     cache layer slots out parents state counts path lengths starts device sizes
     rows heads config tiles each grid used strides like cursors skipped pending work
-    pages state_pages stateful
+    pages state_pages stateful order
 """)
 
 # what a generated module imports, defines or calls

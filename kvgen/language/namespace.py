@@ -15,6 +15,9 @@ class Scope:
     # declared tensor -> its extra size, None without one
     extras: Mapping[str, int | None]
     sizes: Mapping[str, int]
+    # the axes of declared tensors, and which of these are inputs
+    axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    inputs: frozenset[str] = frozenset()
     # declared, but wrong in a way that has been reported
     broken: frozenset[str] = frozenset()
     # assigned so far

@@ -19,12 +19,13 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from kvgen.diagnostics import Diagnostic, Span, tidy
 from kvgen.formats.state import StateFormat
 from kvgen.language import overrides as options
-from kvgen.language import source, step, storage
+from kvgen.language import past, source, step, storage
 from kvgen.language.declarations import MATRIX, STANDARD, Declarations, Kind, Tensor
 from kvgen.language.names import refusal
 from kvgen.language.namespace import Scope
@@ -32,7 +33,7 @@ from kvgen.language.schema import Reader
 from kvgen.language.storage import Storage
 from kvgen.language.syntax import Stmt
 
-__all__ = ["SAMPLES", "Kind", "Spec", "Storage", "Tensor", "read", "show"]
+__all__ = ["SAMPLES", "Kind", "Past", "Spec", "Storage", "Tensor", "read", "show"]
 
 SAMPLES = ("normal", "small", "tiny", "unit", "positive", "gate", "log_uniform")
 MAX_BUFFER = 64
@@ -46,6 +47,19 @@ SILENT: dict[source.Where, source.Value] = {
     ("buffer",): "auto",
     **{("storage", key): value for key, value in Storage().said.items()},
 }
+
+
+@dataclass(frozen=True)
+class Past:
+    """An input of which the last `count` tokens are kept."""
+
+    tensor: Tensor
+    count: int
+
+    @property
+    def name(self) -> str:
+        """What it is called among a row's states."""
+        return past.past_name(self.tensor.name)
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,12 @@ class Spec:
     def ratio(self) -> int:
         """Value heads to a key head."""
         return self.size("HV") // self.size("H")
+
+    @cached_property
+    def pasts(self) -> tuple[Past, ...]:
+        """The inputs of which tokens before are used, in their order."""
+        counts = past.counts(self.steps)
+        return tuple(Past(each, counts[each.name]) for each in self.inputs if each.name in counts)
 
     def size(self, name: str) -> int:
         """The value of a size."""
@@ -135,6 +155,8 @@ class _Builder:
             return None, reader.found
         read = step.read(block, self._scope())
         found = [*reader.found, *read.diagnostics]
+        places = {each.name: each.span for each in self.declared.tensors.values()}
+        found += past.clashes(past.counts(read.statements), places, read.statements)
         if read.whole:
             found += self._assignments(read.statements)
         if not whole or not read.whole:
@@ -232,7 +254,12 @@ class _Builder:
             name: next((declared.sizes.get(axis) for axis in t.axes if axis not in STANDARD), None)
             for name, t in declared.tensors.items()
         }
-        return Scope(frozenset(extras), extras, declared.sizes, frozenset(declared.broken))
+        tensors = declared.tensors.values()
+        return Scope(
+            frozenset(extras), extras, declared.sizes, {each.name: each.axes for each in tensors},
+            frozenset(each.name for each in tensors if each.kind == "input"),
+            frozenset(declared.broken),
+        )  # fmt: skip
 
     def _assignments(self, statements: Sequence[Stmt]) -> list[Diagnostic]:
         """What `step` should have assigned and has not."""

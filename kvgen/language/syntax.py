@@ -57,7 +57,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Index:
-    """base[index], along the extra axis."""
+    """base[index], along the extra axis; of an index below 0 what an input was before."""
 
     base: Expr
     index: int

@@ -83,6 +83,7 @@ class _Decode(OnePass):
         self._scores(at_unit=True)
         self._operands(at_unit=True)
         self.leaving.store(at_unit=True)
+        self.leaving.remember(self.inputs, at_unit=True)
 
     def of_tile(self, state: Value) -> None:
         self.values = self.buffer.values_now()
@@ -95,6 +96,7 @@ class _Decode(OnePass):
         for node in self.roots:
             self.token.value(node)
         self.leaving.store(at_unit=False)
+        self.leaving.remember(self.inputs, at_unit=False)
         self.leaving.output()
 
     # -- what is there before the reads

@@ -65,7 +65,7 @@ class OnePass(ABC):
         self.buffer = Buffered(self.token, form, records, lanes)
         self.roots, self.columns, self.raw = roots, columns, raw
         # what a program computes once
-        self.unit = unit_level(reachable(roots), self.single)
+        self.unit = unit_level(reachable([*roots, *form.remembered]), self.single)
         self.given: dict[Node, Given] = {}
 
     @abstractmethod

@@ -17,6 +17,7 @@ from kvgen.ir.values import Value
 from kvgen.language.spec import MAX_BUFFER
 from kvgen.schedules.loads import GivenLoads, Program
 from kvgen.schedules.lowering import Lowering
+from kvgen.schedules.past import past_at, past_value
 from kvgen.values.axes import Axes
 
 
@@ -106,12 +107,16 @@ class StepLoads(GivenLoads):
     records: Records
 
     def has(self, node: Node) -> bool:
-        return super().has(node) or leaf_of(node).op in ("carried", "previous")
+        return super().has(node) or leaf_of(node).op in ("carried", "previous", "past")
 
     def __call__(self, node: Node, name: str | None) -> Value:
         build, lanes, leaf = self.build, self.lanes, leaf_of(node)
         if leaf.op == "previous":
             return newest_sum(build, lanes, self.form, self.records, name)
+        if leaf.op == "past":
+            return past_value(lanes, self.form, node, name)
+        if leaf in self.form.remembered:
+            return build.cast(self.stored(node, f"{leaf.value}_given"), "float", name)
         if leaf.op != "carried":
             return super().__call__(node, name)
         carry = next(c for c in self.form.carries if c.tensor.name == leaf.value)
@@ -196,6 +201,16 @@ class Leaving:
                 pointer, offset = carried_at(lanes, self.form, carry, after)
                 guards = *fits, *lanes.once(carry.axes, at_unit)
                 self._store(pointer, offset, node, guards)
+
+    def remember(self, inputs: StepLoads, at_unit: bool) -> None:
+        """The token's inputs, where they stand once it counts; in the same two parts."""
+        lanes, form = self.lanes, self.form
+        for x in form.remembered:
+            if (x in self.unit and same_head(x.axes.head, lanes.single)) == at_unit:
+                pointer, offset = past_at(lanes, form, x, form.most_past)
+                guards = lanes.once(x.axes, at_unit)
+                guard = lanes.build.every(*guards) if guards else None
+                lanes.build.store(pointer, offset, inputs.stored(x), guard)
 
     def _own(self, node: Node) -> Node:
         return self.values.get(node, node)

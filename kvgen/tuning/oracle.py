@@ -123,7 +123,7 @@ class Oracle:
 
     def _start(self, numbers: list[int], held: int) -> None:
         self.cache.reset(self.cache.every_slot)
-        self.states = self.sampler.states(len(numbers))
+        self.states = self.sampler.states(len(numbers), DTYPE)
         if held:
             # rows without a state begin with the initial one
             self.cache.reserve(numbers, held + 1)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from kvgen.values.axes import Axes
 from kvgen.values.interval import Interval
 
-LEAVES = ("const", "input", "param", "carried", "previous")
+LEAVES = ("const", "input", "param", "carried", "previous", "past")
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
     """One value of a token.
 
-    op: a leaf ('const', 'input', 'param', 'carried', or 'previous': what the record before this
-    token holds, 0 in an empty buffer), an operator, the name of a function of the language, 'index'
+    op: a leaf ('const', 'input', 'param', 'carried', 'previous': what the record before this
+    token holds, 0 in an empty buffer, or 'past': what its argument, an input, was `value` tokens
+    ago, 0 before the first), an operator, the name of a function of the language, 'index'
     of an extra axis, 'at': an input, or a component of one, at a token of a chain, or 'read': the
     state before this token contracted with its argument, a vector over K (giving V) or over V
     (giving K). value: a leaf's number or name, an index, a token, the state that is read, or the

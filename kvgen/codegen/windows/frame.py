@@ -46,6 +46,8 @@ class Frame:
         kept = tuple(stored.node for stored in records.stored) if recorded else ()
         if prompt and form.factored:
             kept = form.factored.keys
+        if recorded:
+            kept += form.remembered
         self.roots = list(dict.fromkeys((*form.roots, *kept)))
         nodes = reachable(self.roots)
         self.late = form.late

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Stored
-from kvgen.codegen.addresses import carried_address, mask_of
+from kvgen.codegen.addresses import carried_address, mask_of, past_address
 from kvgen.codegen.names import local
 from kvgen.codegen.stores import guards, same_head
 from kvgen.codegen.tokens import Spread
@@ -18,7 +18,8 @@ class Stores:
         self.frame = frame
 
     def leave(self) -> None:
-        """Store every token's records and carried states, where tokens leave them."""
+        """Store every token's records, carried states and what its inputs were, where tokens leave
+        them."""
         frame, form, scope = self.frame, self.frame.form, self.frame.scope
         if not frame.recorded:
             return
@@ -33,6 +34,12 @@ class Stores:
             level = scope.unit_stores if at_unit else scope.tile_stores
             address = carried_address(form, carry.tensor.name, frame.next, tokens="T")
             level.append(Spread(address, value, self._mask(carry.before, at_unit)))
+        for x in form.remembered:
+            at_unit = x in frame.unit and same_head(x.axes.head, frame.per_head)
+            value = frame.spread(frame.token.known[x], "T" + x.axes.channels)
+            level = scope.unit_stores if at_unit else scope.tile_stores
+            address = past_address(form, frame.shapes, x, "to_come")
+            level.append(Spread(address, value, self._mask(x, at_unit)))
 
     def record(self, stored: Stored, at_unit: bool) -> Spread:
         """The store of what every token records of one value."""

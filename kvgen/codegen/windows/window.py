@@ -97,6 +97,11 @@ class Window:
             "last",
             "state",
             *self._contexts(),
+            *(
+                f"{each}_{age}"
+                for age in range(1, self.frame.form.most_past + 1)
+                for each in ("back", "place")
+            ),
         ]
 
     def _prune(self) -> None:
