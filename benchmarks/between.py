@@ -54,10 +54,15 @@ def between(
 ) -> Iterator[dict[str, object]]:
     weights = [_weights() for _ in range(LAYERS)]
     for name in names:
-        for batch in batches:
-            pairs = [loaded(folder / name) for folder in (old, new)]
-            found = [timed(make_step(*pair, batch, LAYERS), weights) for pair in pairs]
-            decodes, ends = zip(*found, strict=True)
+        for number, batch in enumerate(batches):
+            # either is the first by turns
+            folders = (old, new)[:: -1 if number % 2 else 1]
+            pairs = {folder: loaded(folder / name) for folder in folders}
+            found = {
+                folder: timed(make_step(*pair, batch, LAYERS), weights)
+                for folder, pair in pairs.items()
+            }
+            decodes, ends = zip(found[old], found[new], strict=True)
             yield row(Path(name).stem, CALL, batch, LAYERS, *decodes)
             yield row(Path(name).stem, "end of a step", batch, LAYERS, *ends)
             torch.cuda.empty_cache()
@@ -105,7 +110,7 @@ def timed(step: Step, weights: Weights) -> tuple[float, float]:
         us = max(0.0, stop - max(start, free))
         free = max(free, stop)
         decode += us if name.startswith("_decode") else 0.0
-        end += us if name.startswith(("_advance", "_fold")) else 0.0
+        end += us if name.startswith(("_advance", "_fold", "_turn")) else 0.0
     step.check(CALL)
     return decode / steps / len(weights), end / steps
 

@@ -6,7 +6,6 @@ its worst row and token.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -14,14 +13,13 @@ import torch
 
 from kvgen.algebra.graph import reachable
 from kvgen.checking import extremes
-from kvgen.checking.checker import SAME, Checker
+from kvgen.checking.checker import SAME, Checker, rounded_apart
 from kvgen.checking.samples import Sampler, packed, padded
 from kvgen.checking.twin import Tensors, Twin, worst
 from kvgen.checking.windows import Extend, Server, Verify
 from kvgen.kernels.decode import DECODE
 from kvgen.kernels.recurrent import RECURRENT
 from kvgen.kernels.short import SHORT
-from kvgen.language.spec import Spec
 
 # cases ------------------------------------------------------------------------------------------
 
@@ -97,16 +95,6 @@ def recurrent(checker: Checker, case: str) -> None:
     checker.report(case, twin)
 
 
-def _rounded_apart(spec: Spec) -> float:
-    """What a row may be off by where four elements of a state in 16 bits, which sums in another
-    order have between two numbers, are rounded to the one and to the other."""
-    state = spec.storage.state
-    if not state.rounds:
-        return 0.0
-    step = torch.finfo(getattr(torch, state.planes[0].dtype.name)).eps
-    return 4 * step / math.sqrt(spec.size("K") * spec.size("V"))
-
-
 def one_place(checker: Checker, case: str) -> None:
     """With a buffer of one token, decode is the plain kernel in two launches."""
     buffered, plain = (
@@ -126,7 +114,7 @@ def one_place(checker: Checker, case: str) -> None:
         states = plain.read(layer, [1, 4])
         for name, got in buffered.read(layer, [1, 4]).items():
             found[name] = max(found.get(name, 0.0), worst(got, states[name]))
-    same = max(SAME, storage.records.bound, _rounded_apart(checker.analysis.spec))
+    same = max(SAME, storage.records.bound, rounded_apart(checker.analysis.spec))
     for quantity, error in found.items():
         checker.add(case, f"{quantity}, from recurrent's", error, same)
     for twin in (buffered, plain):

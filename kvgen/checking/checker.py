@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from kvgen import compiler
 from kvgen.checking.paged import PagedTwin
 from kvgen.checking.twin import Made, Twin
 from kvgen.compiler import Analysis
-from kvgen.language.spec import Storage
+from kvgen.language.spec import Spec, Storage
 from kvgen.runtime.numbers import power_of_two
 
 # float32 inputs, state and records; what two kernels of one module may differ by
@@ -24,6 +25,16 @@ ROUNDED_OUTPUT = 4e-3
 
 # how much of that may add up over the tokens of a case, and of the operations of a window
 TOKENS = 200
+
+
+def rounded_apart(spec: Spec) -> float:
+    """What a row may be off by where four elements of a state in 16 bits, which sums in another
+    order have between two numbers, are rounded to the one and to the other."""
+    state = spec.storage.state
+    if not state.rounds:
+        return 0.0
+    step = torch.finfo(getattr(torch, state.planes[0].dtype.name)).eps
+    return 4 * step / math.sqrt(spec.size("K") * spec.size("V"))
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,8 @@ def _choice(call: Foreign, name: str, what: str) -> str:
 
 
 def _clamp(call: Foreign) -> str:
-    ends = dict(zip(("min", "max"), call.args[1:3], strict=False)) | dict(call.keywords)
+    said = {key.removeprefix("a_"): text for key, text in call.keywords}
+    ends = dict(zip(("min", "max"), call.args[1:3], strict=False)) | said
     low, high = (ends.get(each, "None") for each in ("min", "max"))
     if low == high == "None":
         low, high = "low", "high"

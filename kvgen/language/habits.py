@@ -125,9 +125,14 @@ DIAGONAL = "a diagonal matrix is a vector that multiplies: w * S, or (w * I - ou
 OF_VALUES = "or '/ V' of vectors over V"
 LAYERNORM = f"write 'y = {{0}} - sum({{0}}) / K' and 'y / sqrt(sum(y * y) / K + 1e-5)', {OF_VALUES}"
 VARIANCE = "sum(({0} - m) ** 2) / K"
+UNBIASED = "torch divides by K - 1 unless it is told otherwise"
 UNIT = (
     "write 'l2norm({0})', which adds 1e-6 to the sum of squares, or as torch has it "
     "'{0} / maximum(sqrt(sum({0} ** 2)), 1e-12)'"
+)
+CONVOLVED = (
+    "the convolution over a token and those before it is 'conv({0}, w)', with w: [W, *axes of {0}] "
+    "as a parameter, the oldest first, or 'conv({0}, w, bias)'"
 )
 CHOOSING = "nothing is chosen or sorted: a value has the same form for every token"
 INVERSE = "nothing is solved or inverted: a state is read, x @ S or S @ y, not divided by"
@@ -137,8 +142,8 @@ ADVICE = {
     "identity": IDENTITY,
     "diag": DIAGONAL,
     "Diag": DIAGONAL,
-    "std": f"write 'sqrt({VARIANCE})' with 'm = sum({{0}}) / K', {OF_VALUES}",
-    "var": f"write '{VARIANCE}' with 'm = sum({{0}}) / K', {OF_VALUES}",
+    "std": f"write 'sqrt({VARIANCE})' with 'm = sum({{0}}) / K', {OF_VALUES}; {UNBIASED}",
+    "var": f"write '{VARIANCE}' with 'm = sum({{0}}) / K', {OF_VALUES}; {UNBIASED}",
     "layernorm": LAYERNORM,
     "layer_norm": LAYERNORM,
     "normalize": UNIT,
@@ -146,6 +151,10 @@ ADVICE = {
     "prod": "nothing is multiplied over an axis; of what is above 0 it is 'exp(sum(log({0})))'",
     "cumsum": "tokens come one by one: a sum over them is a state, n = n + {0}",
     "cumprod": "tokens come one by one: a product over them is a state, n = n * {0}, with init: 1",
+    "conv1d": CONVOLVED,
+    "causal_conv1d": CONVOLVED,
+    "causal_conv1d_fn": CONVOLVED,
+    "causal_conv1d_update": CONVOLVED,
     "argmax": CHOOSING,
     "argmin": CHOOSING,
     "topk": CHOOSING,

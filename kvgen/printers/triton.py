@@ -91,16 +91,22 @@ class _Printer:
     def lines(self, block: Block, pad: str) -> list[str]:
         found: list[str] = []
         before: Statement | None = None
+        # whether that stands behind `else`, after which there is no second one
+        otherwise = False
         for statement in block:
             note = statement.value.note if isinstance(statement, Let) else None
             note = statement.note if isinstance(statement, Store | Move | When | Loop) else note
             lines = self.statement(statement, pad)
-            if lines and _is_other(statement, before):
-                lines[0] = f"{pad}else:"
-            elif _goes_on(statement, before):
+            if not lines:
+                continue
+            goes_on = _goes_on(statement, before)
+            otherwise = goes_on if otherwise else _is_other(statement, before)
+            if goes_on:
                 lines = lines[1:]
-            found += [f"{pad}# {note}", *lines] if note and lines else lines
-            before = statement if lines else before
+            elif otherwise:
+                lines[0] = f"{pad}else:"
+            found += [f"{pad}# {note}", *lines] if note else lines
+            before = statement
         return found
 
     def statement(self, statement: Statement, pad: str) -> list[str]:

@@ -81,9 +81,9 @@ def check_tensor(
         raise wrong(name, describe(tensor), f"{list(shape)} {dtype} on {device}")
 
 
-def check_contiguous(name: str, tensor: Tensor) -> None:
-    """The last axis, which kernels take as it lies, and its values."""
-    if tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+def check_contiguous(name: str, tensor: Tensor, has_axes: bool = True) -> None:
+    """What kernels take as it lies: values, and the last axis of its own."""
+    if has_axes and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         raise wrong(name, f"strides {tensor.stride()}", "a contiguous last axis")
     if tensor.is_neg():
         raise wrong(name, "a view that negates its memory", "resolve_neg() of it")
@@ -156,8 +156,7 @@ def check_argument(
         raise wrong(name, describe(tensor), f"{list(shape)} of {dtypes} on {cache.device}")
     if tensor.dtype not in DTYPES:
         raise wrong(name, describe(tensor), dtypes)
-    if has_axes:
-        check_contiguous(name, tensor)
+    check_contiguous(name, tensor, has_axes)
 
 
 def check_shapes(table: Table, rows: int, heads: int, given: Mapping[str, Tensor]) -> None:

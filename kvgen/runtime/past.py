@@ -43,12 +43,21 @@ class Remembering(Cache):
 
     def size_up(self, tensors: Mapping[str, Any]) -> None:
         super().size_up(tensors)
+        name = next(iter(self.pasts))
+        ring = self.groups[0][name]
+        if not isinstance(ring, Tensor):
+            raise wrong(name, describe(ring), "a tensor, or a list with one for each layer")
         # they are as they came
-        self.dtype = self.groups[0][next(iter(self.pasts))].dtype
+        self.dtype = ring.dtype
 
     def prepare(self, shapes: Shapes, books: tuple[str, ...]) -> None:
         self.ring = self.ring_of(self.window)
+        ordered = "order" in self.tensors
         super().prepare(self.with_rings(shapes, self.window), (*books, "order"))
+        if not ordered:
+            # every place of a ring once, whatever the rows hold
+            order = self.tensors["order"]
+            order.copy_(torch.arange(self.ring, device=self.device).expand_as(order))
         kind: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         # what rows are loaded with where nothing is given
         self.zeros = {
@@ -83,7 +92,11 @@ class Remembering(Cache):
         return needed, (*books, "order")
 
     def books(self) -> list[Any]:
-        return [*super().books(), self.tensors["order"], self.ring]
+        return [*super().books(), *self.ring_books()]
+
+    def ring_books(self) -> list[Any]:
+        """In which order a row has its places, and how many they are."""
+        return [self.tensors["order"], self.ring]
 
     # -- steps
 
@@ -116,7 +129,7 @@ class Remembering(Cache):
             size = math.prod(ring.shape[3:])
             launch(
                 self, "record_past", (slots.numel(), parts_of(size, 256)), x, slots,
-                slots if lengths is None else lengths, *self.books()[2:], ring, tokens, *self.rows,
+                slots if lengths is None else lengths, *self.ring_books(), ring, tokens, *self.rows,
                 ring.stride(0), inner * ring.stride(1), self.held_past(), past.tokens, row, token,
                 own[0] if axes > 1 else 0, width, size, LENGTHS=lengths is not None, PACKED=packed,
                 BLOCK=256, num_warps=1,
@@ -130,7 +143,7 @@ class Remembering(Cache):
             nodes = kept.shape[1] if kept is not None and keep == "path" else 1
             launch(
                 self, "turn", (parts_of(slots.numel(), 32),), slots, self.cursors,
-                *self.books()[2:], self.tensors["pending"], slots if kept is None else kept,
+                *self.ring_books(), self.tensors["pending"], slots if kept is None else kept,
                 slots.numel(), *self.rows, self.held_past(), PLACES=self.buffer, KEEP=keep,
                 TOKENS=nodes, LATE=late, SPAN=power_of_two(self.ring), BLOCK=32, num_warps=4,
             )  # fmt: skip
@@ -167,6 +180,10 @@ class Remembering(Cache):
         given = unknown(state if isinstance(state, dict) else {self.table.state: state})
         pasts = {name: given[name] for name in self.pasts if name in given}
         rest = {name: each for name, each in given.items() if name not in pasts}
+        known = [*(each.name for each in self.table.states), *self.pasts]
+        for name in rest:
+            if name not in known:
+                raise wrong("state", f"no state is called {name!r}", ", ".join(known))
         slots = check_slots(self, "slots", slots)
         shapes = self.past_shapes(slots.numel())
         for name, tensor in pasts.items():
@@ -217,7 +234,7 @@ class Remembering(Cache):
             size = math.prod(tensor.shape[3:])
             launch(
                 self, "move_past", (slots.numel(), layers * count, parts_of(size, 1024)), tensor,
-                part, slots, *self.books()[2:], *self.rows, tensor.stride(0), offset, stride,
+                part, slots, *self.ring_books(), *self.rows, tensor.stride(0), offset, stride,
                 part.stride(0), part.stride(1), self.held_past(), count, size, SAVE=save,
                 BLOCK=1024,
             )  # fmt: skip
@@ -235,3 +252,11 @@ class Remembering(Cache):
             self.move_past(name, rows, slots, None, save)
         else:
             super().move(name, rows, slots, save)
+
+
+def check_pasts(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """What `reference` gets of inputs before this token, in any dtype and on any device."""
+    for name, shape in shapes.items():
+        tensor = state.get(name)
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
+            raise wrong("state", f"{name} is {describe(tensor)}", str(list(shape)))

@@ -11,7 +11,7 @@ from kvgen.algebra.records import Records
 from kvgen.codegen.operands import offered
 from kvgen.codegen.shapes import Shapes
 from kvgen.ir.values import Helper, Kernel, Value
-from kvgen.schedules.one_pass import ONLY, OnePass
+from kvgen.schedules.one_pass import EARLY, OnePass
 from kvgen.schedules.token import Leaving, StepLoads, names_of
 
 TIMES = Helper("_times")
@@ -64,17 +64,17 @@ class _Decode(OnePass):
         logs = [decay.log for decay in self.summed_decays(at_unit=False)]
         values = buffer.buffered.found([write.d for write in self.form.writes])
         note = "so is what it needs of the buffer, and then of the token"
-        with self.build.when(ONLY, note=note):
+        with self.build.when(EARLY, note=note):
             for side in (buffer.newer, buffer.first) if logs else ():
-                side.load_ahead(side.found(logs), ONLY)
-            buffer.buffered.load_ahead([each for each in values if each not in self.unit], ONLY)
+                side.load_ahead(side.found(logs), EARLY)
+            buffer.buffered.load_ahead([each for each in values if each not in self.unit], EARLY)
 
     def _inputs_ahead(self) -> None:
         """What it needs of the token."""
         given = {raw for _, raw, _ in self.columns_given(at_unit=False)}
         found = self.token.found(self.roots)
-        with self.build.when(ONLY):
-            self.token.load_ahead([each for each in found if each not in self.unit | given], ONLY)
+        with self.build.when(EARLY):
+            self.token.load_ahead([each for each in found if each not in self.unit | given], EARLY)
 
     def begin(self) -> None:
         self.leaving.begin()
@@ -83,7 +83,7 @@ class _Decode(OnePass):
         self._scores(at_unit=True)
         self._operands(at_unit=True)
         self.leaving.store(at_unit=True)
-        self.leaving.remember(self.inputs, at_unit=True)
+        self.leaving.remember(at_unit=True)
 
     def of_tile(self, state: Value) -> None:
         self.values = self.buffer.values_now()
@@ -96,7 +96,7 @@ class _Decode(OnePass):
         for node in self.roots:
             self.token.value(node)
         self.leaving.store(at_unit=False)
-        self.leaving.remember(self.inputs, at_unit=False)
+        self.leaving.remember(at_unit=False)
         self.leaving.output()
 
     # -- what is there before the reads

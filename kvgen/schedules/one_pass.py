@@ -28,7 +28,7 @@ from kvgen.schedules.state import load_state
 from kvgen.schedules.token import StepLoads, TokenProgram, give_lines
 
 # whether a program has one tile, of which it loads the state before it computes anything
-ONLY = "EARLY"
+EARLY = "EARLY"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class OnePass(ABC):
         give_lines(self.names, (*before_tiles, *before_reads))
         note = "with one tile a program, its state is on the way before anything else is computed"
         lanes.begin(lanes.part, "only_")
-        with build.when(ONLY, note=note):
+        with build.when(EARLY, note=note):
             early = self._state()
         self._decays(at_unit=True)
         self.find_keys()
@@ -106,9 +106,9 @@ class OnePass(ABC):
             first = build.mul(lanes.part, build.given("TILES"))
             lanes.begin(build.add(first, step, "tile"))
             self.begin()
-            with build.when(ONLY, holds=False):
+            with build.when(EARLY, holds=False):
                 late = self._state()
-            state = build.either(ONLY, early, late)
+            state = build.either(EARLY, early, late)
             self._given(at_unit=False)
             for node in before_reads:
                 token.value(node)

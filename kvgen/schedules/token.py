@@ -202,15 +202,13 @@ class Leaving:
                 guards = *fits, *lanes.once(carry.axes, at_unit)
                 self._store(pointer, offset, node, guards)
 
-    def remember(self, inputs: StepLoads, at_unit: bool) -> None:
+    def remember(self, at_unit: bool) -> None:
         """The token's inputs, where they stand once it counts; in the same two parts."""
         lanes, form = self.lanes, self.form
         for x in form.remembered:
             if (x in self.unit and same_head(x.axes.head, lanes.single)) == at_unit:
                 pointer, offset = past_at(lanes, form, x, form.most_past)
-                guards = lanes.once(x.axes, at_unit)
-                guard = lanes.build.every(*guards) if guards else None
-                lanes.build.store(pointer, offset, inputs.stored(x), guard)
+                self._store(pointer, offset, x, lanes.once(x.axes, at_unit))
 
     def _own(self, node: Node) -> Node:
         return self.values.get(node, node)

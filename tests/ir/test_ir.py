@@ -481,6 +481,16 @@ def test_a_condition_that_goes_on_is_asked_once() -> None:
     assert lines(passed(small.build.kernel())) == wanted
 
 
+def test_behind_else_there_is_no_second_one() -> None:
+    small = Small()
+    for holds in (True, False, False, True, False):
+        with small.build.when("DOT", holds=holds):
+            small.store(small.build.number(0.0), small.token)
+    store = "    tl.store(out_at + token, 0.0, mask=real_token)"
+    wanted = ["if DOT:", store, "else:", store, store, "if DOT:", store, "else:", store]
+    assert lines(passed(small.build.kernel())) == wanted
+
+
 def test_a_chain_reads_the_state_once() -> None:
     analysis = analysed("gated_deltanet", "state=bfloat16", "records=input", K=64, V=64)
     text = lines(passed(chain(analysis.form, analysis.records, Shapes(64, 64))))

@@ -70,6 +70,7 @@ CALLS = [
     ("clamp", ("a", "-0.5", "0.2"), {}, lambda a, b: a.clamp(-0.5, 0.2)),
     ("clamp", ("a",), {"max": "0.2"}, lambda a, b: a.clamp(max=0.2)),
     ("clip", ("a", "0"), {}, lambda a, b: a.clip(0)),
+    ("clip", ("a",), {"a_min": "-0.5", "a_max": "0.2"}, lambda a, b: a.clip(-0.5, 0.2)),
     ("clip", ("a", "None", "0"), {}, lambda a, b: a.clip(None, 0)),
     ("clamp_min", ("a", "0.3"), {}, lambda a, b: a.clamp_min(0.3)),
     ("sub", ("a", "b - a"), {}, lambda a, b: torch.sub(a, b - a)),
@@ -157,3 +158,9 @@ def test_gelu_is_within_what_is_said() -> None:
     bound = float(re.findall(r"within (\S+)", said)[0])
     assert bound / 2 < (found - F.gelu(x)).abs().max() <= bound
     assert math.isclose(bound, 5e-4)
+
+
+@pytest.mark.parametrize("name", ["conv1d", "causal_conv1d", "causal_conv1d_fn"])
+def test_a_causal_convolution_is_named(name: str) -> None:
+    said = instead(Foreign(name, ("q", "wq")))
+    assert said is not None and "'conv(q, w)'" in said

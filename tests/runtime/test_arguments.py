@@ -11,6 +11,8 @@ import pytest
 import torch
 from twins import SPECS, ids, made
 
+from kvgen import compiler
+
 ROWS = 2
 SLOTS = 4
 DTYPES = "expected float32, bfloat16 or float16"
@@ -482,3 +484,20 @@ def test_decode_and_read_wait_for_the_advance_of_a_plain_step() -> None:
     module.recurrent(cache, 1, ids(2, -1), **right)
     module.advance(cache, ids(2, -1))
     module.decode(cache, 0, ids(0, 2), **right)
+
+
+def test_a_number_that_is_negated_in_its_memory_is_refused() -> None:
+    """An input without axes has strides that nobody asks for, but values."""
+    text = "name: one\nsizes: {H: 1, HV: 1, K: 4, V: 4}\ninputs: {q: [H, K], v: [HV, V], s: []}\n"
+    text = f"kvgen: 1\n{text}state: {{S: [HV, K, V]}}\n"
+    text += "step: |\n  S = sigmoid(s) * S + outer(q, v)\n  o = q @ S\n"
+    module = compiler.built(compiler.analyse(text))
+    cache = module.Cache.empty(2, device="cpu", dtype=torch.float32)
+    slots = torch.tensor([0, 1])
+    cache.reset(slots)
+    row = torch.ones(2)
+    given = {"q": torch.ones(2, 1, 4), "v": torch.ones(2, 1, 4)}
+    negated = torch.complex(row, row).conj().imag
+    with pytest.raises(ValueError, match="s: a view that negates its memory"):
+        module.decode(cache, 0, slots, s=negated, **given)
+    module.decode(cache, 0, slots, s=negated.resolve_neg(), **given)

@@ -333,6 +333,19 @@ def test_load_takes_zeros_for_what_is_missing_and_refuses_other_shapes() -> None
     for wrong in (past[:, :2], past.double(), past[:1]):
         with pytest.raises(ValueError, match=r"state: past_q is .* expected \[2, 3, 1, 12\]"):
             cache.load(0, slots, {"S": state, "past_q": wrong})
+    with pytest.raises(ValueError, match="no state is called 'past_z', expected S, past_q, past_k"):
+        cache.load(0, slots, {"S": state, "past_z": past})
+
+
+@pytest.mark.parametrize("past", [None, torch.zeros(2, 5, 1, 12), torch.zeros(1, 3, 1, 12)])
+def test_reference_refuses_a_past_of_another_shape(past: torch.Tensor | None) -> None:
+    module = made().module
+    given = {**inputs(module, 2), **parameters(module)}
+    _, states = module.reference(None, **given)
+    _, again = module.reference(states, **given)
+    assert again["past_q"][:, -1].equal(given["q"])
+    with pytest.raises(ValueError, match=r"state: past_q is .* expected \[2, 3, 1, 12\]"):
+        module.reference({**states, "past_q": past}, **given)
 
 
 def test_a_server_s_memory_is_adopted() -> None:
@@ -352,7 +365,14 @@ def test_a_server_s_memory_is_adopted() -> None:
     assert cache.read(1, slots)["past_q"][:, -1].equal(given["q"])
     assert cache.read(1, slots)["past_q"][:, :-1].eq(0).all()
     without = {name: x for name, x in tensors.items() if name != "order"}
-    assert module.Cache.wrap(without, window=5).tensors["order"].shape == (6, 8)
+    adopted = module.Cache.wrap(without, window=5)
+    # rows that nobody resets have a place for each token
+    assert adopted.tensors["order"].tolist() == [list(range(8))] * 6
+    past = torch.randn(2, 3, 1, 12).bfloat16()
+    adopted.load(0, slots, {"S": torch.zeros(2, 2, 12, 8), "past_q": past})
+    assert adopted.read(0, slots)["past_q"].equal(past)
+    with pytest.raises(ValueError, match="past_q: NoneType None, expected a tensor"):
+        module.Cache.wrap({**tensors, "past_q": None}, window=5)
     with pytest.raises(
         ValueError, match=r"past_q: \[6, 2, 8, 1, 12\].*expected \[6, 2, 7, 1, 12\]"
     ):
