@@ -56,12 +56,16 @@ class Buffered:
         pairs = zip(self.form.keys, self.strays, strict=True)
         self.keys = [self._key(key, stray) for key, stray in pairs]
 
-    def sum_up(self, decay: Decay) -> None:
-        """What has decayed since each place, and what is left of the state."""
+    def sum_up(self, decay: Decay, oldest_last: bool = False) -> None:
+        """What has decayed since each place, and what is left of the state. oldest_last: whether
+        the decay of the oldest token is loaded behind the sum, which is without it."""
         build, channel = self.build, decay.channel
-        log, own = (self._held(each, decay.log) for each in (self.newer, self.first))
+        log = self._held(self.newer, decay.log)
+        own = None if oldest_last else self._held(self.first, decay.log)
         note = "what has decayed since each place"
         since = build.scan(log, "P", SINCE[channel], note, not self.newest_first)
+        if own is None:
+            own = self._held(self.first, decay.log)
         last = build.binary("eq", self.lanes.place, build.number(0))
         total = build.sum(build.where(last, since, 0.0), "P", TOTAL[channel])
         self.kept[channel] = build.function(EXP, build.add(total, own), name=KEPT[channel])

@@ -178,10 +178,10 @@ class ColumnsBuffered(Buffered):
         left = build.function(EXP, self.since["K"])
         return build.mul(build.cast(key, "float"), left, "keys_now"), scale
 
-    def sum_up(self, decay: Decay) -> None:
+    def sum_up(self, decay: Decay, oldest_last: bool = False) -> None:
         channel = decay.channel
         if channel != "K":
-            super().sum_up(decay)
+            super().sum_up(decay, oldest_last)
             return
         build, places = self.build, self._at(self.lanes.place, self.lanes.held, "s")
         log = self._held(places, decay.log)

@@ -64,6 +64,9 @@ class Columns:
 
 
 class _Chain(OnePass):
+    # values of all tokens fill the registers
+    oldest_last = True
+
     def __init__(self, form: Form, records: Records, shapes: Shapes) -> None:
         self.chain = chain = chained(form)
         called = {node: Wish(name) for node, name in chain.called.items()}
@@ -149,7 +152,12 @@ class _Chain(OnePass):
     # -- in a tile
 
     def begin(self) -> None:
-        """What its records have is asked for where they are."""
+        planes = self.form.planes
+        for plane in planes if self.records.exact else planes[:1]:
+            self.lanes.plane(plane)
+        for stored in self.records.stored:
+            if any(values[stored.node] not in self.unit for values in self.chain.tokens):
+                self.lanes.at(stored)
 
     def of_tile(self, state: Value) -> None:
         self.values = [self._values(index) for index in range(len(self.form.writes))]

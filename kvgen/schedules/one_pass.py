@@ -43,7 +43,10 @@ class Given:
 class OnePass(ABC):
     """names: what the tokens' values are called. loads: what is there of them. roots: what is
     computed, columns: what of it reads the state. raw: whether the state, and what reads it, are
-    multiplied as they lie in memory."""
+    multiplied as they lie in memory. oldest_last: in which order decays are loaded.
+    """
+
+    oldest_last = False
 
     def __init__(
         self,
@@ -132,7 +135,7 @@ class OnePass(ABC):
 
     def _decays(self, at_unit: bool) -> None:
         for decay in self.summed_decays(at_unit):
-            self.buffer.sum_up(decay)
+            self.buffer.sum_up(decay, self.oldest_last)
 
     def summed_decays(self, at_unit: bool) -> list[Decay]:
         once = [(self.single and decay.channel != "V", decay) for decay in self.form.summed_decays]

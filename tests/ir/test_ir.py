@@ -501,6 +501,12 @@ def test_a_chain_reads_the_state_once() -> None:
     loop = next(place for place, line in enumerate(text) if line.startswith("for "))
     assert any(") = _sums_16(" in line for line in text[:loop])
     assert any("scores = _through(raw_ks, columns" in line for line in text[:loop])
+    # what is loaded late takes no registers from values of all tokens
+    since, oldest = (
+        next(place for place, line in enumerate(text) if line.strip().startswith(name))
+        for name in ("since = ", "log_decay_first = ")
+    )
+    assert since < oldest
     # later tokens follow from the earlier ones, as far as the window reaches
     wanted = ["d_0", "if WINDOW > 1:", "d_1", "if WINDOW > 2:", "d_2", "if WINDOW > 3:", "d_3"]
     told = [line.strip().partition(" = ")[0] for line in text[loop:]]
