@@ -287,6 +287,19 @@ def at(run: Figures, batch: int) -> Figures:
     return next(row for row in run["rows"] if row["batch"] == batch)
 
 
+# decodes between other kernels -------------------------------------------------------------------
+
+
+def decodes(found: Figures) -> str:
+    """What a decode takes now, and over what it took, by recurrence and rows."""
+    rows = [row for row in found["rows"] if row["call"] == "decode between"]
+    specs = list(dict.fromkeys(row["spec"] for row in rows))
+    cells = {(row["spec"], row["batch"]): f"{row['new']:.2f} ({row['ratio']:.2f})" for row in rows}
+    batches = sorted({row["batch"] for row in rows})
+    lines = [[str(each), *(cells.get((spec, each), "–") for spec in specs)] for each in batches]
+    return f"On {found['about']['gpu']}.\n\n" + table(["rows", *specs], lines)
+
+
 # Transformers ------------------------------------------------------------------------------------
 
 
@@ -314,8 +327,10 @@ def generating(found: Figures) -> str:
 
 
 BLOCKS: dict[str, tuple[Any, ...]] = {
+    "between": (decodes, "h200-between.json"),
     "vllm-speed": (speed, "h200-vllm-speed.json"),
     "vllm-speed-few": (speed, "h200-vllm-speed-few.json"),
+    "vllm-speed-deep": (speed, "h200-vllm-speed-deep.json"),
     "vllm-equal": (equal, "h200-vllm-equal.json"),
     "vllm-equal-float32": (equal, "h200-vllm-equal-float32.json"),
     "vllm-ranks-dense": (equal, "h200-vllm-ranks-dense.json"),

@@ -126,6 +126,16 @@ def test_drafts_are_compared_with_the_same_arm_without(tmp_path: Path) -> None:
     assert line(found, "8") == ["8", "2,500 (2.50, 3.90)"]
 
 
+def test_a_decode_between_others_stands_over_what_it_was(tmp_path: Path) -> None:
+    row = {"call": "decode between", "spec": "gated_deltanet-vk", "new": 4.11, "ratio": 0.86}
+    rows = [row | {"batch": 1}, row | {"batch": 8, "spec": "mamba2", "ratio": 1.0}]
+    rows.append(row | {"batch": 1, "call": "end of a step", "new": 9.0})
+    figures = {"about": {"gpu": "NVIDIA H200"}, "rows": rows}
+    text = written(tmp_path, "between", figures)
+    assert "| rows | gated_deltanet-vk | mamba2 |" in text
+    assert "| 1 | 4.11 (0.86) | – |" in text and "| 8 | – | 4.11 (1.00) |" in text
+
+
 def test_a_soak_tells_what_is_lost_and_what_has_grown(tmp_path: Path) -> None:
     about = {**VERSIONS, "arm": "kvgen-float32", "dtype": "float32", "requests": 2000}
     look = {"gpu_bytes": 5 << 20, "host_bytes": 7 << 20}
