@@ -44,7 +44,7 @@ class Remembering(Cache):
     def size_up(self, tensors: Mapping[str, Any]) -> None:
         super().size_up(tensors)
         name = next(iter(self.pasts))
-        ring = self.groups[0][name]
+        ring: Any = self.groups[0][name]
         if not isinstance(ring, Tensor):
             raise wrong(name, describe(ring), "a tensor, or a list with one for each layer")
         # they are as they came
