@@ -10,7 +10,6 @@ before it where that is later, to its end. A ratio is NEW over OLD.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from benchmarks.servers.gpu_time import events
-from benchmarks.turns import compiled, loaded, report, row, say
+from benchmarks.turns import compiled, files_of, loaded, names_in, of_two_trees, report, row, say
 from benchmarks.warming import warm
 from kvgen.timing.steps import DEVICE, Step, make_step
 
@@ -33,17 +32,11 @@ Weights = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
-    parser.add_argument("--json", type=Path, help="write the figures")
-    parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
-    parser.add_argument("--batch", default=",".join(map(str, BATCHES)))
-    args = parser.parse_args()
+    args = of_two_trees(__doc__, BATCHES).parse_args()
     batches = [int(batch) for batch in args.batch.split(",")]
-    names = sorted(path.name for path in args.old.glob("*.py"))
+    names = names_in(args.old)
     if args.warm:
-        files = [str(folder / name) for name in names for folder in (args.old, args.new)]
+        files = files_of(args, names)
         jobs = [(file, "decode + advance", batch) for file in files for batch in batches]
         warm(args.warm, compiled, jobs, say)
     report(between(names, args.old, args.new, batches), args.json)

@@ -16,7 +16,7 @@ import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -40,28 +40,42 @@ Job = tuple[str, str, int]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
-    parser.add_argument("--json", type=Path, help="write the figures")
-    parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
-    parser.add_argument("--batch", default=",".join(map(str, BATCHES)))
+    parser = of_two_trees(__doc__, BATCHES)
     parser.add_argument("--calls", default=",".join([*kinds(), "extend"]), help="which are timed")
     args = parser.parse_args()
     wanted = args.calls.split(",")
     batches = [int(batch) for batch in args.batch.split(",")]
-    names = sorted(path.name for path in args.old.glob("*.py"))
+    names = names_in(args.old)
     if args.warm:
-        files = [str(folder / name) for name in names for folder in (args.old, args.new)]
         jobs = [
             (file, kind, 1 if kind == "extend" else batch)
-            for file in files
+            for file in files_of(args, names)
             for kind in wanted
             for batch in (batches[:1] if kind == "extend" else batches)
         ]
         warm(args.warm, compiled, jobs, say)
     found = (turns(name, args.old / name, args.new / name, batches, wanted) for name in names)
     report(chain.from_iterable(found), args.json)
+
+
+def of_two_trees(doc: str | None, batches: Sequence[int]) -> argparse.ArgumentParser:
+    """Arguments of what compares two folders of modules."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument("--json", type=Path, help="write the figures")
+    parser.add_argument("--warm", type=int, default=0, metavar="N", help="compile in N processes")
+    parser.add_argument("--batch", default=",".join(map(str, batches)))
+    return parser
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.py"))
+
+
+def files_of(args: argparse.Namespace, names: list[str]) -> list[str]:
+    """The modules of both folders."""
+    return [str(folder / name) for name in names for folder in (args.old, args.new)]
 
 
 def report(rows: Iterable[dict[str, Any]], path: Path | None) -> None:
