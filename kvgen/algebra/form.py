@@ -143,6 +143,10 @@ class Form:
         """How many tokens the input that goes back most goes back."""
         return max((past.count for past in self.spec.pasts), default=0)
 
+    def past_of(self, x: Node) -> str:
+        """What the past of an input is called in the cache."""
+        return next(past.name for past in self.spec.pasts if past.tensor.name == x.value)
+
     @cached_property
     def reads(self) -> tuple[Node, ...]:
         """The reads of the stored state, in the order they are needed."""

@@ -88,12 +88,11 @@ def carried_address(form: Form, name: str, place: str, heads: str = "", tokens: 
 def past_address(form: Form, shapes: Shapes, x: Node, place: str) -> str:
     """Where an input of the past lies, in [slots, layers, places, *axes], for several places."""
     axes = x.axes
-    name = next(past.name for past in form.spec.pasts if past.tensor.name == x.value)
     width, dims = shapes.size(axes.channels), "T" + axes.channels
     factors = [aligned(Text(f"{place}.to(tl.int64)", ATOM, "T"), dims).text]
     factors += [head_count(axes.head, form.spec.ratio)] if axes.head else []
     factors += [str(width)] if width > 1 else []
-    parts = [f"{local(name)}_at", " * ".join(factors)]
+    parts = [f"{local(form.past_of(x))}_at", " * ".join(factors)]
     if axes.head:
         index = indexed(axes.head, dims)
         parts.append(index if width == 1 else f"{index} * {width}")

@@ -37,7 +37,7 @@ def past_at(lanes: Program, form: Form, x: Node, entry: int) -> tuple[Value, Val
     last = build.binary("sub", build.given("ring"), build.number(1))
     place = build.helper(LARGEST, place, build.number(0), type="int")
     place = build.helper(LEAST, place, last, type="int", name=f"entry_{entry}")
-    pointer = build.given(f"{local(past_of(form, x))}_at", type="pointer")
+    pointer = build.given(f"{local(form.past_of(x))}_at", type="pointer")
     return pointer, build.total(_within(lanes, form, axes, place))
 
 
@@ -57,8 +57,3 @@ def _within(lanes: Program, form: Form, axes: Axes, place: Value) -> list[Value]
     if channel:
         terms.append(lanes.channel(channel))
     return terms
-
-
-def past_of(form: Form, x: Node) -> str:
-    """What the past of an input is called in the cache."""
-    return next(past.name for past in form.spec.pasts if past.tensor.name == x.value)
