@@ -4,8 +4,8 @@
 
 The model has random weights, Gated DeltaNet at the sizes of Qwen3-Next-80B, twelve layers of which
 nine are linear, and few experts. Its prompt is a text that it has said itself, which repeats, as
-prompt lookup likes it. Arms take turns; a time is a whole generate(), prompt included. Ends in
-three minutes on an H200. `--tiny` shows on a CPU, in Triton's interpreter, that it works.
+prompt lookup likes it. Arms take turns; a time is a whole generate(), prompt included, and is
+printed as it comes. `--tiny` shows on a CPU, in Triton's interpreter, that it works.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,12 @@ SMALL: dict[str, Any] = {
     "shared_expert_intermediate_size": 16,
 }
 # words of a prompt, words that follow, how often, drafts at a time, the rows of plain decoding
-PROMPT, NEW, REPEATS, DRAFTS, ROWS = (12, 4, 1, 3, (1, 2)) if TINY else (256, 192, 3, 10, (1, 8))
+PROMPT, NEW, REPEATS, DRAFTS, ROWS = (12, 4, 1, 3, (1, 2)) if TINY else (256, 96, 3, 10, (1, 8))
+# words whose kernels are looked at one by one
+PROFILED = 4 if TINY else 8
 STATE = "float32"
+# rows, drafts at a time, and what `accelerate` is given; None: as the model is
+Arm = tuple[int, int, dict[str, Any] | None]
 
 
 def model_of() -> Any:
@@ -138,7 +143,7 @@ def shares(model: Any, prompt: torch.Tensor) -> dict[str, float]:
     with profile(activities=activities) as found:
         wait()
         began = time.perf_counter()
-        say(model, prompt[:, -16:], 4 if TINY else 32)
+        say(model, prompt[:, -16:], PROFILED)
         wait()
         wall = 1e6 * (time.perf_counter() - began)
     for hook in hooks:
@@ -165,12 +170,14 @@ class Counting:
         self.passes += 1
 
 
-def measure() -> dict[str, Any]:
+def measure(keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The times of all arms, then the shares of plain decoding. keep: is given what is known so
+    far."""
     model = model_of()
     seed = torch.arange(3, 3 + 4 * max(ROWS), device=DEVICE).view(max(ROWS), 4) % 13 + 3
     # long enough that it has begun to repeat itself
     text = torch.cat([seed, say(model, seed, PROMPT if TINY else 2 * PROMPT)], 1)[:, -PROMPT:]
-    arms: dict[str, tuple[int, int, dict[str, Any] | None]] = {
+    arms: dict[str, Arm] = {
         name_of(name, rows): (rows, 0, options)
         for rows in ROWS
         for name, options in (("stock", None), ("accelerated", {"state": STATE}))
@@ -180,7 +187,6 @@ def measure() -> dict[str, Any]:
     words: dict[str, torch.Tensor] = {}
     passes: dict[str, int] = {}
     said = {}
-    share: dict[str, dict[str, float]] = {}
     for turn in range(REPEATS + 1):
         for name, (rows, drafts, options) in arms.items():
             if options is not None:
@@ -189,28 +195,28 @@ def measure() -> dict[str, Any]:
             took, words[name] = timed(model, text[:rows], drafts)
             counting.hook.remove()
             passes[name] = counting.passes
+            print(f"turn {turn} of {REPEATS}  {name:16} {took:7.2f} s", flush=True)
             # the first turn compiles
             if turn:
                 times[name].append(took)
-            if turn == REPEATS and not drafts:
-                share[name] = shares(model, text[:rows])
             restore(model)
-    rows = []
-    for name, (count, _, _) in arms.items():
-        stock = words[name_of("stock", count)]
-        rows.append(
-            {
-                "arm": name.rsplit(",")[0],
-                "rows": count,
-                "seconds": times[name],
-                "tokens_s": count * NEW / statistics.median(times[name]),
-                "passes": passes[name],
-                "tokens_a_pass": NEW / passes[name],
-                # words of each row before the first that stock did not say
-                "as_stock": (words[name] == stock).int().cumprod(1).sum(1).tolist(),
-                **share.get(name, {}),
-            }
-        )
+    rows = {
+        name: {
+            "arm": name.rsplit(",")[0],
+            "rows": count,
+            "seconds": times[name],
+            "tokens_s": count * NEW / statistics.median(times[name]),
+            "passes": passes[name],
+            "tokens_a_pass": NEW / passes[name],
+            # words of each row before the first that stock did not say
+            "as_stock": (words[name] == words[name_of("stock", count)])
+            .int()
+            .cumprod(1)
+            .sum(1)
+            .tolist(),
+        }
+        for name, (count, _, _) in arms.items()
+    }
     about = {
         "gpu": torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU",
         **{each.__name__: each.__version__ for each in (transformers, torch, triton)},
@@ -223,7 +229,16 @@ def measure() -> dict[str, Any]:
         "state": STATE,
         "reports": said,
     }
-    return {"about": about, "rows": rows}
+    found = {"about": about, "rows": list(rows.values())}
+    keep(found)
+    for name, (count, drafts, options) in arms.items():
+        if not drafts:
+            if options is not None:
+                accelerate(model, **options)
+            rows[name].update(shares(model, text[:count]))
+            restore(model)
+            keep(found)
+    return found
 
 
 def name_of(arm: str, rows: int) -> str:
@@ -235,9 +250,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--tiny", action="store_true", help="a small model on a CPU")
     options = parser.parse_args()
-    found = measure()
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+    def keep(found: dict[str, Any]) -> None:
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+    found = measure(keep)
     for each in found["rows"]:
         shown = f"{each['arm']:13} {each['rows']} rows {each['tokens_s']:8.1f} tokens/s"
         shown += f" {each['tokens_a_pass']:5.2f} tokens a pass"
