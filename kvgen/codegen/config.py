@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 
-from kvgen.algebra.form import Form
 from kvgen.codegen.literals import quoted
-from kvgen.codegen.operands import offered
 
 # what stands in a module for any GPU that is not tuned; no GPU may be called so
 ANY_GPU = "default"
@@ -27,7 +25,7 @@ MEANINGS = {
     "STAGES": "how many tiles, or pages, or of a fold's records, are in flight",
     "EARLY": "a program's only tile is loaded before anything else",
     "TOKENS": "of a prompt, taken together",
-    "DOT": "reads go through tensor cores, for which the form must read the state in 16 bits",
+    "DOT": "reads, or what a fold adds, go through tensor cores, where states are read in 16 bits",
     "PDL": "a launch begins before the kernel in front of it has ended",
     "programs": "persistent fold programs for each multiprocessor",
     "num_warps": "warps of a program",
@@ -48,14 +46,14 @@ class Tuned:
 PAGE = 16
 
 
-def configs_text(form: Form, configs: Measured, kernels: Collection[str]) -> list[str]:
+def configs_text(configs: Measured, kernels: Collection[str]) -> list[str]:
     """The configurations of these kernels, one a line; batches that follow each other share one."""
     lines = ["{"]
     for gpu, known in configs.items():
         lines.append(f"    {quoted(gpu)}: {{")
         for kernel in (each for each in known if each in kernels):
             lines.append(f'        "{kernel}": {{')
-            items = [(batch, _text(form, config)) for batch, config in known[kernel].items()]
+            items = [(batch, _text(config)) for batch, config in known[kernel].items()]
             for text, same in groupby(items, key=itemgetter(1)):
                 batches = ", ".join(str(batch) for batch, _ in same)
                 several = "," in batches
@@ -73,11 +71,6 @@ def legend(configs: list[str]) -> list[str]:
     return [f"{name}: {MEANINGS[name]}" for name in known]
 
 
-def _text(form: Form, config: Mapping[str, float]) -> str:
-    inner = ", ".join(f'"{name}": {value}' for name, value in constants(form, config).items())
+def _text(config: Mapping[str, float]) -> str:
+    inner = ", ".join(f'"{name}": {value}' for name, value in config.items())
     return f"{{{inner}}}"
-
-
-def constants(form: Form, config: Mapping[str, float]) -> dict[str, float]:
-    """Those of a configuration that the form's kernel has."""
-    return {name: x for name, x in config.items() if name != "DOT" or offered(form)}

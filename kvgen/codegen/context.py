@@ -18,6 +18,7 @@ from kvgen.codegen.features import ALL, completed
 from kvgen.codegen.hint import command
 from kvgen.codegen.levels import newest_first, per_head
 from kvgen.codegen.literals import literal, quoted, text_literal, tuple_text
+from kvgen.codegen.operands import multiplies
 from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.said import (
@@ -98,6 +99,8 @@ def context_of(
         "plane_tensors": [t for t in tensors if t.name in planes],
         "state_tile": partial(tile_of, planes),
         "exact": records.exact,
+        # whether a fold may take all records of a row at once
+        "multiplies": multiplies(form),
         "matrix_tensors": matrix_tensors,
         "step_tensors": step_tensors,
         "fold_has_groups": of_groups(fold, step_tensors),

@@ -22,6 +22,12 @@ def offered(form: Form) -> bool:
     return read and bool(form.reads) and form.spec.size("K") > LEAST // 2
 
 
+def multiplies(form: Form) -> bool:
+    """Whether a fold may add all of a row's records to the state as one product, on tensor cores:
+    the state is rounded to 16 bits behind it. One that keeps more gains nothing by that."""
+    return form.spec.storage.state.rounds
+
+
 def times_input(form: Form, node: Node) -> tuple[Node, Node] | None:
     """An input's vector and the number for each head, whose product a vector is."""
     graph = form.graph

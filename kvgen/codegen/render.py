@@ -40,7 +40,7 @@ def render(
     more = facts_of(form, context) | choices_of(form, context)
     context["table"] = table_text(form, records, signatures, more, context["fresh"])
     kernels = {*signatures, *(context["features"])}
-    context["configs"] = configs_text(form, tuned.configs, kernels)
+    context["configs"] = configs_text(tuned.configs, kernels)
     context["legend"] = legend(context["configs"])
     context |= _short(form, records, tuned, schedule, dict(context))
     # what speaks of the runtime, which says what of it the module has

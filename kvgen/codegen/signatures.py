@@ -75,6 +75,8 @@ def facts_of(form: Form, context: dict[str, Any]) -> dict[str, object]:
 def choices_of(form: Form, context: dict[str, Any]) -> dict[str, object]:
     """What it chooses kernels by that a cache of short contexts has no twins of."""
     found: dict[str, object] = {}
+    if context["multiplies"]:
+        found["multiplies"] = True
     if context["chain"]:
         found["chain"] = context["chain_tokens"]
     if context["chunk"]:

@@ -8,11 +8,12 @@ from typing import Any
 
 from kvgen.algebra.form import Form
 from kvgen.codegen.cost import Cost
+from kvgen.codegen.operands import multiplies
 from kvgen.kernels.choice import Choice, Tile, Tiling, when
 from kvgen.kernels.kernel import Kernel, Rows
 from kvgen.kernels.knobs import Config
 from kvgen.kernels.load import Load, warps_for
-from kvgen.kernels.rules import fills_threads, wide
+from kvgen.kernels.rules import at_once, fills_threads, wide
 
 TILING = Choice(
     when(Tiling(Tile(4096), 128, stages=4), turned=True),
@@ -22,13 +23,17 @@ TILING = Choice(
 
 class Fold(Kernel):
     name = "fold"
-    knobs = ("TILE", "num_warps", "STAGES", "programs")
-    rules = (wide, fills_threads)
+    knobs = ("TILE", "num_warps", "STAGES", "programs", "DOT")
+    newer = {"DOT": 0}  # noqa: RUF012
+    rules = (wide, fills_threads, at_once)
     # what is folded was left by decodes
     function = "decode"
     in_steps = folds = True
     one_tile = True
     alike = True
+
+    def dots(self, form: Form) -> bool:
+        return multiplies(form)
 
     def moved(self, total: Cost, form: Form, buffer: int) -> float:
         return total.fold(buffer) / buffer
@@ -53,6 +58,7 @@ class Fold(Kernel):
             "num_warps": warps_for(load.k * width, tiling.each),
             "STAGES": tiling.stages,
             "programs": 8,
+            "DOT": 0,
         }
 
 

@@ -47,12 +47,18 @@ class Subject(ABC):
     powers: ClassVar[tuple[str, ...]] = ()
     # whether one configuration is for all batches, so that its records name none
     every_batch: ClassVar[bool] = False
+    # of these, such as records may lack that are older, and what they mean there
+    newer: ClassVar[Config] = {}
     # the most tokens of a row that a record may be for
     most_tokens: ClassVar[int] = 1
 
     def exists(self, form: Form) -> bool:
         """Whether a recurrence has it."""
         return True
+
+    def dots(self, form: Form) -> bool:
+        """Whether tensor cores may do what DOT says."""
+        return offered(form)
 
     def tokens(self, form: Form) -> int:
         """Tokens a row that it is tuned with."""
@@ -69,7 +75,7 @@ class Subject(ABC):
         """
         v = power_of_two(form.spec.size("V"))
         most = form.factored.most if form.factored else MAX_BUFFER
-        upper = {"TILE": v, "TOKENS": most, "DOT": int(offered(form)), "buffer": most}
+        upper = {"TILE": v, "TOKENS": most, "DOT": int(self.dots(form)), "buffer": most}
         lower = {"TILE": v if form.whole_v else 1}
         return set(config) == set(self.knobs) and all(
             LIMITS[knob].admits(value)
@@ -158,6 +164,10 @@ class Kernel(Subject):
     def alone(self, table: Mapping[str, T]) -> dict[str, T]:
         """Of configurations by kernel, those beside which it runs where it can."""
         return {name: known for name, known in table.items() if name not in self.behind}
+
+    def constants(self, form: Form, config: Mapping[str, T]) -> dict[str, T]:
+        """Those of a configuration that the form's kernel has."""
+        return {name: x for name, x in config.items() if name != "DOT" or self.dots(form)}
 
     def asked(self, config: Config) -> dict[str, float]:
         """A configuration as a module has it that is to run with it."""

@@ -68,6 +68,11 @@ def early_alone(config: Config, sizes: Sizes) -> bool:
     return config["TILES"] == 1 or not config["EARLY"]
 
 
+def at_once(config: Config, sizes: Sizes) -> bool:
+    """Records that are multiplied at once are not gone through one by one, in stages."""
+    return config["STAGES"] == 1 or not config["DOT"]
+
+
 def shallow(config: Config, sizes: Sizes) -> bool:
     """Of a state's tiles a few fill what an SM has of shared memory."""
     return config["STAGES"] <= 3

@@ -17,7 +17,15 @@ def configurations(form: Form, records: Records) -> Configs:
     load = load_of(form, records)
     # as modules list them, what is there for few recurrences last
     has = sorted(kernels_of(form), key=lambda kernel: kernel in (CHAIN, CHUNK, SWEEP))
-    return {ANY_GPU: {kernel.name: kernel.untuned(load) for kernel in has}}
+    return {
+        ANY_GPU: {
+            kernel.name: {
+                batch: kernel.constants(form, config)
+                for batch, config in kernel.untuned(load).items()
+            }
+            for kernel in has
+        }
+    }
 
 
 def waiting(form: Form, configs: Measured) -> frozenset[str]:

@@ -168,11 +168,13 @@ class Kernels(Storage):
             num_warps=warps,
         )  # fmt: skip
         config, programs = self.fold_grid(slots)
+        span = max(16, power_of_two(self.buffer))
+        dots = {"SPAN": span, "DOT": config["DOT"]} if self.table.multiplies else {}
         for tensors in self.groups:
             used = [tensors[name] for name in self.table.kernels["fold"].tensors]
             launch(
                 self, "fold", (programs,), self.tensors["work"], *used, self.joined, self.heads,
-                *strides_of(used, 1), PLACES=self.buffer, TILE=config["TILE"],
+                *strides_of(used, 1), PLACES=self.buffer, TILE=config["TILE"], **dots,
                 STAGES=config["STAGES"], PDL=self.overlaps, num_warps=config["num_warps"], **early,
             )  # fmt: skip
 

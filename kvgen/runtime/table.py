@@ -59,10 +59,11 @@ class Table(NamedTuple):
     lanes of tokens in a kernel for chunks, 0 without one; chunk_trees: if it takes trees;
     chunk_timed: if it is taken only where it has been timed. blocks: a `Blocks`, where prompts can
     be taken so, as only then is that class there. dots: whether a decode reads states through
-    tensor cores where DOT says so. several: whether more tokens of a window need more warps. tile,
-    warps: of kernels that are not tuned. tune: the command that tunes. short: what differs in a
-    cache of short contexts, and short_buffer: its records of a row with a state, where not as
-    tuned. without_short: why there are none.
+    tensor cores where DOT says so, multiplies: whether a fold takes records at once there. several:
+    whether more tokens of a window need more warps. tile, warps: of kernels that are not tuned.
+    tune: the command that tunes. short: what differs in a cache of short contexts, and
+    short_buffer: its records of a row with a state, where not as tuned. without_short: why there
+    are none.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Table(NamedTuple):
     chunk_timed: bool = False
     blocks: Any = None
     dots: bool = False
+    multiplies: bool = False
     several: bool = False
     short: Table | None = None
     short_buffer: int | None = None

@@ -8,10 +8,12 @@ from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.records import Records, replay_needs
 from kvgen.codegen.levels import boundary
+from kvgen.codegen.operands import multiplies
 from kvgen.codegen.shapes import Shapes
 from kvgen.functions.exp import EXP
 from kvgen.ir.build import Builder
 from kvgen.ir.values import TOKEN, Helper, Kernel, Value, Wish
+from kvgen.schedules.buffered import Buffered
 from kvgen.schedules.loads import RecordLoads
 from kvgen.schedules.lowering import Lowering
 from kvgen.schedules.state import load_state, offset_in_state, state_mask, store_state
@@ -25,20 +27,20 @@ from kvgen.schedules.token import (
     newest_sum,
 )
 
+DOT = "DOT"
+OUTER = Helper("_outer")
+
 
 def fold(form: Form, records: Records, shapes: Shapes) -> Kernel:
-    """The records of a row become its state, and its carried states begin anew."""
+    """The records of a row become its state, and its carried states begin anew. By one product, if
+    DOT says so, where records are final."""
     tile = _Tile(form, records, shapes)
     if not form.carries:
-        tile.load()
-        tile.fold("STAGES")
-        tile.store()
+        tile.update()
         return tile.build.kernel()
     note = "a negative count: the plain kernel has brought the state up to date already"
     with tile.build.when("count > 0", note=note):
-        tile.load()
-        tile.fold("STAGES")
-        tile.store()
+        tile.update()
     tile.begin_carried()
     return tile.build.kernel()
 
@@ -98,7 +100,37 @@ class _Tile:
     def store(self, note: str | None = None) -> None:
         store_state(self.lanes, self.form, self.state, note)
 
+    def update(self) -> None:
+        """The state with its records."""
+        self.load()
+        if multiplies(self.form):
+            with self.build.when(DOT):
+                self.multiply()
+            with self.build.when(DOT, holds=False):
+                self.fold("STAGES")
+        else:
+            self.fold("STAGES")
+        self.store()
+
     # -- records
+
+    def multiply(self) -> None:
+        """All records at once: keys by places times places by values, with what has decayed since
+        each place."""
+        build, form, lanes = self.build, self.form, self.lanes
+        loads = RecordLoads(build, lanes, self.records, lanes.place, lanes.held)
+        token = Lowering(build, form.graph, loads, self.names, lanes.masks)
+        buffer = Buffered(token, form, self.records, lanes)
+        for decay in form.summed_decays:
+            buffer.sum_up(decay)
+        keys, values = buffer.keys_now(), buffer.values_now()
+        for left in buffer.kept.values():
+            self._times(left)
+        for key, value in zip(keys, values, strict=True):
+            key = build.turned(build.times(key, buffer.weight))
+            product = build.helper(OUTER, key, value, self.state, axes="KV")
+            build.move(self.state, product)
+        self._raised()
 
     def fold(self, stages: str | None, note: str | None = None, suffix: str = "") -> None:
         """The records one after the other, the oldest first. suffix: of their values' names."""
@@ -119,9 +151,13 @@ class _Tile:
             build.move(skipped, build.binary("shr", skipped, one))
             note = "a record that does not count leaves the state: it is times 1, and 0 is added"
             self._update(record, form.keys, factors, counts, note)
-        if form.factored:
-            newest = newest_sum(build, self.lanes, form, self.records)
-            self._times(build.function(EXP, newest, name=Wish("decayed")))
+        self._raised()
+
+    def _raised(self) -> None:
+        """Keys that were recorded before their decay get it with the state."""
+        if self.form.factored:
+            newest = newest_sum(self.build, self.lanes, self.form, self.records)
+            self._times(self.build.function(EXP, newest, name=Wish("decayed")))
 
     def _record(self, j: Value, suffix: str) -> Lowering:
         """A record's values; of a correction that is computed again not the recorded one."""

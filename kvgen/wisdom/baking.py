@@ -85,7 +85,7 @@ def _constants(kernel: Kernel, answer: Answer, buffer: int, form: Form) -> dict[
     same = record.at.get("buffer", buffer) == buffer
     comparable = kernel.comparable(form, same, record.is_cut)
     us = {"us": round(record.median, 2)} if comparable else {}
-    return dict(record.config) | us
+    return kernel.constants(form, record.config) | us
 
 
 @dataclass(frozen=True)

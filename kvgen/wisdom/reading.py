@@ -111,7 +111,8 @@ def _times(data: Any) -> tuple[float, float, float]:
 
 
 def _config(data: Any, kernel: str, what: str) -> dict[str, int]:
-    """Knobs that another version had are kept: they say why its record is no answer here."""
+    """Knobs that another version had are kept: they say why its record is no answer here. Those
+    that came later mean what was then."""
     table = _table(data, what)
     if not table:
         raise RecordError(f"{what} is empty, expected the constants of {kernel}")
@@ -121,7 +122,9 @@ def _config(data: Any, kernel: str, what: str) -> dict[str, int]:
         _count(value, f"{what} {name}", 0, MOST_OF_ANY if limit is None else MOST)
         if limit is not None and not limit.admits(value):
             raise RecordError(f"{what} {name} is {value}, expected {limit}")
-    return dict(table)
+    of = subject(kernel)
+    older = set(table) == {*of.knobs} - {*of.newer}
+    return {**table, **of.newer} if older else dict(table)
 
 
 def _table(data: Any, what: str, known: Collection[str] | None = None) -> Mapping[str, Any]:
