@@ -76,12 +76,11 @@ GATED_DELTANET = Recurrence(
     "gated_deltanet",
     gated_deltanet,
     {"log_decay": "replayssm_g", "k": "replayssm_k", "d": "replayssm_d"},
-    # one norm a key head where SGLang has a factor a value head; what is kept of a value is our own
     {
         "log_decay": "replayssm_g",
-        "inverse_norm": "replayssm_beta",
+        "sigmoid_b": "replayssm_beta",
         "raw_k": "replayssm_rawk",
-        "d": "replayssm_rawv",
+        "v": "replayssm_rawv",
     },
 )
 KIMI_DELTA_ATTENTION = Recurrence(
@@ -90,8 +89,8 @@ KIMI_DELTA_ATTENTION = Recurrence(
     {"log_decay_K": "replayssm_g", "k": "replayssm_k", "d": "replayssm_d"},
     {
         "log_decay_K": "replayssm_g",
-        "inverse_norm": "replayssm_beta",
+        "sigmoid_b": "replayssm_beta",
         "raw_k": "replayssm_rawk",
-        "d": "replayssm_rawv",
+        "v": "replayssm_rawv",
     },
 )
