@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from kvgen.formats.record import RecordFormat
 
-FORMAT = RecordFormat(name="replay", rank=3, derives=True, replays=True)
+FORMAT = RecordFormat(name="replayed", rank=3, derives=True, replays=True)

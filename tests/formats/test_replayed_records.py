@@ -12,7 +12,7 @@ from kvgen.checking.check import check
 from kvgen.checking.windows import Server
 from kvgen.codegen.cost import buffer_length
 
-RECORDS = "records=replay"
+RECORDS = "records=replayed"
 CASES = {
     "gated_deltanet": ("decode, rows out of phase", "drafts, trees", "flush, copy, recycled slots"),
     "kimi_delta_attention": ("recurrent, after decodes", "drafts, chains", "prompts"),
@@ -90,7 +90,7 @@ def test_every_step_folds_what_it_keeps() -> None:
 def test_there_is_nothing_to_keep_in_pages() -> None:
     module = made("gated_deltanet", RECORDS).module
     assert "short" not in module.FEATURES and "verify" in module.FEATURES
-    with pytest.raises(ValueError, match="records: replay keeps none beyond a step"):
+    with pytest.raises(ValueError, match="records: replayed keeps none beyond a step"):
         module.Cache.empty(2, device="cpu", short_context=64)
     analysis = analysed("gated_deltanet", RECORDS)
     assert buffer_length(analysis.form, analysis.records) == 1
