@@ -67,8 +67,6 @@ def facts_of(form: Form, context: dict[str, Any]) -> dict[str, object]:
         "dots": offers_dots(form),
         "several": several,
     }
-    if context["emptied"]:
-        found["emptied"] = True
     if context["without_short"]:
         found["without_short"] = quoted(context["without_short"])
     return found

@@ -163,7 +163,7 @@ class Kernels(Storage):
         launch(
             self, "advance", (1,), slots, *self.books(), self.tensors["pending"],
             *marks_of(slots, force, kept), self.tensors["work"], slots.numel(), *self.rows,
-            self.spare, PLACES=self.buffer, **ending(force, keep, kept, late),
+            max(1, self.window), PLACES=self.buffer, **ending(force, keep, kept, late),
             SPAN=power_of_two(self.buffer), EVEN=even, PDL=self.overlaps, BLOCK=block,
             num_warps=warps,
         )  # fmt: skip

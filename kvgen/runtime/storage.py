@@ -96,12 +96,7 @@ class Storage:
         check_options(self.slots, first_slot, invariant, fold)
         self.first_slot, self.invariant = first_slot, invariant
         # when others are full is none of a row's business where its bits are its own
-        self.fold = "row" if invariant or self.table.emptied else fold
-
-    @property
-    def spare(self) -> int:
-        """Places that a row has left between steps; with fewer it folds."""
-        return self.buffer if self.table.emptied else max(1, self.window)
+        self.fold = "row" if invariant else fold
 
     @property
     def rows(self) -> tuple[int, int]:

@@ -59,8 +59,7 @@ class Table(NamedTuple):
     lanes of tokens in a kernel for chunks, 0 without one; chunk_trees: if it takes trees;
     chunk_timed: if it is taken only where it has been timed. blocks: a `Blocks`, where prompts can
     be taken so, as only then is that class there. dots: whether a decode reads states through
-    tensor cores where DOT says so. several: whether more tokens of a window need more warps.
-    emptied: whether rows fold at the end of every step, as nothing else reads their records. tile,
+    tensor cores where DOT says so. several: whether more tokens of a window need more warps. tile,
     warps: of kernels that are not tuned. tune: the command that tunes. short: what differs in a
     cache of short contexts, and short_buffer: its records of a row with a state, where not as
     tuned. without_short: why there are none.
@@ -91,7 +90,6 @@ class Table(NamedTuple):
     blocks: Any = None
     dots: bool = False
     several: bool = False
-    emptied: bool = False
     short: Table | None = None
     short_buffer: int | None = None
     without_short: str = ""
