@@ -23,8 +23,7 @@ def factored(form: Form) -> Form:
     """The form with its keys factored, or as it is where that is not proved to be safe."""
     decay = form.decay("K")
     # a replay needs each token's own decay, which a difference of running sums would lose
-    replays = form.spec.storage.state.partial and form.writes_read
-    if decay is None or decay.lower is None or not decay.nonpositive or replays:
+    if decay is None or decay.lower is None or not decay.nonpositive or form.replays:
         return form
     most = min(MAX_BUFFER, math.floor(LIMIT / max(-decay.lower, LIMIT / MAX_BUFFER)))
     if most < (form.spec.buffer or FEWEST):

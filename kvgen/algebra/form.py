@@ -164,6 +164,19 @@ class Form:
         return any(write.reads for write in self.writes)
 
     @property
+    def replays(self) -> bool:
+        """Whether a fold runs each recorded token again on the state: where that keeps more than a
+        decode reads, or where nothing else is recorded."""
+        storage = self.spec.storage
+        return self.writes_read and (storage.state.partial or storage.records.replays)
+
+    @property
+    def emptied(self) -> bool:
+        """Whether rows fold at the end of every step, as what only a decode reads of a record is
+        not kept: tokens then find no records."""
+        return self.replays and self.spec.storage.records.replays and not self.carries_read
+
+    @property
     def carries_read(self) -> bool:
         """Whether a carried state is updated from a read of the matrix."""
         return any(carry.after.reads for carry in self.carries)
@@ -200,6 +213,11 @@ class Form:
         late = self.late
         needed = (*self.columns, *(decay.log for decay in self.decays))
         return not any(node in late for node in needed)
+
+    @property
+    def paged(self) -> bool:
+        """Whether records may lie in pages, of rows that have no state yet."""
+        return self.windows and not self.remembered and not self.emptied
 
     def decay(self, channel: str) -> Decay | None:
         return next((decay for decay in self.decays if decay.channel == channel), None)

@@ -64,6 +64,8 @@ class Records:
 
     def decoded(self, form: Form) -> tuple[Stored, ...]:
         """What a decode reads of every record: what only a replay needs is left out."""
+        if form.emptied:
+            return ()
         known = {stored.node for stored in self.stored}
         used = _derived_from(decode_needs(form), known)
         return tuple(stored for stored in self.stored if stored.node in used)
@@ -79,7 +81,7 @@ def plan_records(form: Form) -> Records:
     """Choose the stored values for the spec's storage mode."""
     storage = form.spec.storage
     exact = storage.state.partial and form.carries_read
-    replay = storage.state.partial and form.writes_read and not exact
+    replay = form.replays and not form.carries_read
     stored: list[Stored] = []
     if form.factored:
         # the point of factored keys is that nothing is left to do when they are read back
@@ -87,6 +89,8 @@ def plan_records(form: Form) -> Records:
         stored += [_computed(node, form) for node in dict.fromkeys(kept)]
     for node in _needs(form, replay):
         _store(stored, node, form, replay)
+    if form.emptied:
+        stored = _without_sums(stored)
     return Records(_named(stored, form), replay, exact)
 
 
@@ -119,17 +123,18 @@ def replay_needs(form: Form) -> list[Node]:
 
 def _needs(form: Form, replay: bool) -> list[Node]:
     needed = dict.fromkeys(replay_needs(form) if replay else ())
-    needed.update(dict.fromkeys(decode_needs(form)))
+    needed.update(dict.fromkeys(() if form.emptied else decode_needs(form)))
     # decays first, for other factors may follow from their logs
     logs = {decay.log for decay in form.decays}
     return sorted(needed, key=lambda node: (node.reads, node not in logs, node.order))
 
 
-def _derivable(root: Node, stored: Collection[Node]) -> set[Node]:
-    """What follows from the stored ones, of these and all that is above them below a root."""
+def _derivable(root: Node, stored: Collection[Node], summed: str = "") -> set[Node]:
+    """What follows from the stored ones, of these and all that is above them below a root. summed:
+    a channel over which sums do, too."""
     found = set(stored)
     for node in reachable([root], found):
-        alone = node.op in (*LEAVES, "read", "index") or reduces(node)
+        alone = node.op in (*LEAVES, "read", "index") or (reduces(node) and node.value != summed)
         if node.is_const or (not alone and all(arg in found for arg in node.args)):
             found.add(node)
     return found
@@ -177,6 +182,17 @@ def _store(stored: list[Stored], node: Node, form: Form, replay: bool) -> None:
         stored.append(exact)
     else:
         stored.extend(cover)
+
+
+def _without_sums(stored: list[Stored]) -> list[Stored]:
+    """Without the numbers that follow from other values: a fold, which has a token's whole key,
+    sums up again what is a norm of it."""
+    left = list(stored)
+    for number in [kept for kept in stored if not kept.channel]:
+        others = [kept.node for kept in left if kept is not number]
+        if number.node in _derivable(number.node, others, summed="K"):
+            left.remove(number)
+    return left
 
 
 def _cover(root: Node, stored: list[Stored]) -> list[Stored] | None:

@@ -101,6 +101,7 @@ def context_of(
         "exact": records.exact,
         # whether a fold may take all records of a row at once
         "multiplies": multiplies(form),
+        "emptied": form.emptied,
         "matrix_tensors": matrix_tensors,
         "step_tensors": step_tensors,
         "fold_has_groups": of_groups(fold, step_tensors),
@@ -185,7 +186,7 @@ def windows_of(form: Form, records: Records, context: dict[str, Any]) -> dict[st
 def features_of(form: Form, features: tuple[str, ...]) -> dict[str, object]:
     """What the module has, and the calls that say how it would have more."""
     offered = ALL if form.windows else ("decode",)
-    offered = tuple(name for name in offered if name != "short" or not form.remembered)
+    offered = tuple(name for name in offered if name != "short" or form.paged)
     chosen = tuple(name for name in ALL if name in features and name in offered)
 
     def more(name: str) -> str:
@@ -196,6 +197,8 @@ def features_of(form: Form, features: tuple[str, ...]) -> dict[str, object]:
     without = "this recurrence has no windows"
     if form.remembered:
         without = "pages of records have no room for the past of inputs"
+    elif form.emptied and form.windows:
+        without = f"records: {form.spec.storage.records.name} keeps none beyond a step"
     elif form.windows:
         without = f"this module has no short contexts: {more('short')}"
     return {

@@ -157,6 +157,8 @@ def operations(
     form: Form, records: Records, buffer: Any, sizes: Mapping[str, Any] | None = None
 ) -> Operations:
     sizes = dict(form.spec.sizes) if sizes is None else sizes
+    # records that no decode finds take none
+    buffer = 0 if form.emptied else buffer
     heads = sizes["HV"]
     matrix = heads * sizes["K"] * sizes["V"]
     unit = heads if per_head(form, records) else sizes["H"]
@@ -184,9 +186,11 @@ def operations(
 
 def buffer_length(form: Form, records: Records) -> int:
     """The spec's buffer length, or the power of two that moves the fewest bytes, among those whose
-    keys one program can hold."""
+    keys one program can hold; a place for one token where rows fold at the end of every step."""
     if form.spec.buffer is not None:
         return form.spec.buffer
+    if form.emptied:
+        return 1
     bytes_moved = cost(form, records).decode
     most = min(form.factored.most if form.factored else LENGTHS[-1], held(form))
     return min(

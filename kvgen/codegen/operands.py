@@ -24,8 +24,9 @@ def offered(form: Form) -> bool:
 
 def multiplies(form: Form) -> bool:
     """Whether a fold may add all of a row's records to the state as one product, on tensor cores:
-    the state is rounded to 16 bits behind it. One that keeps more gains nothing by that."""
-    return form.spec.storage.state.rounds
+    the state is rounded to 16 bits behind it. One that keeps more gains nothing by that, and what
+    is computed again follows what was before it."""
+    return form.spec.storage.state.rounds and not form.emptied
 
 
 def times_input(form: Form, node: Node) -> tuple[Node, Node] | None:

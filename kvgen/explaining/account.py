@@ -27,8 +27,33 @@ def account(d: Derivation, found: Mapping[str, Formula]) -> list[str]:
     known = [(name, first[name].text, count(first[name].value)) for name in _unique(parts)]
     lines += ["", *indented(table([("bytes of", "", ""), *known], right=(2,))), ""]
     lines += indented(_decode_account(total, parts, buffer))
+    lines += ["", *(_emptied(total) if d.form.emptied else _lengths(d, total, buffer))]
+    rows = [("operations, a multiply-add being two", "", "")]
+    for label, key in (
+        ("decode, over all L places", "operations_decode"),
+        ("plain kernel", "operations_recurrent"),
+        ("fold, for each record", "operations_fold"),
+        ("exponentials of a decode's channel decays", "exponentials"),
+    ):
+        if found[key].value:
+            rows.append((label, found[key].text, count(found[key].value)))
+    return [*lines, "", *indented(table(rows, right=(2,)))]
+
+
+def _emptied(total: cost.Cost) -> list[str]:
+    """Where every step folds."""
+    return wrapped(
+        "The fold is a launch of its own, which reads the state and writes it, at the end of every "
+        f"step. By bytes a decode of one token is {total.gain(1):.2f} times as fast as the plain "
+        "kernel: these records are for windows of several tokens, of which all that a decode reads "
+        "of a record need not be kept."
+    )
+
+
+def _lengths(d: Derivation, total: cost.Cost, buffer: int) -> list[str]:
+    """What a decode moves with a buffer of each length, and which of them is taken."""
     moved = "(2·state + 2·carried)" if total.carried else "2·state"
-    lines += ["", *wrapped(_best(total, moved, parts["record_read"]))]
+    lines = wrapped(_best(total, moved, quantities(total)["record_read"]))
     lengths = sorted({*cost.LENGTHS, buffer})
     trial = [
         ("L", *map(str, lengths)),
@@ -40,20 +65,10 @@ def account(d: Derivation, found: Mapping[str, Formula]) -> list[str]:
     why = "as the spec says" if d.spec.buffer else "the power of two with the fewest bytes"
     if not d.spec.buffer and buffer == cost.held(d.form) < cost.LENGTHS[-1]:
         why += " among those whose keys one program can hold"
-    lines += wrapped(
+    return lines + wrapped(
         f"The buffer has {places(buffer)}, {why}. By bytes alone a decode is then "
         f"{total.gain(buffer):.2f} times as fast as the plain kernel."
     )
-    rows = [("operations, a multiply-add being two", "", "")]
-    for label, key in (
-        ("decode, over all L places", "operations_decode"),
-        ("plain kernel", "operations_recurrent"),
-        ("fold, for each record", "operations_fold"),
-        ("exponentials of a decode's channel decays", "exponentials"),
-    ):
-        if found[key].value:
-            rows.append((label, found[key].text, count(found[key].value)))
-    return [*lines, "", *indented(table(rows, right=(2,)))]
 
 
 def quantities(total: cost.Cost) -> dict[str, str]:

@@ -71,10 +71,13 @@ def one_pass(d: Derivation) -> list[str]:
     state = d.state
     kept = d.records.stored
     left = f"; {kept[0].name}ⱼ is what token j has left of {kept[0].name}" if kept else ""
-    lines = wrapped(
-        f"{state}₀ is the stored state. Tokens 1 … n, n < L, have come since and wait in the "
-        f"buffer{left}. The state before the current token is {state}ₙ:"
+    waiting = (
+        f"Tokens 1 … n, n < L, have come since and wait in the buffer{left}. The state before the "
+        f"current token is {state}ₙ:"
     )
+    if d.form.emptied:
+        waiting = f"The end of every step folds its tokens: the state {state}ₙ before the next is"
+    lines = wrapped(f"{state}₀ is the stored state. {waiting}")
     lines += ["", *indented([*d.sums(), d.state_text()]), ""]
     if d.form.factored:
         lines += wrapped(
@@ -83,7 +86,7 @@ def one_pass(d: Derivation) -> list[str]:
             f"{d.form.factored.most} places. Its exp scales a column once for all places."
         )
         lines.append("")
-    if any(not decay.log.is_const for decay in d.form.summed_decays):
+    if d.sums() and any(not decay.log.is_const for decay in d.form.summed_decays):
         several = len(d.form.summed_decays) > 1
         lines += wrapped(
             f"{'These sums are' if several else 'Γ is'} summed newest first from every token's own "
@@ -104,9 +107,10 @@ def one_pass(d: Derivation) -> list[str]:
     shown = {line.name for line in d.column_lines}
     plain = [(c.name, str(c.node.axes)) for c in d.columns if c.name not in shown]
     lines += ["", *indented([*cut(equations(d.column_lines)), *cut(table(plain))]), ""]
+    parts = "is one part" if d.form.emptied else "takes one part from the pass and the rest"
+    source = "of the pass" if d.form.emptied else "from the buffer"
     lines += wrapped(
-        f"A read with {'one of them' if several else 'it'}, {d.vector}, takes one part from the "
-        "pass and the rest from the buffer:"
+        f"A read with {'one of them' if several else 'it'}, {d.vector}, {parts} {source}:"
     )
     lines += ["", *indented(d.read_text(side) for side in d.sides_read), ""]
     own = " What it has itself written enters by dots of vectors:" if writes else ""
@@ -153,17 +157,23 @@ def records(d: Derivation) -> list[str]:
 
 
 def fold(d: Derivation) -> list[str]:
+    when = "At the end of every step" if d.form.emptied else "Once in L tokens"
     lines = wrapped(
-        "Once in L tokens, or when it is asked for, the records are applied to the stored state "
+        f"{when}, or when it is asked for, the records are applied to the stored state "
         "and the buffer is empty again; one launch does so for all layers. For j = 1 … n:"
     )
     lines += ["", *indented(cut(fold_lines(d)))]
-    note = d.spec.storage.state.folded
+    notes = [d.spec.storage.state.folded]
     if d.records.replay:
-        note += (
-            " What depends on the state is computed anew from both planes and from what is "
-            "recorded of the inputs, so that the state is the plain float32 kernel's."
+        kept = d.spec.storage.state
+        anew = (
+            f"What depends on the state is computed anew from "
+            f"{'both planes' if kept.partial else f'{d.state}₀'} and from what is recorded of the "
+            "inputs"
         )
+        exactly = "" if kept.rounds else ", so that the state is the plain float32 kernel's"
+        notes.append(f"{anew}{exactly}.")
+    note = " ".join(filter(None, notes))
     return [*lines, *(["", *wrapped(note)] if note else [])]
 
 
@@ -189,11 +199,14 @@ def kernels(d: Derivation) -> list[str]:
     ratio = d.spec.ratio
     found: list[str] = []
     if not per_head(d.form, d.records):
-        found.append(
-            f"A decode program serves a key head: the dots with the recorded keys are the same "
-            f"for its {ratio} value heads and computed once."
+        shared = (
+            "what its key gives is" if d.form.emptied else "the dots with the recorded keys are"
         )
-    elif ratio > 1:
+        found.append(
+            f"A decode program serves a key head: {shared} the same for its {ratio} value heads "
+            "and computed once."
+        )
+    elif ratio > 1 and not d.form.emptied:
         found.append(
             "A decode program serves a value head: the dots with the records differ between the "
             "value heads of a key head."

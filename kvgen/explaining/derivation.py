@@ -127,6 +127,8 @@ class Derivation:
     def sums(self) -> list[str]:
         """The weights' logarithms: sums of later tokens' decays."""
         lines: list[str] = []
+        if self.form.emptied:
+            return lines
         if self.form.factored:
             name = self._log_name("K")
             lines.append(f"{self.running}ⱼ = {name}₁ + … + {name}ⱼ")
@@ -166,7 +168,9 @@ class Derivation:
         return next(self.name(d.log) for d in self.form.decays if d.channel == channel)
 
     def state_text(self) -> str:
-        """Sₙ as one decayed S₀ plus the records."""
+        """Sₙ as one decayed S₀ plus the records, if there are any."""
+        if self.form.emptied:
+            return f"{self.state}ₙ = {self.state}₀"
         axes = {"K": "[:, None]", "V": "[None, :]"}
         kept = ""
         for decay in self.form.decays:
@@ -194,6 +198,8 @@ class Derivation:
         left = near == "K"
         start, end = f"{name}{past.start}", f"{name}{past.end}"
         whole = f"{x} @ {end}" if left else f"{end} @ {x}"
+        if self.form.emptied and past is BUFFER:
+            return f"{whole} = {x} @ {start}" if left else f"{whole} = {start} @ {x}"
         stored = f"{column} @ {start}" if left else f"{start} @ {column}"
         parts = []
         for w, d in self._sides():
@@ -274,6 +280,8 @@ class Derivation:
     @property
     def derived(self) -> list[Line]:
         """What a decode computes from a record before it uses it."""
+        if self.form.emptied:
+            return []
         notation = self._record_notation(replay=False)
         notation.write(decode_needs(self.form))
         return notation.take()

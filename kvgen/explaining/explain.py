@@ -33,11 +33,11 @@ def form_text(analysis: Analysis) -> str:
     body += equations(d.token_lines, axes=False)
     body += [f"o = {d.output}"] if d.output != "o" else []
     kept = ", ".join(cut([f"{s.name} {s.node.axes}" for s in d.records.stored], HEADER_LINES))
+    waiting = "" if d.form.emptied else "tokens 1 … n wait in the buffer, "
     lines = [
         "One token:",
         *indented(cut(d.recurrence, HEADER_LINES), 2),
-        f"Buffered: {state}₀ is the stored state, tokens 1 … n wait in the buffer, {state}ₙ is the "
-        "state before this one.",
+        f"Buffered: {state}₀ is the stored state, {waiting}{state}ₙ is the state before this one.",
         *indented(cut(body, HEADER_LINES), 2),
         *indented([f"A token leaves {kept or 'nothing'}. A fold, for j = 1 … n:"], 0),
         *indented(cut(appendix.fold_lines(d), HEADER_LINES), 2),
@@ -79,6 +79,9 @@ def summary(analysis: Analysis, tuned: bool = False) -> list[tuple[str, str]]:
     decays = [f"{d.name(each.log)}: {'; '.join(d.facts(each))}" for each in form.decays]
     chosen = ", chosen by the spec" if form.spec.buffer else ""
     chosen = chosen or (" where its length is not tuned" if tuned else "")
+    best = f"L* = {total.best_buffer:.1f}"
+    if form.emptied:
+        best = "or as many as a step has tokens, as rows fold at its end"
     rows = [
         (
             "records",
@@ -91,7 +94,7 @@ def summary(analysis: Analysis, tuned: bool = False) -> list[tuple[str, str]]:
             f"{count(total.decode(buffer))} in a layer; the plain kernel "
             f"{count(total.recurrent())}, {total.gain(buffer):.2f} times as many",
         ),
-        ("buffer", f"{account.places(buffer)}{chosen}; L* = {total.best_buffer:.1f}"),
+        ("buffer", f"{account.places(buffer)}{chosen}; {best}"),
         ("decay", "\n".join(cut(decays, HEADER_LINES)) or "none"),
         ("tokens at once", windows.summary(d)),
     ]

@@ -101,7 +101,7 @@ class _Count:
         # a verify goes over several tiles in one program
         each = tile * (1 if prompt else chosen["TILES"])
         self.programs = -(-form.spec.size("V") // each)
-        self.buffer = 0 if prompt else buffer_length(form, records)
+        self.buffer = 0 if prompt or form.emptied else buffer_length(form, records)
 
     def work(self) -> Work:
         heads, tokens = self.sizes["HV"], self.tokens

@@ -97,8 +97,9 @@ def section(d: Derivation) -> list[str]:
     if reads:
         count = len(d.form.columns)
         lines += wrapped(
-            f"So {'' if count == 1 else f'{count}·'}T columns go through {d.state}₀, and meet the "
-            "records, together; what the window itself has written enters by dots of vectors."
+            f"So {'' if count == 1 else f'{count}·'}T columns go through {d.state}₀"
+            f"{'' if d.form.emptied else ', and meet the records,'} together; what the window "
+            "itself has written enters by dots of vectors."
         )
         lines += ["", *_solved(d, found)]
     if d.form.carries:

@@ -13,15 +13,17 @@ class RecordFormat:
 
     rank: its place among the formats, of which the first is meant where a spec names none.
     derives: inputs are recorded as they came, with numbers in float32 from which the rest follows;
-    so is a corrected value where its rounding is not kept. vectors: the type of what is recorded as
-    computed; log decays and numbers are float32 always, for they add up. bound: what a check allows
-    outputs and states to be off by, for what is rounded in records. warning: what disappoints, and
-    what to do about it.
+    so is a corrected value where its rounding is not kept. replays: a value that is corrected by
+    what is read is not recorded at all: rows fold at the end of every step, and compute it again.
+    vectors: the type of what is recorded as computed; log decays and numbers are float32 always,
+    for they add up. bound: what a check allows outputs and states to be off by, for what is rounded
+    in records. warning: what disappoints, and what to do about it.
     """
 
     name: str
     rank: int
     derives: bool = False
+    replays: bool = False
     vectors: Dtype = FLOAT32
     bound: float = 0.0
     warning: tuple[str, str] | None = None

@@ -79,7 +79,8 @@ class Function:
     (graph, x, y) -> x - y, where one of them is its value.
 
     Triton. triton: its text, {0} and {1} the arguments'. triton_helpers: what that calls, whole.
-    slow: whether a thread takes ten instructions or more for it. keeps_zero: whether it is 0 where
+    slow: whether a thread takes ten instructions or more for it. free: whether it takes so little
+    that kernels are as fast as without it. keeps_zero: whether it is 0 where
     all its arguments are.
 
     torch. torch: the function of torch that it is, of tensors; tensor: its value of them where it
@@ -114,6 +115,7 @@ class Function:
     triton: str = ""
     triton_helpers: tuple[str, ...] = ()
     slow: bool = True
+    free: bool = False
     keeps_zero: bool = False
 
     torch: str | None = None

@@ -58,7 +58,7 @@ class Short(Kernel):
     held = 32
 
     def exists(self, form: Form) -> bool:
-        return form.windows and not form.remembered
+        return form.paged
 
     def moved(self, total: Cost, form: Form, buffer: int) -> float:
         return total.short(self.held)

@@ -147,7 +147,7 @@ class _Builder:
         self.declared.read(keys)
         kept = storage.read(reader) if keys.get("storage") is not None else Storage()
         self._planes(kept.state)
-        buffer = self._buffer() if "buffer" in keys else None
+        buffer = self._buffer(kept) if "buffer" in keys else None
         sample = self._sample() if keys.get("sample") is not None else ()
         whole = not reader.found and {*_REQUIRED} <= keys.keys()
         block = self._block() if "step" in keys else None
@@ -217,9 +217,12 @@ class _Builder:
                 where = ("state", each.name)
                 self.reader.report("duplicate-name", message, where, "choose another", key=True)
 
-    def _buffer(self) -> int | None:
+    def _buffer(self, kept: Storage) -> int | None:
         if self.reader.value(("buffer",)) == "auto":
             return None
+        if kept.records.replays:
+            message = f"a buffer between steps, where 'records: {kept.records.name}' leaves none"
+            self.reader.report("bad-value", message, ("buffer",), "write 'buffer: auto'")
         return self.reader.integer(("buffer",), 1, MAX_BUFFER)
 
     def _sample(self) -> tuple[tuple[str, str], ...]:

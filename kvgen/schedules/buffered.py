@@ -23,10 +23,11 @@ LANES = {"K": "key", "V": "value"}
 class Buffered:
     """token: how a token's own values are computed, and what they are called.
 
-    since, kept: by channel, what has decayed since each place, and what is left of the state after
-    all records. weight: what is left of each record, None where no head decays. keys: of each
-    write, at all places, and what their scores are still to be times. whole: the sides of writes
-    that a tile takes from records as they lie there.
+    writes, decays: both sides of each write that is held, and the decays that add up; none where no
+    record outlives its step. since, kept: by channel, what has decayed since each place, and what
+    is left of the state after all records. weight: what is left of each record, None where no head
+    decays. keys: of each write, at all places, and what their scores are still to be times. whole:
+    the sides of writes that a tile takes from records as they lie there.
     """
 
     weight: Value | None = None
@@ -39,22 +40,23 @@ class Buffered:
         self.kept: dict[str, Value] = {}
         self.build, self.token, self.form = token.build, token, form
         self.records, self.lanes = records, lanes
+        pairs = zip(form.keys, (write.d for write in form.writes), strict=True)
+        self.writes = () if form.emptied else tuple(pairs)
+        self.decays = () if form.emptied else form.summed_decays
         # what keys and values make of zeros, where no record is held, may not be 0
-        sides = [write.d for write in form.writes]
-        pairs = list(zip(form.keys, sides, strict=True))
-        self.strays = [strays_from(pair, self._recorded) for pair in pairs]
+        self.strays = [strays_from(pair, self._recorded) for pair in self.writes]
         self.whole = [
             d
-            for d, stray in zip(sides, self.strays, strict=True)
+            for (_, d), stray in zip(self.writes, self.strays, strict=True)
             if self._recorded(d) and not stray
         ]
 
     def load(self) -> None:
         """The keys that are recorded, and what has decayed since."""
-        for decay in self.form.decays:
+        for decay in self.decays:
             self.sum_up(decay)
-        pairs = zip(self.form.keys, self.strays, strict=True)
-        self.keys = [self._key(key, stray) for key, stray in pairs]
+        pairs = zip(self.writes, self.strays, strict=True)
+        self.keys = [self._key(key, stray) for (key, _), stray in pairs]
 
     def sum_up(self, decay: Decay, oldest_last: bool = False) -> None:
         """What has decayed since each place, and what is left of the state. oldest_last: whether
@@ -82,10 +84,10 @@ class Buffered:
         return [self.value_now(index) for index in range(len(self.strays))]
 
     def key_now(self, index: int) -> Value:
-        return self._now(self.form.keys[index], self.strays[index], "K", "write_key")
+        return self._now(self.writes[index][0], self.strays[index], "K", "write_key")
 
     def value_now(self, index: int) -> Value:
-        return self._now(self.form.writes[index].d, self.strays[index], "V", "write_value")
+        return self._now(self.writes[index][1], self.strays[index], "V", "write_value")
 
     def _now(self, node: Node, stray: bool, channel: str, otherwise: str) -> Value:
         value = self.buffered.clean(node)
@@ -107,7 +109,7 @@ class Buffered:
 
     def values(self, index: int) -> Value:
         """A write's values at all places, for a tile, where they are derived from records."""
-        value = self.buffered.value(self.form.writes[index].d)
+        value = self.buffered.value(self.writes[index][1])
         spread = self.strays[index] or len(value.axes) < 2
         return self.build.where(self.lanes.held, value, 0.0) if spread else value
 

@@ -103,11 +103,13 @@ class ByChannel(Chunk):
             self.kept[column] = self.times(path, kept)
         # products of the same keys one after the other: as operands these take many registers
         for index, key in enumerate(form.keys):
-            near, (keys, scale) = self.vectors[key], self.buffer.keys[index]
-            for column, score in self._near(near, since).items():
+            for column, score in self._near(self.vectors[key], since).items():
                 name = f"{self.vectors[column].called}_scores"
                 score = build.where(self.ancestors, build.times(score, weights), 0.0, name)
                 self.scores[column, index] = score
+            if not self.buffer.keys:
+                continue
+            keys, scale = self.buffer.keys[index]
             keys, held = self._settled(keys), self.times(self.buffer.weight, scale)
             for column in form.columns:
                 called = f"{self.vectors[column].called}_held_scores"
@@ -166,10 +168,10 @@ class ColumnsBuffered(Buffered):
 
     def load(self) -> None:
         self.newest_first = False
-        for decay in self.form.summed_decays:
+        for decay in self.decays:
             self.sum_up(decay)
-        pairs = zip(self.form.keys, self.strays, strict=True)
-        self.keys = [self._decayed(*self._key(key, stray)) for key, stray in pairs]
+        pairs = zip(self.writes, self.strays, strict=True)
+        self.keys = [self._decayed(*self._key(key, stray)) for (key, _), stray in pairs]
 
     def _decayed(self, key: Value, scale: Value | None) -> tuple[Value, Value | None]:
         if "K" not in self.since:

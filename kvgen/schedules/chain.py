@@ -86,7 +86,7 @@ class _Chain(OnePass):
         # a key that reads give back is needed whole, and one that decays is no longer the input
         whole = any(read.axes.channels == "K" for read in form.reads) or form.decay("K")
         self.keys: list[tuple[Value, Value | None]] = []
-        for index, (key, stray) in enumerate(zip(form.keys, buffer.strays, strict=True)):
+        for index, ((key, _), stray) in enumerate(zip(buffer.writes, buffer.strays, strict=True)):
             given = None if whole or key.reads else buffer.key_given(key, stray)
             self.keys.append(given or (buffer.key_now(index), None))
 
@@ -160,7 +160,7 @@ class _Chain(OnePass):
                 self.lanes.at(stored)
 
     def of_tile(self, state: Value) -> None:
-        self.values = [self._values(index) for index in range(len(self.form.writes))]
+        self.values = [self._values(index) for index in range(len(self.buffer.writes))]
         for near in ("K", "V"):
             nodes = self.through(near)
             if nodes and near not in self.asked:
@@ -171,7 +171,7 @@ class _Chain(OnePass):
 
     def _values(self, index: int) -> Value:
         """A write's values at all places, as they lie there if they do."""
-        buffer, value = self.buffer, self.form.writes[index].d
+        buffer, value = self.buffer, self.buffer.writes[index][1]
         if value in buffer.whole and "V" not in buffer.kept:
             return buffer.as_recorded(value)
         return buffer.value_now(index)

@@ -89,6 +89,8 @@ class Chunk(Triangle):
             self.kept[column] = self.times(lead, self.buffer.kept.get(""), name=f"{called}_kept")
             for index in range(len(form.keys)):
                 self.score(column, index)
+                if not self.buffer.keys:
+                    continue
                 keys, scale = self.buffer.keys[index]
                 score = build.dot(keys, vector.columns, self.product, name=f"{called}_by_held")
                 held = self.times(self.buffer.weight, scale)
@@ -151,8 +153,8 @@ class Chunk(Triangle):
             name = self.name(node, component(node))
             self.token.known[node] = build.cast(value, "float", name)
         values = [
-            recorded[write.d] if write.d in recorded else self.buffer.values(index)
-            for index, write in enumerate(form.writes)
+            recorded[d] if d in recorded else self.buffer.values(index)
+            for index, (_, d) in enumerate(self.buffer.writes)
         ]
         base: dict[Node, Value] = {}
         for read in form.reads:

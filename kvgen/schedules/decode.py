@@ -62,7 +62,9 @@ class _Decode(OnePass):
         """What a program's only tile needs of the buffer: decays of its head, and values."""
         buffer = self.buffer
         logs = [decay.log for decay in self.summed_decays(at_unit=False)]
-        values = buffer.buffered.found([write.d for write in self.form.writes])
+        values = buffer.buffered.found([d for _, d in buffer.writes])
+        if not buffer.writes:
+            return
         note = "so is what it needs of the buffer, and then of the token"
         with self.build.when(EARLY, note=note):
             for side in (buffer.newer, buffer.first) if logs else ():

@@ -138,7 +138,7 @@ class OnePass(ABC):
             self.buffer.sum_up(decay, self.oldest_last)
 
     def summed_decays(self, at_unit: bool) -> list[Decay]:
-        once = [(self.single and decay.channel != "V", decay) for decay in self.form.summed_decays]
+        once = [(self.single and decay.channel != "V", decay) for decay in self.buffer.decays]
         return [decay for at, decay in once if at == at_unit]
 
     def _given(self, at_unit: bool) -> None:

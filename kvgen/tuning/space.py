@@ -49,10 +49,10 @@ def program_of(config: Config) -> Config:
 
 
 def buffers(analysis: Analysis) -> list[int]:
-    """Buffer lengths around L*, in order; one where the spec says which."""
+    """Buffer lengths around L*, in order; one where the spec says which, or every step folds."""
     form = analysis.form
     middle = buffer_length(form, analysis.records)
-    if form.spec.buffer is not None:
+    if form.spec.buffer is not None or form.emptied:
         return [middle]
     most = form.factored.most if form.factored else LENGTHS[-1]
     near = {middle // 2, middle, 2 * middle}

@@ -10,6 +10,7 @@ from typing import Any
 from kvgen.algebra.graph import Node, reachable
 from kvgen.analysis import Analysis
 from kvgen.formats.dtypes import BFLOAT16
+from kvgen.functions.registry import function_of
 from kvgen.kernels.fold import FOLD
 from kvgen.language.spec import Spec
 from kvgen.values.axes import Axes
@@ -22,8 +23,8 @@ DTYPE = BFLOAT16.name
 def form_hash(analysis: Analysis) -> str:
     """Twelve hexadecimal digits for the derived graph, its records, storage, K, V and HV/H.
 
-    Names, titles, comments, head counts and the buffer's length play no part: whoever writes the
-    same recurrence finds what was tuned for it.
+    Names, titles, comments, head counts, the buffer's length and what takes no time play no part:
+    whoever writes the same recurrence finds what was tuned for it.
     """
     spec, form, records = analysis.spec, analysis.form, analysis.records
     factored = form.factored
@@ -74,6 +75,10 @@ def _digests(roots: Iterable[Node], sizes: dict[str, int]) -> dict[Node, str]:
             value = None
         elif node.is_const:
             value = node.const.hex()
+        function = function_of(node)
+        if function is not None and function.free:
+            known[node] = known[node.args[0]]
+            continue
         args = [known[arg] for arg in node.args]
         known[node] = _digest([node.op, value, args, _axes(node.axes, sizes)])
     return known

@@ -66,6 +66,8 @@ def test_which_states_are_folded_so() -> None:
         for state in ("float32", "bfloat16", "float16", "split")
     }
     assert found == {"float32": False, "bfloat16": True, "float16": True, "split": False}
+    again = analysed("gated_deltanet", "state=bfloat16", "records=replayed")
+    assert not FOLD.dots(again.form)
     plain = made("gated_deltanet").module.CONFIGS["default"]["fold"]
     assert all("DOT" not in config for config in plain.values())
 

@@ -57,7 +57,8 @@ FACES = (
     "bad-axes-mamba1 bad-axes-mesanet bad-index-past bad-override-names bad-state-log-linear "
     "bad-state-rwkv4 bad-state-slots bad-state-titans duplicate-name-plane missing-key-heads "
     "unknown-function-deltaformer unknown-function-reductions bad-operator-sides "
-    "bad-value-init bad-yaml-colon bad-yaml-comment bad-yaml-map duplicate-name-state"
+    "bad-value-buffer bad-value-init bad-yaml-colon bad-yaml-comment bad-yaml-map "
+    "duplicate-name-state"
 )
 FILES = [*CODES, *FACES.split()]
 

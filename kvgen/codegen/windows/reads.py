@@ -48,17 +48,18 @@ class Reads:
         return found
 
     def buffer(self) -> Buffer:
-        """What is read back from the buffer; a block of a prompt has the state alone before it."""
+        """What is read back from the buffer; a block of a prompt has the state alone before it, and
+        so has a window where no record outlives its step."""
         frame, form, token, scope = self.frame, self.frame.form, self.frame.token, self.frame.scope
         buffer = Buffer()
         keys = scope.unit if frame.keys_at_unit else scope.tile
-        if not frame.prompt:
+        if not frame.prompt and not form.emptied:
             shape = (form, frame.records, frame.shapes, frame.per_head)
             buffer = buffer_scope(*shape, token, self.given.vectors)
             scope.unit += buffer.unit
             keys += buffer.token
             scope.tile += buffer.tile
-        elif form.factored:
+        elif frame.prompt and form.factored:
             # a block's columns are scaled by what has decayed since its start
             (kept,) = token.emit([form.graph.exp(form.factored.before)])
             keys += token.take()

@@ -273,7 +273,9 @@ def compiled(recurrence: Recurrence, wanted: settings.Settings, pool: Any) -> Mo
     records = wanted.drafts if drafting else wanted.records
     more = {"storage.layout": "vk", "storage.records": records}
     features = ["decode", "verify"] if drafting else ["decode"]
-    return modules.serving(recurrence.name, sizes, wanted.state, features, **more)
+    rounds = held.conv[0].dtype == torch.bfloat16 and not drafting
+    path = recurrence.rounding if rounds else None
+    return modules.serving(recurrence.name, sizes, wanted.state, features, path, **more)
 
 
 def contradictions(

@@ -1,8 +1,7 @@
-"""Windows of drafts in SGLang's pool: where their records lie, what they take, and their end."""
+"""Windows of drafts in SGLang's pool: where their records lie, and their end."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -19,43 +18,15 @@ KEPT: ContextVar[torch.Tensor | None] = ContextVar("KEPT", default=None)
 
 
 def windows(module: Any, pool: Any, rings: Mapping[str, str]) -> Windows:
-    """A pool's rings for drafts as windows. rings: what of the pool's each record is, by name.
-
-    Where a record is wider than what SGLang has in its place, that is made anew. A pool has one set
-    of windows, whatever backends it has.
-    """
+    """A pool's rings for drafts as windows. rings: what of the pool's each record is, by name. A
+    pool has one set of windows, whatever backends it has."""
     held = pool.mamba_cache
     if (known := SERVED.get(held.temporal.data_ptr())) is not None:
         return known
-    layers, slots, heads, places, _ = held.replayssm_rawv.shape
-    layout = module.Cache.layout(
-        slots,
-        layers,
-        dtype=held.replayssm_rawk.dtype,
-        buffer=places,
-        window=places,
-        heads=heads,
-    )
-    records = {}
-    for name, ring in rings.items():
-        wanted = layout[name]
-        tensor = getattr(pool.mamba_cache, ring)
-        if tensor.dtype != wanted.dtype:
-            tensor = torch.zeros(tensor.shape, dtype=wanted.dtype, device=tensor.device)
-            pool.mamba_cache = dataclasses.replace(pool.mamba_cache, **{ring: tensor})
-        # what is the same for a key head's value heads lies with the first of them
-        records[name] = tensor[:, :, : wanted.shape[2]]
+    records = {name: getattr(held, ring) for name, ring in rings.items()}
     found = Windows(module, held.temporal, records)
     SERVED[held.temporal.data_ptr()] = found
     return found
-
-
-def charged(found: int, sizes: Any, record_len: int) -> int:
-    """What SGLang reckons for a slot's rings, with what they take more here: a corrected value is
-    as wide as the state, where SGLang has one as wide as activations."""
-    heads, values, _ = sizes.shape.temporal
-    wider = max(0, sizes.dtype.temporal.itemsize - sizes.dtype.conv.itemsize)
-    return found + len(sizes.layers) * heads * record_len * values * wider
 
 
 def committed(

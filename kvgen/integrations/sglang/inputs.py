@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,12 +61,14 @@ def kimi_delta_attention(
 @dataclass(frozen=True)
 class Recurrence:
     """A shipped spec as SGLang serves it. given: its inputs. rings: its records in the pool, by
-    name. drafts: those of windows."""
+    name. drafts: those of windows. rounding: the spec of its single tokens where activations are in
+    bfloat16, if SGLang rounds more of these than inputs and outputs."""
 
     name: str
     given: Callable[..., Given]
     rings: Mapping[str, str]
     drafts: Mapping[str, str]
+    rounding: Path | None = None
 
     def records(self, pool: Any) -> dict[str, torch.Tensor]:
         """The rings of tokens one by one, by the records' names."""
@@ -76,13 +79,13 @@ GATED_DELTANET = Recurrence(
     "gated_deltanet",
     gated_deltanet,
     {"log_decay": "replayssm_g", "k": "replayssm_k", "d": "replayssm_d"},
-    # one norm a key head where SGLang has a factor a value head; what is kept of a value is our own
     {
         "log_decay": "replayssm_g",
-        "inverse_norm": "replayssm_beta",
+        "sigmoid_b": "replayssm_beta",
         "raw_k": "replayssm_rawk",
-        "d": "replayssm_rawv",
+        "v": "replayssm_rawv",
     },
+    Path(__file__).with_name("gated_deltanet.yaml"),
 )
 KIMI_DELTA_ATTENTION = Recurrence(
     "kimi_delta_attention",
@@ -90,8 +93,8 @@ KIMI_DELTA_ATTENTION = Recurrence(
     {"log_decay_K": "replayssm_g", "k": "replayssm_k", "d": "replayssm_d"},
     {
         "log_decay_K": "replayssm_g",
-        "inverse_norm": "replayssm_beta",
+        "sigmoid_b": "replayssm_beta",
         "raw_k": "replayssm_rawk",
-        "d": "replayssm_rawv",
+        "v": "replayssm_rawv",
     },
 )

@@ -13,7 +13,6 @@ from kvgen.integrations.sglang import settings
 RESOLVED = "sglang.srt.server_args.ServerArgs.__post_init__"
 LINEAR = "sglang.srt.layers.attention.linear"
 BACKEND = "sglang.srt.layers.attention.hybrid_linear_attn_backend.MambaAttnBackendBase.__init__"
-RECKONED = "sglang.srt.configs.mamba_utils.BaseLinearStateParams.replayssm_ring_bytes_per_req"
 COMMITTED = "sglang.srt.speculative.spec_utils.commit_mamba_states_after_verify"
 KERNELS = "sglang.kernels.ops.attention.fla"
 FOLDED = (
@@ -36,7 +35,6 @@ def install() -> None:
     HookRegistry.register(RESOLVED, resolved, HookType.AFTER)
     HookRegistry.register(BACKEND, backends.refuse_others, HookType.BEFORE)
     HookRegistry.register(COMMITTED, drafts.committed, HookType.AROUND)
-    HookRegistry.register(RECKONED, drafts.charged, HookType.AFTER)
     for target in FOLDED:
         HookRegistry.register(target, drafts.fold, HookType.AROUND)
     replaced = {

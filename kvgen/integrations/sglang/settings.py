@@ -36,8 +36,8 @@ class Settings:
 
     @property
     def drafts(self) -> str:
-        """The same of the rings of windows: keys as they came, as SGLang has them."""
-        return next(name for name, each in registry.RECORDS.items() if each.derives)
+        """The same of the rings of windows: inputs as they came, as SGLang has them."""
+        return next(name for name, each in registry.RECORDS.items() if each.replays)
 
 
 def mentioned(environment: Mapping[str, str]) -> bool:

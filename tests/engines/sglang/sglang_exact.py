@@ -81,3 +81,33 @@ class Exact:
         for place, after in enumerate(self.after):
             self.states[place], self.pasts[place] = after[node]
             after.clear()
+
+
+def folded(
+    *,
+    checkpoint_state: torch.Tensor,
+    rawv_cache: torch.Tensor,
+    rawk_cache: torch.Tensor,
+    beta_cache: torch.Tensor,
+    ssm_state_indices: torch.Tensor,
+    accept_lens: torch.Tensor,
+    g_cache: torch.Tensor | None = None,
+    gk_cache: torch.Tensor | None = None,
+    **rest: Any,
+) -> None:
+    """SGLang's own fold of windows, by its arguments: its kernel has a loop that Triton's
+    interpreter does not take."""
+    gates = gk_cache if g_cache is None else g_cache[..., None]
+    assert gates is not None
+    ratio = rawv_cache.shape[2] // rawk_cache.shape[2]
+    for slot, count in zip(ssm_state_indices.tolist(), accept_lens.tolist(), strict=True):
+        state = checkpoint_state[:, slot].double()
+        for at in range(count):
+            k, v, gate = (each[:, slot, :, at].double() for each in (rawk_cache, rawv_cache, gates))
+            k = k * (k.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
+            k = k.repeat_interleave(ratio, 1)
+            state *= gate.exp()[..., None, :]
+            v -= torch.einsum("lhvk,lhk->lhv", state, k)
+            v *= beta_cache[:, slot, :, at, None].double()
+            state += v[..., :, None] * k[..., None, :]
+        checkpoint_state[:, slot] = state.to(checkpoint_state.dtype)

@@ -60,7 +60,7 @@ class Server:
     """A pool, layers with drawn parameters, and what a backend needs of a model's runner.
 
     kimi: whether layers are Kimi delta attention. places: of a ring. drafts: tokens of a window,
-    where there are drafts. branches: of a tree of drafts.
+    where there are drafts. branches: of a tree of drafts. inputs: the dtype of activations.
     """
 
     def __init__(
@@ -71,12 +71,14 @@ class Server:
         slots: int = 6,
         drafts: int | None = None,
         branches: int = 1,
+        inputs: str = "float32",
     ) -> None:
         self.kimi, self.places, self.drafts = kimi, places, drafts
         self.heads, self.wide, self.channels = (2, 2, 32) if kimi else (1, 2, 32)
+        self.inputs = getattr(torch, inputs)
         draw = torch.Generator().manual_seed(1)
         get_context().set_server_args(arguments(mamba_track_interval=TRACKED))
-        dtype = Mamba2StateDType(conv=torch.float32, temporal=getattr(torch, state))
+        dtype = Mamba2StateDType(conv=self.inputs, temporal=getattr(torch, state))
         with OnCpu():
             self.pool = HybridReqToTokenPool(
                 size=slots,
@@ -132,7 +134,7 @@ class Server:
             head_q_dim=self.channels,
             head_k_dim=self.channels,
             head_v_dim=self.channels,
-            conv_weights=torch.randn(self.width, PAST + 1, generator=draw) / 2,
+            conv_weights=torch.randn(self.width, PAST + 1, generator=draw).to(self.inputs) / 2,
             A_log=rates.view(1, 1, -1, 1) if self.kimi else rates,
             dt_bias=torch.randn(gates, generator=draw),
         )
@@ -196,9 +198,12 @@ class Server:
 
     def tokens(self, rows: int, draw: torch.Generator) -> tuple[torch.Tensor, ...]:
         """What the projections of a layer give: mixed, a, b."""
-        mixed = torch.randn(rows, self.width, generator=draw)
+
+        def drawn(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=draw).to(self.inputs)
+
+        mixed = drawn(rows, self.width)
         if self.kimi:
-            a = torch.randn(1, rows, self.wide * self.channels, generator=draw)
-            return mixed, a, torch.randn(1, rows, self.wide, generator=draw)
-        both = torch.randn(rows, 2 * self.wide, generator=draw)
+            return mixed, drawn(1, rows, self.wide * self.channels), drawn(1, rows, self.wide)
+        both = drawn(rows, 2 * self.wide)
         return mixed, both[:, : self.wide], both[:, self.wide :]

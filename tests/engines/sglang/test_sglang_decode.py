@@ -6,12 +6,17 @@ import random
 from typing import Any
 
 import pytest
+import sglang.kernels.ops.attention.fla.fused_recurrent as fused_recurrent
 import sglang.srt.layers.attention.linear.gdn_backend as gdn
 import sglang.srt.layers.attention.linear.kda_backend as kda
 import torch
+import triton.language as tl
+from sglang.srt.layers.attention.linear.kernels.gdn_triton import TritonGDNKernel
+from sglang.srt.layers.attention.linear.kernels.kda_triton import TritonKDAKernel
 from sglang_exact import Exact
 from sglang_server import TRACKED, Server
 
+from kvgen.checking.interpreter import rounding
 from kvgen.integrations.sglang.backends import BufferedGatedDeltaNet, BufferedKimiDeltaAttention
 
 OURS = {False: BufferedGatedDeltaNet, True: BufferedKimiDeltaAttention}
@@ -135,6 +140,35 @@ def test_a_pool_in_bfloat16_takes_records_in_bfloat16(monkeypatch: pytest.Monkey
     monkeypatch.setenv("KVGEN_SGLANG", "state=bfloat16")
     server = Server(state="bfloat16")
     mixed(Run(server, [OURS[False](server.runner)]), 12, TOLERANCE["bfloat16"][0])
+
+
+def test_states_are_those_of_its_own_decode(kimi: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Activations in bfloat16: what SGLang without rings rounds of them is rounded alike."""
+    for each in (gdn, kda):
+        # which in Triton's interpreter would multiply the bits of a bfloat16
+        monkeypatch.setattr(each, "causal_conv1d_update", lambda mixed, *given, **more: mixed)
+    # as the interpreter has it, and not as it was when SGLang's kernels were read
+    monkeypatch.setattr(fused_recurrent, "exp", lambda x: tl.exp(x))
+    server, draw = Server(kimi, places=3, inputs="bfloat16"), torch.Generator().manual_seed(4)
+    backend, own = OURS[kimi](server.runner), (TritonKDAKernel if kimi else TritonGDNKernel)()
+    requests = [server.admit(draw) for _ in range(2)]
+    slots = torch.tensor([int(each.mamba_pool_idx) for each in requests], dtype=torch.int32)
+    states = server.held.temporal.clone()
+    with rounding():
+        for _ in range(server.places):
+            batch = server.batch(requests, [1, 1], 0)
+            backend.init_forward_metadata(batch)
+            for place, layer in enumerate(server.layers):
+                mixed, a, b = server.tokens(len(requests), draw)
+                found = backend.forward_decode(layer, batch, mixed.clone(), a.clone(), b.clone())
+                right = own.packed_decode(
+                    mixed, a, b, A_log=layer.A_log, dt_bias=layer.dt_bias,
+                    scale=layer.head_k_dim**-0.5, ssm_states=states[place], cache_indices=slots,
+                    num_v_heads=layer.num_v_heads, head_v_dim=layer.head_v_dim,
+                )  # fmt: skip
+                assert error(found, right.double()) < 2e-4
+    assert not server.cursors[slots].any()
+    assert error(server.held.temporal[:, slots], states[:, slots].double()) < 1e-6
 
 
 def test_its_own_kernel_and_ours_take_turns_over_the_same_rings(kimi: bool) -> None:

@@ -10,17 +10,21 @@ import pytest
 import sglang.kernels.ops.attention.fla.gdn_replayssm_spec_fold as folding
 import sglang.kernels.ops.attention.fla.kda_replayssm_spec_decode as folding_kimi
 import sglang.kernels.ops.mamba.mamba_state_scatter_triton as scattering
+import sglang.srt.layers.attention.linear.gdn_backend as gdn
+import sglang.srt.layers.attention.linear.kda_backend as kda
 import sglang.srt.speculative.spec_utils as speculative
 import torch
-from sglang.srt.configs.mamba_utils import BaseLinearStateParams, Mamba2StateDType
+from sglang.srt.configs.mamba_utils import Mamba2StateDType
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-from sglang_exact import Exact
-from sglang_server import LAYER_IDS, Server
+from sglang_exact import Exact, folded
+from sglang_server import Server
 
 from kvgen.integrations.refused import Refused
 from kvgen.integrations.sglang import drafts, plugin
 from kvgen.integrations.sglang.backends import BufferedGatedDeltaNet, BufferedKimiDeltaAttention
 
+STOCK = {False: gdn.GDNAttnBackend, True: kda.KDAAttnBackend}
+OURS = {False: BufferedGatedDeltaNet, True: BufferedKimiDeltaAttention}
 TOKENS = 3
 TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}
 
@@ -64,7 +68,7 @@ class Run:
     def __init__(self, server: Server, backend: Any, tree: bool = False) -> None:
         self.server, self.backend, self.tree = server, backend, tree
         self.choose, self.draw = random.Random(2), torch.Generator().manual_seed(3)
-        self.requests: list[tuple[Any, Exact]] = []
+        self.requests: list[tuple[Any, Any]] = []
 
     def admit(self) -> None:
         request = self.server.admit(self.draw)
@@ -91,9 +95,14 @@ class Run:
             found = backend.forward_extend(layer, batch, *(each.clone() for each in tokens))
             for each, exact in zip(found[0].unflatten(0, (rows, TOKENS)), right, strict=False):
                 assert error(each, exact) < bound
-        self.commit(batch, bound)
+        self.commit(batch)
+        for request, exact in self.requests:
+            states = server.held.temporal[:, int(request.mamba_pool_idx)]
+            for found, right in zip(states.transpose(-1, -2), exact.states, strict=True):
+                assert error(found, right) < bound
+        assert not drafts.SERVED[server.held.temporal.data_ptr()].cache.cursors.any()
 
-    def commit(self, batch: Any, bound: float) -> None:
+    def commit(self, batch: Any) -> None:
         """As SGLang ends such a step: its pool then has what is kept, and nothing else."""
         paths = [self.choose.choice(PATHS[self.tree]) for _ in self.requests]
         wide = [path + [-1] * (TOKENS - len(path)) for path in paths]
@@ -111,12 +120,25 @@ class Run:
         )
         counts = torch.tensor([len(path) for path in paths], dtype=torch.int32)
         speculative.commit_mamba_states_after_verify(worker, ended, counts, numbered, TOKENS)
-        for path, (request, exact) in zip(paths, self.requests, strict=True):
-            exact.keep(path[-1])
-            states = self.server.held.temporal[:, int(request.mamba_pool_idx)]
-            for found, right in zip(states.transpose(-1, -2), exact.states, strict=True):
-                assert error(found, right) < bound
-        assert not drafts.SERVED[self.server.held.temporal.data_ptr()].cache.cursors.any()
+        for path, (_, exact) in zip(paths, self.requests, strict=True):
+            if exact is not None:
+                exact.keep(path[-1])
+
+
+class Beside(Run):
+    """The same, whose tokens nothing else computes."""
+
+    def admit(self) -> None:
+        self.requests.append((self.server.admit(self.draw), None))
+
+    def step(self, padding: int = 0) -> None:
+        server, rows = self.server, [each for each, _ in self.requests]
+        batch = server.batch(rows, [9] * len(rows), padding)
+        self.backend.init_forward_metadata(batch)
+        for layer in server.layers:
+            tokens = server.tokens(len(rows) * TOKENS, self.draw)
+            self.backend.forward_extend(layer, batch, *tokens)
+        self.commit(batch)
 
 
 def error(found: torch.Tensor, right: torch.Tensor) -> float:
@@ -143,31 +165,67 @@ def test_what_is_kept_of_windows_is_decoded_exactly(
     run.step()
 
 
-def test_a_slot_takes_what_is_reckoned_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No state for each token of a window, and no more than the pool was made for."""
-    monkeypatch.setenv("KVGEN_SGLANG", "state=float32")
-    server = Server(drafts=TOKENS)
-    held = server.held
-    parameters = server.parameters(Mamba2StateDType(conv=torch.float32, temporal=torch.float32))
-    own = BaseLinearStateParams.replayssm_ring_bytes_per_req(parameters, TOKENS)
-    rings = ("rawv", "rawk", "g", "beta")
-    before = sum(getattr(held, f"replayssm_{name}").nbytes for name in rings)
-    assert before == own * held.temporal.shape[1] and held.intermediate_ssm is None
-    BufferedGatedDeltaNet(server.runner)
-    after = sum(getattr(server.held, f"replayssm_{name}").nbytes for name in rings)
-    first, second = (BufferedGatedDeltaNet(server.runner) for _ in range(2))
-    assert first.windows is second.windows
-    assert after == drafts.charged(own, parameters, TOKENS) * held.temporal.shape[1]
+RINGS = ("rawv", "rawk", "g", "beta")
 
 
 @pytest.mark.parametrize("kimi", [False, True])
-def test_a_corrected_value_is_reckoned_as_wide_as_the_state(kimi: bool) -> None:
-    server = Server(kimi)
-    values = len(LAYER_IDS) * server.wide * server.channels * TOKENS
-    for state, wider in ((torch.float32, 2), (torch.bfloat16, 0)):
-        parameters = server.parameters(Mamba2StateDType(conv=torch.bfloat16, temporal=state))
-        own = BaseLinearStateParams.replayssm_ring_bytes_per_req(parameters, TOKENS)
-        assert drafts.charged(own, parameters, TOKENS) == own + values * wider
+def test_a_slot_takes_what_sglang_reckons_for_it(
+    kimi: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No state for each token of a window, and SGLang's own rings as they are, whatever the state
+    and the activations are in."""
+    for state, inputs in (
+        ("float32", "bfloat16"),
+        ("bfloat16", "bfloat16"),
+        ("float32", "float32"),
+    ):
+        monkeypatch.setenv("KVGEN_SGLANG", f"state={state}")
+        server = Server(kimi, state, places=8, drafts=TOKENS, inputs=inputs)
+        held = server.held
+        own = {name: getattr(held, f"replayssm_{name}") for name in RINGS}
+        assert held.intermediate_ssm is None
+        parameters = server.parameters(
+            Mamba2StateDType(conv=getattr(torch, inputs), temporal=getattr(torch, state))
+        )
+        reckoned = parameters.replayssm_ring_bytes_per_req(8 if kimi else TOKENS)
+        left = sum(getattr(held, f"replayssm_{name}").nbytes for name in ("d", "k") if kimi)
+        taken = sum(each.nbytes for each in own.values()) + left
+        assert taken == reckoned * held.temporal.shape[1]
+        first, second = (OURS[kimi](server.runner) for _ in range(2))
+        assert first.windows is second.windows and server.held is held
+        places = {each.data_ptr() for each in first.windows.cache.flat()}
+        assert places >= {held.temporal.data_ptr(), *(each.data_ptr() for each in own.values())}
+        books = {"cursors", "skipped", "pending", "work"}
+        assert len(first.windows.cache.tensors) == 1 + len(RINGS) + len(books)
+
+
+@pytest.mark.parametrize("kimi", [False, True])
+@pytest.mark.parametrize("inputs", ["float32", "bfloat16"])
+def test_its_states_are_those_of_sglangs_own_fold(
+    kimi: bool, inputs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows after windows: what rings hold loses nothing that a float32 state has."""
+    monkeypatch.setenv("KVGEN_SGLANG", "state=float32")
+    for each in (gdn, kda):
+        # which in Triton's interpreter would multiply the bits of a bfloat16
+        monkeypatch.setattr(each, "causal_conv1d_update", lambda mixed, *given, **more: mixed)
+    states: list[list[torch.Tensor]] = []
+    for backend in (OURS[kimi], STOCK[kimi]):
+        if backend is STOCK[kimi]:
+            monkeypatch.setattr(folding, "commit_gdn_replayssm_fold_all_layers", folded)
+            monkeypatch.setattr(folding_kimi, "commit_kda_replayssm_spec_all_layers", folded)
+        server = Server(kimi, places=8, drafts=TOKENS, inputs=inputs)
+        run = Beside(server, backend(server.runner))
+        for _ in range(2):
+            run.admit()
+        for _ in range(4):
+            run.step()
+        slots = [int(request.mamba_pool_idx) for request, _ in run.requests]
+        # as far as a window reaches
+        rings = [getattr(server.held, f"replayssm_{name}")[:, slots, :, :TOKENS] for name in RINGS]
+        states.append([server.held.temporal[:, slots], *rings])
+    for found, right in zip(*states, strict=True):
+        assert error(found, right.double()) < 1e-6
 
 
 def test_a_pool_that_is_not_ours_is_left_to_its_own_fold() -> None:

@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 
+from kvgen.compiler import analyse
+from kvgen.explaining.derivation import Derivation
 from kvgen.integrations.refused import Refused
 from kvgen.integrations.sglang import settings
+from kvgen.integrations.sglang.inputs import GATED_DELTANET
 from kvgen.integrations.versions import UnknownVersion
+from kvgen.shipped import resolve
+from kvgen.wisdom.identity import form_hash
 
 
 def arguments(**given: Any) -> Any:
@@ -145,3 +150,13 @@ def test_without_a_radix_cache_its_rules_do_not_hold() -> None:
 def test_a_version_that_was_never_tried_is_refused(version: str) -> None:
     with pytest.raises(UnknownVersion, match=f"SGLang {version} is not known"):
         settings.KNOWN.require(version)
+
+
+def test_its_own_spec_is_the_shipped_one_but_for_what_sglang_rounds() -> None:
+    own = GATED_DELTANET.rounding
+    assert own is not None
+    variant, shipped = analyse(own), analyse(resolve("gated_deltanet"))
+    assert form_hash(variant) == form_hash(shipped)
+    lines = Derivation(variant).recurrence
+    plain = [line.replace("rounded(sigmoid(b))", "sigmoid(b)") for line in lines]
+    assert plain == Derivation(shipped).recurrence != lines
