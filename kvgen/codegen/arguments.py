@@ -38,9 +38,7 @@ def arguments(form: Form, roots: list[Node], known: Collection[Node] = ()) -> li
     return found
 
 
-def window_arguments(
-    form: Form, roots: list[Node], known: Collection[Node] = ()
-) -> list[Argument]:
+def window_arguments(form: Form, roots: list[Node], known: Collection[Node] = ()) -> list[Argument]:
     """The arguments of a window of tokens: inputs have an axis of tokens behind that of rows."""
     return [
         replace(each, strides=(each.strides[0], f"{each.name}_token", *each.strides[1:]))

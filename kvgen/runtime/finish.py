@@ -91,16 +91,18 @@ def finish(
     strides = [*of_tokens(out, front), *of_tokens(left, front)]
     for name, x in needed.items():
         strides += of_tokens(x, front) if name in cache.tokens else x.stride()[:-1]
-    heads = out.shape[:-1].numel()
-    each = max(1, ELEMENTS // span)
+    heads, each = out.shape[:-1].numel(), max(1, ELEMENTS // span)
+    options: dict[str, Any] = {
+        "LENGTHS": lengths is not None, "PACKED": packed, "PDL": cache.overlaps, "ITEMS": each,
+        "BITS": slots.numel().bit_length() if packed else 0,
+        "num_warps": min(8, max(1, span // ELEMENTS)),
+    }  # fmt: skip
     # it may begin early behind a kernel behind which the next one may
     step = cache.step and (cache.step[0], 0, cache.step[2])
     launch(
         cache, "finish", (parts_of(heads, each),), out, left, slots,
         slots if lengths is None else lengths, *needed.values(), heads, slots.numel(),
-        1 if front < 2 else out.shape[1], cache.heads, *cache.rows, *strides, step=step, ITEMS=each,
-        LENGTHS=lengths is not None, PACKED=packed, BITS=slots.numel().bit_length() if packed else 0,
-        PDL=cache.overlaps, num_warps=min(8, max(1, span // ELEMENTS)),
+        1 if front < 2 else out.shape[1], cache.heads, *cache.rows, *strides, step=step, **options,
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ class Layer:
         self.own: Any
         config, self.own = self.made(module)
         self.own.to(dtype)
-        self.cache = DynamicCache(config=config)
+        self.cache: Any = DynamicCache(config=config)
 
     def made(self, module: Any) -> tuple[Any, Any]:
         """The config, and the layer, whose `found` gets what a hook sees of its end."""
