@@ -97,7 +97,7 @@ class Decode(Kernel):
         return size.streaming(self.name, config, 1)
 
     def rule(self, load: Load, batch: int) -> Config:
-        # a kernel less in every layer
+        # all of V in a program spares a layer the kernel that finishes outputs
         load = replace(load, finishes=True)
         form, facts = load.form, load.facts(batch)
         # decays over K make columns that are no inputs, which tensor cores take in twice as many

@@ -14,7 +14,8 @@ import torch
 from kvgen import compiler
 from kvgen.checking.paged import PagedTwin
 from kvgen.checking.twin import Made, Twin
-from kvgen.checking.windows import Server, Verify
+from kvgen.checking.windows import Extend, Server, Verify
+from kvgen.kernels.sweep import SWEEP
 
 # tensors of all axes at the end, and a bias that is seen where an output should be blank
 SPEC = """\
@@ -143,6 +144,31 @@ def test_an_output_is_rounded_once(module: ModuleType, monkeypatch: pytest.Monke
     narrow(module, monkeypatch)
     assert whole.dtype == torch.bfloat16
     assert module.decode(cache, 0, slots, **token, **params).equal(whole)
+
+
+def test_every_kernel_of_windows_and_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of short chains, by columns, and in blocks."""
+    analysis = compiler.analyse(SPEC, {"sizes.K": "16", "sizes.V": "16"})
+    model = Made(analysis, compiler.built(analysis, {}, untimed=True))
+    configs = model.module.CONFIGS["default"]
+    assert {"chain", "chunk", "sweep"} <= set(configs)
+    configs["sweep"] = {n: SWEEP.asked(each) for n, each in configs["sweep"].items()}
+    launched, launch = set(), model.module.launch
+
+    def heard(cache: Any, name: str, *args: Any, **options: Any) -> None:
+        launched.add(name)
+        launch(cache, name, *args, **options)
+
+    monkeypatch.setattr(model.module, "launch", heard)
+    found = Twin(model, "cpu", slots=4, layers=1, buffer=8, window=8, seed=5)
+    found.reset([1, 3])
+    found.together(Extend(found, [1, -1, 3], [70, 2, 3], 70))
+    found.together(Verify(found, [1, 3], 3, counts=[3, 1]))
+    found.together(Verify(found, [3, 1], 8, counts=[5, 0]))
+    found.step([1, 3])
+    found.compare()
+    assert {"chain", "chunk", "prepare", "sweep", "decode", "finish"} <= launched
+    assert found.found["output"] <= 2e-5 and found.found["padding"] == 0
 
 
 def test_short_contexts(finishes: list[bool]) -> None:
