@@ -13,7 +13,8 @@ from kvgen.shipped import Shipped, shipped
 HEAD = """\
 # The shipped recurrences
 
-Each as its paper has it and in the form that kvgen derives from it; `python docs/build.py` writes
+Each as its paper has it and in the form that kvgen derives from it, and three layers as models have
+them, from the projections in front to those behind; `python docs/build.py` writes
 this page anew. `kvgen explain NAME` has the derivation with every proof, `kvgen show NAME` the
 spec; [performance-family.md](performance-family.md) has times.
 

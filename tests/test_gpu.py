@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from twins import OTHERS, SPECS, within
+from twins import LAYERS, OTHERS, SPECS, within
 
 from benchmarks.drift import LAST, MODES, TOKENS, drift
 from kvgen import compiler
@@ -69,7 +69,7 @@ def test_check_of_storage_modes(name: str, overrides: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("overrides", [{}, STORED[0], {"storage.state": "bfloat16"}], ids=name_of)
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", [*OTHERS, *LAYERS])
 def test_check_of_the_family(name: str, overrides: dict[str, str]) -> None:
     report = check(compiler.analyse(resolve(name), overrides), "cuda", only=STORAGE_CASES)
     assert report.ok, [row for row in report.rows if not row.ok]

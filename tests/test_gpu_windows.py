@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from short_contexts import PagedTwin
-from twins import OTHERS, SPECS, within_rounding
+from twins import LAYERS, OTHERS, SPECS, within_rounding
 from wrong_values import WRONG, spoilt
 
 from kvgen import compiler
@@ -35,7 +35,7 @@ STORED: list[dict[str, str]] = [
     {"storage.state": "split", "storage.layout": "vk"},
     {"storage.state": "float16"},
 ]
-EVERY = [*SPECS, *OTHERS]
+EVERY = [*SPECS, *OTHERS, *LAYERS]
 DEALT = list(zip(EVERY, cycle(STORED), strict=False))
 SPLIT, FLOAT32, BFLOAT16 = STORED[0], STORED[1], STORED[2]
 

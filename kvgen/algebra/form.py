@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from kvgen.algebra import matrix as mx
 from kvgen.algebra.ends import final_matrix, final_node
+from kvgen.algebra.finish import unfinished
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.walk import Walk
 from kvgen.diagnostics import Diagnostic
@@ -89,7 +90,9 @@ class Factored:
 class Form:
     """S ← D ⊙ S + Σ w dᵀ, with every read a column of one pass over the stored S.
 
-    unchanged: the statements, by their number, that assign to a name what it holds.
+    output: what is computed of the output beside the state, all of it where finish is None. finish:
+    the output as it follows from that by sums over V, which nothing else needs. unchanged: the
+    statements, by their number, that assign to a name what it holds.
     """
 
     spec: Spec
@@ -99,6 +102,7 @@ class Form:
     writes: tuple[Write, ...]
     carries: tuple[Carry, ...]
     output: Node
+    finish: Node | None = None
     factored: Factored | None = None
     unchanged: frozenset[int] = frozenset()
 
@@ -124,12 +128,22 @@ class Form:
         return tuple(d for d in self.summed_decays if d.channel and d.nonpositive)
 
     @property
+    def result(self) -> Node:
+        """The output as the spec has it."""
+        return self.finish or self.output
+
+    @property
     def roots(self) -> list[Node]:
-        """Everything a decode must compute."""
+        """Everything that is computed of a token beside the state."""
         roots = [node for write in self.writes for node in (write.w, write.d)]
         roots += [decay.log for decay in self.decays]
         roots += [carry.after for carry in self.carries]
         return [*roots, self.output]
+
+    @property
+    def whole(self) -> list[Node]:
+        """Everything that is computed of a token."""
+        return [*self.roots, *([self.finish] if self.finish else [])]
 
     @cached_property
     def remembered(self) -> tuple[Node, ...]:
@@ -269,6 +283,10 @@ def derive(spec: Spec) -> tuple[Form | None, list[Diagnostic]]:
         spec, graph, matrix_state, tuple(decays), writes, tuple(carries), output,
         unchanged=frozenset(walk.unchanged),
     )  # fmt: skip
+    if (part := unfinished(output)) is not None:
+        split = replace(form, output=part, finish=output)
+        # what holds all of V anyway finishes outputs itself
+        form = form if split.whole_v else split
     if len(form.columns) * len(writes) > MOST_DOTS:
         walk.report.error(
             "too-many-dots",

@@ -44,7 +44,7 @@ def warnings(form: Form) -> Iterator[Diagnostic]:
 
 def _tensors(form: Form, dead: list[Stmt]) -> Iterator[Diagnostic]:
     """Inputs and parameters that nothing a token computes depends on."""
-    used = {leaf_of(node) for node in reachable(form.roots)}
+    used = {leaf_of(node) for node in reachable(form.whole)}
     names = {str(leaf.value) for leaf in used if leaf.op in CALLED}
     targets = {step.target: step.target_span for step in reversed(form.spec.steps)}
     for tensor in (*form.spec.inputs, *form.spec.params):
@@ -88,7 +88,7 @@ def _read_states(form: Form) -> set[str]:
     roots[form.state.name] += [decay.log for decay in form.decays]
     found: set[str] = set()
     seen: set[Node] = set()
-    pending = [form.output]
+    pending = [form.result]
     while pending:
         nodes = reachable(pending, seen)
         seen.update(nodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from kvgen.algebra.form import Form
@@ -20,9 +21,10 @@ class Argument:
     is_input: bool
 
 
-def arguments(form: Form, roots: list[Node]) -> list[Argument]:
-    """The inputs and parameters that the roots need, in the spec's order."""
-    used = {node.value for node in reachable(roots) if node.op in ("input", "param")}
+def arguments(form: Form, roots: list[Node], known: Collection[Node] = ()) -> list[Argument]:
+    """The inputs and parameters that the roots need, in the spec's order. known: nodes that need
+    none."""
+    used = {node.value for node in reachable(roots, known) if node.op in ("input", "param")}
     found: list[Argument] = []
     for tensor in (*form.spec.inputs, *form.spec.params):
         if tensor.name not in used:
@@ -36,11 +38,11 @@ def arguments(form: Form, roots: list[Node]) -> list[Argument]:
     return found
 
 
-def window_arguments(form: Form, roots: list[Node]) -> list[Argument]:
+def window_arguments(form: Form, roots: list[Node], known: Collection[Node] = ()) -> list[Argument]:
     """The arguments of a window of tokens: inputs have an axis of tokens behind that of rows."""
     return [
         replace(each, strides=(each.strides[0], f"{each.name}_token", *each.strides[1:]))
         if each.is_input
         else each
-        for each in arguments(form, roots)
+        for each in arguments(form, roots, known)
     ]

@@ -73,7 +73,7 @@ def context_of(
     past_tensors = pasts_of(spec, sizes, ratio)
     decode_tensors = [t for t in tensors if records.exact or t.name not in planes[1:]]
     decode_tensors += past_tensors
-    used = [*form.roots, *form.remembered, *(s.node for s in records.stored)]
+    used = [*form.whole, *form.remembered, *(s.node for s in records.stored)]
     like = next((t for t in spec.inputs if "V" in t.axes), None)
     buffer = cost.buffer_length(form, records)
     module_hash = hashlib.sha256(spec.text.encode()).hexdigest()[:16]
@@ -117,6 +117,10 @@ def context_of(
         "decode_tile_tensors": [t for t in decode_tensors if not single and t.head == "HV"],
         "decode_arguments": arguments(form, used),
         "step_arguments": arguments(form, form.roots),
+        "finish": scheduled.get("finish"),
+        "finish_arguments": (
+            window_arguments(form, [form.finish], {form.output}) if form.finish else []
+        ),
         "signature": ", ".join(t.name for t in (*spec.inputs, *spec.params)),
         "given": given_text([t.name for t in (*spec.inputs, *spec.params)]),
         "argument_docs": argument_docs(form),

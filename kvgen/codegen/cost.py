@@ -113,7 +113,7 @@ def cost(
     state = form.spec.storage.state
     elements = sizes["HV"] * sizes["K"] * sizes["V"]
     given = sizes["HV"] * sizes["V"]
-    for argument in arguments(form, form.roots):
+    for argument in arguments(form, form.whole):
         if argument.is_input:
             given += _count(argument.axes, sizes)
     for past in form.spec.pasts:

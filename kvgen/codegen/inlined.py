@@ -21,7 +21,7 @@ OWN = {DECODE: "steps", VERIFY: "drafts", EXTEND: "prompts", SHORT: "paged"}
 # what a caller calls, then what the cache is made of, then the cache, and the one of short contexts
 CALLS = ("steps", "drafts", "prompts", "windows")
 PARTS = ("numbers", "table", "device", "arguments", "calls", "launches", "blocks", "memory")
-CACHE = ("storage", "kernels", "contents", "cache", "past", "ops")
+CACHE = ("storage", "kernels", "contents", "cache", "past", "finish", "ops")
 PAGED = ("paged_storage", "pages", "paged_kernels", "paged")
 FILES = (*CALLS, *PARTS, *CACHE, *PAGED)
 

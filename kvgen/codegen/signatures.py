@@ -23,6 +23,7 @@ def signatures_of(context: dict[str, Any]) -> dict[str, Signature]:
         "recurrent": Signature(context["step_arguments"], token),
         "fold": Signature((), step),
         "read": Signature((), read),
+        **_finish(context),
     }
     for name in ("verify", "chain"):
         if context[name] and "verify" in context["features"]:
@@ -49,7 +50,12 @@ def short_signatures(context: dict[str, Any]) -> dict[str, Signature]:
         "short_extend": Signature(short["arguments"], every),
         "short_fold": Signature((), names_of(context["step_tensors"])),
         "short_read": Signature((), names_of(context["matrix_tensors"])),
+        **_finish(context),
     }
+
+
+def _finish(context: dict[str, Any]) -> dict[str, Signature]:
+    return {"finish": Signature(context["finish_arguments"], ())} if context["finish"] else {}
 
 
 def facts_of(form: Form, context: dict[str, Any]) -> dict[str, object]:

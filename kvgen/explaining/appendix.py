@@ -215,6 +215,11 @@ def kernels(d: Derivation) -> list[str]:
         found.append("A decode program serves a head.")
     if d.form.whole_v:
         found.append("A step sums over V, so that a program holds all value channels.")
+    elif d.form.finish:
+        found.append(
+            "Only the output's end sums over V: it is left to a kernel of its own, but by a decode "
+            "whose programs hold all value channels. All others split these into tiles."
+        )
     else:
         found.append("No step sums over V, so that the value channels are split into tiles.")
     if any(decay.channel == "K" for decay in d.form.summed_decays):

@@ -59,7 +59,7 @@ class Derivation:
         stored = [each.node for each in self.records.stored]
         if self.form.factored:
             self.notation.known[self.form.factored.before] = Term(f"{self.running}ₙ")
-        self.notation.count([*self.form.roots, *stored])
+        self.notation.count([*self.form.whole, *stored])
         self.notation.write(decay.log for decay in self.form.decays)
         self.decay_lines = [*self.notation.take(), *self._constant_decays()]
         self.notation.write(self.form.columns)
@@ -67,7 +67,7 @@ class Derivation:
         sides = [node for write in self.form.writes for node in (write.w, write.d)]
         afters = [carry.after for carry in self.form.carries]
         self.notation.write([*self.form.reads, *sides, *afters])
-        self.output = self.notation.write([self.form.output])[0]
+        self.output = self.notation.write([self.form.result])[0]
         self.token_lines = self.notation.take()
         # a stored value that the token's lines do not show gets its line in the table of records
         self.stored_texts = [self._stored_text(node) for node in stored]
@@ -108,7 +108,7 @@ class Derivation:
         """(name, tensor) of inputs and states whose own name stands for another value later."""
         known = self.notation.known
         leaves = [node for node in known if node.op in ("input", "param", "carried")]
-        used = set(reachable([*self.form.roots, *(s.node for s in self.records.stored)]))
+        used = set(reachable([*self.form.whole, *(s.node for s in self.records.stored)]))
         pairs = [(known[node].text, str(node.value)) for node in leaves if node in used]
         return sorted(pair for pair in pairs if pair[0] != pair[1])
 

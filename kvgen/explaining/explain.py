@@ -157,7 +157,11 @@ def data(analysis: Analysis, times: Sequence[short.Timed] = ()) -> dict[str, Any
         },
         "gain": total.gain(cost.buffer_length(form, d.records)),
         SHORT.name: short.data(d, times),
-        "kernels": {"per_head": per_head(form, d.records), "whole_v": form.whole_v},
+        "kernels": {
+            "per_head": per_head(form, d.records),
+            "whole_v": form.whole_v,
+            "finish": form.finish is not None,
+        },
     }
 
 

@@ -14,8 +14,8 @@ from typing import Literal
 
 from kvgen.functions.function import Function
 
-# the tokens of a window, and a token alone
-WINDOWS, TOKEN = "VPSKT", "PKVC"
+# the tokens of a window, a token alone, and heads of tokens that nothing holds together
+WINDOWS, TOKEN, ITEMS = "VPSKT", "PKVC", "TKV"
 # the same tokens, as those that write and as those that read
 TOKENS = ("S", "T")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kvgen.algebra.form import Form
 from kvgen.codegen.cost import Cost, buffer_length
 from kvgen.codegen.operands import offered
@@ -95,10 +97,12 @@ class Decode(Kernel):
         return size.streaming(self.name, config, 1)
 
     def rule(self, load: Load, batch: int) -> Config:
+        # all of V in a program spares a layer the kernel that finishes outputs
+        load = replace(load, finishes=True)
         form, facts = load.form, load.facts(batch)
         # decays over K make columns that are no inputs, which tensor cores take in twice as many
         # steps; and one column alone leaves them as empty as a sum leaves the other units
-        dots = offered(form) and load.columns > 1 and not form.whole_v and not load.channels
+        dots = offered(form) and load.columns > 1 and not load.whole_v and not load.channels
         # many rows with keys of 32 bits in their buffers leave them no registers
         if dots and (facts["filled"] <= 16 or facts["narrow_records"]):
             return _by_dots(load, batch)

@@ -69,6 +69,7 @@ class Extend(Kernel):
         warps = warps_for(load.k * width, tiling.each)
         if load.form.remembered:
             # a block's tokens bring those before them along, vectors that fill the registers
+            width = load.tile(Tile(4096))
             return {"TILE": width, "TOKENS": min(tokens, 8), "STAGES": 1, "num_warps": 8}
         if load.k >= LONG:
             # a block's vectors in flight would fill all shared memory

@@ -20,11 +20,13 @@ LONG = 1024
 
 @dataclass(frozen=True)
 class Load:
-    """What a program of a form has to hold and to do. heads: value heads it may go over."""
+    """What a program of a form has to hold and to do. heads: value heads it may go over. finishes:
+    whether it finishes outputs, where these have an end of their own."""
 
     form: Form
     records: Records
     heads: int
+    finishes: bool = False
 
     @property
     def k(self) -> int:
@@ -33,6 +35,11 @@ class Load:
     @property
     def v(self) -> int:
         return power_of_two(self.form.spec.size("V"))
+
+    @property
+    def whole_v(self) -> bool:
+        """Whether it has all of V in one tile."""
+        return self.form.whole_v or (self.finishes and self.form.finish is not None)
 
     @property
     def narrow(self) -> bool:
@@ -70,12 +77,12 @@ class Load:
         """Whether threads have registers for many elements of a state in 32 bits: beside long keys
         those of a single column do."""
         light = self.k <= 128 or (self.columns == 1 and not self.channels)
-        return light and not self.narrow and not self.form.whole_v
+        return light and not self.narrow and not self.whole_v
 
     @property
     def crowded(self) -> bool:
         """Whether long keys and a state in 32 bits leave little room for anything else."""
-        return self.k > 128 and not (self.narrow or self.form.whole_v or self.wide)
+        return self.k > 128 and not (self.narrow or self.whole_v or self.wide)
 
     def busy(self, batch: int) -> float:
         """Value heads at once, as a multiple of 32: what a GPU is kept busy with."""
@@ -87,7 +94,7 @@ class Load:
 
     def tile(self, tile: Tile) -> int:
         """Its value channels."""
-        if self.form.whole_v:
+        if self.whole_v:
             return self.v
         return min(self.v, max(tile.least, tile.elements // self.k))
 
@@ -111,7 +118,7 @@ class Load:
             "channels": self.channels,
             "scaled": self.scaled,
             "carried": self.carried,
-            "whole_v": self.form.whole_v,
+            "whole_v": self.whole_v,
             "crowded": self.crowded,
         }
 

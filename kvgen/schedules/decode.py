@@ -15,6 +15,8 @@ from kvgen.schedules.one_pass import EARLY, OnePass
 from kvgen.schedules.token import Leaving, StepLoads, names_of
 
 TIMES = Helper("_times")
+# whether a program has all value channels of a head, so that it finishes outputs
+FINISH = "FINISH"
 
 
 @dataclass
@@ -37,7 +39,7 @@ def decode(form: Form, records: Records, shapes: Shapes) -> Kernel:
 
 class _Decode(OnePass):
     def __init__(self, form: Form, records: Records, shapes: Shapes) -> None:
-        roots = [*form.roots, *(stored.node for stored in records.stored)]
+        roots = [*form.whole, *(stored.node for stored in records.stored)]
         self.dots = dots = offered(form)
         names = names_of(form, records)
         super().__init__(form, records, shapes, names, StepLoads, roots, form.columns, raw=dots)
@@ -96,10 +98,21 @@ class _Decode(OnePass):
             found = dots[node] if node in dots else self._summed(node, state)
             self.token.known[node] = self._read(self.reads[node], found)
         for node in self.roots:
-            self.token.value(node)
+            if node is not self.form.finish:
+                self.token.value(node)
         self.leaving.store(at_unit=False)
         self.leaving.remember(at_unit=False)
-        self.leaving.output()
+        self._output()
+
+    def _output(self) -> None:
+        finish = self.form.finish
+        if finish is None:
+            self.leaving.output()
+            return
+        with self.build.when(FINISH):
+            self.leaving.output(finish)
+        with self.build.when(FINISH, holds=False):
+            self.leaving.output()
 
     # -- what is there before the reads
 

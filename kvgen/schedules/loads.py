@@ -21,16 +21,16 @@ class Program:
     """The numbers that a program's elements have along their axes, as a template gives them.
 
     masks: which lanes of a channel that fills no tile are real. What goes along V is there once a
-    tile has begun.
+    tile has begun. items: the axis that rows and heads lie along, where there are several.
     """
 
-    def __init__(self, build: Builder, shapes: Shapes, ratio: int) -> None:
+    def __init__(self, build: Builder, shapes: Shapes, ratio: int, items: str = "") -> None:
         self.build, self.shapes, self.ratio = build, shapes, ratio
         self.key = build.given("key", "K")
         self.value: Value | None = None
         self.masks = {"K": build.given("real_key", "K", "bool")} if shapes.masks_k else {}
-        self.row = build.given("row", "", "long")
-        self.head, self.group = build.given("head"), build.given("group")
+        self.row = build.given("row", items, "long")
+        self.head, self.group = build.given("head", items), build.given("group", items)
         self.part = build.given("part")
         self.place = build.given("place", "P")
         self.held = build.given("held", "P", "bool")

@@ -222,7 +222,8 @@ class Leaving:
         build = self.lanes.build
         build.store(at, offset, self.token.value(node), build.every(*guards) if guards else None)
 
-    def output(self) -> None:
+    def output(self, finish: Node | None = None) -> None:
+        """The output, or what is computed of it here."""
         build, lanes = self.lanes.build, self.lanes
         row = build.mul(lanes.row, build.given("out_row", type="long"))
         token = to_token(build, self.number, "out_token")
@@ -231,7 +232,7 @@ class Leaving:
         offset = build.total([row, *token, head, lanes.channel("V")])
         real = lanes.real("V")
         guard = build.every(*real) if real else None
-        value = self.token.value(self._own(self.form.output))
+        value = self.token.value(self._own(finish or self.form.output))
         build.store(build.given("out_ptr", type="pointer"), offset, value, guard)
 
 

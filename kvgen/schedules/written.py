@@ -18,7 +18,7 @@ from kvgen.ir.passes.dead import without_dead
 from kvgen.ir.passes.helpers import helpers_of
 from kvgen.ir.passes.invariant import hoisted
 from kvgen.ir.passes.once import computed_once
-from kvgen.ir.values import TOKEN, Kernel
+from kvgen.ir.values import WINDOWS, Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chain import CHAIN
 from kvgen.kernels.chunk import CHUNK
@@ -32,6 +32,7 @@ from kvgen.schedules.by_channel import chunk_by_channel
 from kvgen.schedules.chain import chain
 from kvgen.schedules.chunk import chunk
 from kvgen.schedules.decode import decode
+from kvgen.schedules.finish import finish
 from kvgen.schedules.folding import fold, folded, load, read, recurrent
 
 PASSES = (without_dead, hoisted, computed_once)
@@ -51,6 +52,8 @@ DECODES = """
 tile value_tile wide leads high low
 since_key since_value total_key total_value kept_key kept_value
 """
+# what ends outputs, and the names that stand before its lines
+FINISH, FINISHES = "finish", "value real_value"
 # of one tile of a head; `folded` is what other kernels begin with
 FOLDING = {FOLD.name: fold, RECURRENT.name: recurrent, "read": read, "load": load}
 FOLDING |= {"folded": folded, "folded_staged": partial(folded, stages="STAGES")}
@@ -81,6 +84,8 @@ def written(form: Form, records: Records, without: Collection[str] = ()) -> dict
         # what is another in every tile
         own += " ".join(["head", *(f"{local(name)}_at" for name in cache_names(form, records))])
     found = {DECODE.name: write(decode(form, records, shapes), own, single)}
+    if form.finish:
+        found[FINISH] = write(finish(form, records, shapes), kept=FINISHES)
     if chains(form):
         found[CHAIN.name] = write(chain(form, records, shapes), own, single)
     if chunks(form) and CHUNK.name not in without:
@@ -102,12 +107,12 @@ def _written(
     records: Records,
     shapes: Shapes,
     kernel: Kernel,
-    own: str,
+    own: str = "",
     single: bool = True,
     kept: str = "",
 ) -> Written:
     """own: names that are the schedule's. kept: of those of all, such as stand before its lines."""
-    kernel = passed(kernel, OF_TOKENS if kernel.axes == TOKEN else PASSES)
+    kernel = passed(kernel, PASSES if kernel.axes == WINDOWS else OF_TOKENS)
     extents = {"V": "TILE", "P": "SPAN", "K": str(shapes.span("K")), "S": "TOKENS", "T": "TOKENS"}
     namer = namer_for(form, records)
     namer.taken -= set(f"{OWN} {own}".split()) - set(kept.split())

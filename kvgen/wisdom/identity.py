@@ -29,7 +29,7 @@ def form_hash(analysis: Analysis) -> str:
     spec, form, records = analysis.spec, analysis.form, analysis.records
     factored = form.factored
     kept = [*form.keys, *([factored.before, factored.after] if factored else [])]
-    roots = [*form.roots, *kept, *(stored.node for stored in records.stored)]
+    roots = [*form.whole, *kept, *(stored.node for stored in records.stored)]
     roots += [carry.before for carry in form.carries]
     known = _digests(roots, dict(spec.sizes))
 
@@ -40,7 +40,7 @@ def form_hash(analysis: Analysis) -> str:
         "decays": [(decay.channel, known[decay.log]) for decay in form.decays],
         "writes": [(known[write.w], known[write.d]) for write in form.writes],
         "carries": [(known[carry.before], known[carry.after]) for carry in form.carries],
-        "output": known[form.output],
+        "output": known[form.result],
         "factored": [factored.most, *all_of(kept)] if factored else None,
         "records": [(known[stored.node], stored.dtype.name) for stored in records.stored],
         FOLD.name: (records.replay, records.exact),

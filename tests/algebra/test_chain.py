@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from twins import OTHERS, SPECS, analysed, ids, made, twin
+from twins import LAYERS, OTHERS, SPECS, analysed, ids, made, twin
 
 from kvgen import compiler
 from kvgen.algebra.chain import TOKENS, chained, chains
@@ -82,6 +82,8 @@ CHAINED = [name for name in [*SPECS, *OTHERS] if chains(analysed(name).form)]
 def test_which_specs_have_a_chain() -> None:
     assert {*SPECS} <= {*CHAINED}
     assert {*SPECS, *OTHERS} - {*CHAINED} == set()
+    # inputs with a past have none
+    assert not [name for name in LAYERS if chains(analysed(name).form)]
 
 
 @pytest.mark.parametrize("name", CHAINED)

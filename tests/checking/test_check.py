@@ -10,7 +10,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from twins import OTHERS, SPECS, analysed
+from twins import LAYERS, OTHERS, SPECS, analysed
 
 from kvgen import compiler
 from kvgen.analysis import Analysis
@@ -85,7 +85,7 @@ def test_storage_modes(name: str, storage: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", [*OTHERS, *LAYERS])
 def test_other_shipped_specs(name: str) -> None:
     only = ("decode, rows out of phase", "recurrent, after decodes", "decay of 0 and 1")
     passed(check(analysed(name), "cpu", only=only))

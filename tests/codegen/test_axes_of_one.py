@@ -8,7 +8,7 @@ from functools import partial
 from itertools import cycle
 
 import pytest
-from twins import OTHERS, SPECS, made, within_rounding
+from twins import LAYERS, OTHERS, SPECS, made, within_rounding
 
 from kvgen.checking.paged import PagedTwin
 from kvgen.checking.twin import Twin
@@ -29,7 +29,7 @@ CASES = [
 SIZES = [{"K": 1}, {"V": 1}, {"K": 1, "V": 1}]
 EVERY = [
     (name, mode, sizes)
-    for name, mode in zip([*SPECS, *OTHERS], cycle([(), SPLIT, BFLOAT16]), strict=False)
+    for name, mode in zip([*SPECS, *OTHERS, *LAYERS], cycle([(), SPLIT, BFLOAT16]), strict=False)
     for sizes in SIZES
 ]
 

@@ -17,7 +17,7 @@ import addressing
 import pytest
 import recurrences
 from places import ROOT, SUPPORT
-from twins import OTHERS, SPECS, analysed
+from twins import LAYERS, OTHERS, SPECS, analysed
 
 from kvgen import compiler
 from kvgen.shipped import resolve
@@ -31,7 +31,7 @@ STORED = (
     "state=split records=input layout=vk",
     "state=float16 records=input",
 )
-DEALT = list(zip([*SPECS, *OTHERS], cycle(STORED), strict=False))
+DEALT = list(zip([*SPECS, *OTHERS, *LAYERS], cycle(STORED), strict=False))
 # windows read these rounded: they have lost more themselves
 ROUGH = ("state=bfloat16", "state=float16", "state=split")
 

@@ -17,13 +17,15 @@ from kvgen.shipped import resolve
 # the longest storage mode: two planes, their writes replayed, what is recorded derived anew
 STORAGE = {"storage.state": "split", "storage.records": "input", "storage.layout": "vk"}
 # lines, by what a module is compiled with: of the shortest and the longest of the 26 recurrences,
-# between which all others lie, and of what servers run most; docs/architecture.md says what bounds
-# them. Those that take a window as a chunk have a kernel more for it.
+# between which all others lie, of what servers run most, and of the longest of the whole layers;
+# docs/architecture.md says what bounds them. Those that take a window as a chunk have a kernel more
+# for it, those with a past what keeps it, and those whose output sums over V what ends it.
 MOST = {
     "linear_attention": {(DECODE,): 2665, USUAL: 3385},
     "gated_deltanet": {(DECODE,): 2865, USUAL: 4175},
     "kimi_delta_attention": {(DECODE,): 2855, USUAL: 3985},
     "gated_deltaproduct": {(DECODE,): 3030, USUAL: 4365},
+    "kimi_linear_layer": {(DECODE,): 3520, USUAL: 4585},
 }
 # the same of those with times of all that runs only where it has been timed: two kernels more for
 # prompts, and where channels decay one for windows, with products of scaled vectors
@@ -81,8 +83,11 @@ def unknown(table: symtable.SymbolTable, known: set[str]) -> Iterator[str]:
 
 @pytest.mark.parametrize("untimed", [False, True])
 @pytest.mark.parametrize("more", [(), (VERIFY,), (EXTEND,), (VERIFY, EXTEND), ALL[1:]])
-def test_what_a_module_leaves_out_is_not_asked_for(more: tuple[str, ...], untimed: bool) -> None:
-    text = text_of("gated_deltanet", (DECODE, *more), untimed)
+@pytest.mark.parametrize("name", ["gated_deltanet", "qwen3_next_layer"])
+def test_what_a_module_leaves_out_is_not_asked_for(
+    name: str, more: tuple[str, ...], untimed: bool
+) -> None:
+    text = text_of(name, (DECODE, *more), untimed)
     table = symtable.symtable(text, "module", "exec")
     known = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned()}
     known |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_imported()}
@@ -98,6 +103,9 @@ def test_a_module_has_nothing_of_the_features_that_it_has_not() -> None:
     for feature in (VERIFY, EXTEND, "short"):
         text = text_of("gated_deltanet", tuple(dict.fromkeys((DECODE, feature))))
         assert all(name in text for name, of in wanted.items() if of == feature)
+    layer = text_of("qwen3_next_layer", (DECODE,))
+    assert "finished_decode" in layer
+    assert not [name for name in (*wanted, "finished_verify", "finished_extend") if name in layer]
 
 
 def test_a_cache_offers_the_same_whatever_a_module_is_compiled_with() -> None:

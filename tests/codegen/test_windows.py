@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from twins import OTHERS, SPECS, changed, ids, made, snapshot, twin, within_rounding
+from twins import LAYERS, OTHERS, SPECS, changed, ids, made, snapshot, twin, within_rounding
 from wrong_values import WRONG, spoilt
 
 from kvgen import compiler
@@ -33,8 +33,8 @@ STORED = (
     "state=split layout=vk",
     "state=float16",
 )
-DEALT = list(zip([*SPECS, *OTHERS], cycle(STORED), strict=False))
-DEALT_AGAIN = list(zip([*SPECS, *OTHERS], cycle([*STORED[3:], *STORED[:3]]), strict=False))
+DEALT = list(zip([*SPECS, *OTHERS, *LAYERS], cycle(STORED), strict=False))
+DEALT_AGAIN = list(zip([*SPECS, *OTHERS, *LAYERS], cycle([*STORED[3:], *STORED[:3]]), strict=False))
 # with carried states, decays of either channel, several writes, reads over V, grouped heads
 VARIED = [
     ("gated_deltanet", "state=split records=input"),

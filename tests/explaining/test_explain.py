@@ -135,7 +135,7 @@ def test_kernels_have_the_names_of_the_form(name: str) -> None:
         each for each in names if re.fullmatch(r"\w*(query|write_key|write_value)(_\d)?", each)
     }
     assert names and named <= set(re.findall(r"\w+", kernel))
-    assert not re.search(r"\bx_\d", kernel)
+    assert not re.search(r"\bx_\d+\b", kernel)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

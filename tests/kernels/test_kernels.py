@@ -14,6 +14,7 @@ from kvgen.kernels.decode import DECODE
 from kvgen.kernels.extend import EXTEND, Extend
 from kvgen.kernels.fold import FOLD
 from kvgen.kernels.kernel import Kernel
+from kvgen.kernels.load import load_of
 from kvgen.kernels.registry import KERNELS, STEPS, SUBJECTS, kernels_of, named, subject
 from kvgen.kernels.short import SHORT
 from kvgen.kernels.sweep import SWEEP
@@ -30,6 +31,17 @@ def test_all_are_found_by_name() -> None:
     assert all(subject(each.name) is each for each in SUBJECTS)
     assert all(named(each.name) is each for each in KERNELS)
     assert set(STEPS) == {each for each in KERNELS if each.in_steps}
+
+
+def test_only_a_decode_has_all_of_v_for_an_output_s_end() -> None:
+    analysis = analysed("qwen3_next_layer", V=128, K=128)
+    form, load = analysis.form, load_of(analysis.form, analysis.records)
+    assert form.finish is not None
+    for kernel in kernels_of(form):
+        configs = list(kernel.untuned(load).values())
+        assert (min(each["TILE"] for each in configs) == 128) == (kernel is DECODE), kernel.name
+        # a tuner may find another width faster
+        assert kernel.is_safe(form, {**configs[0], "TILE": 32})
 
 
 def test_those_of_a_recurrence() -> None:

@@ -155,6 +155,18 @@ def test_nothing_is_stored_and_no_input_read_before_the_wait(
         assert wrongs(text, owned) == [], config
 
 
+def test_a_layer_s_decode_and_the_end_of_its_output_wait() -> None:
+    case = "qwen3_next_layer", "bfloat16"
+    decodes, ends = programs(*case, "decode"), programs(*case, "finish")
+    assert decodes and ends
+    for text in decodes.values():
+        assert text.count(WAIT) == 2 and wrongs(text, owned_by_cache(*case, "decode")) == []
+    for text in ends.values():
+        early = Ptx(text).before_waiting()
+        assert text.count(WAIT) == 1
+        assert not [line for line in early if re.search(r"\.global|\bret;", line)]
+
+
 @pytest.mark.parametrize(("name", "state"), CASES)
 def test_a_fold_takes_its_place_early_and_reads_nothing_before_the_wait(
     name: str, state: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from twins import OTHERS, STATES, analysed, made
+from twins import LAYERS, OTHERS, STATES, analysed, made
 
 from kvgen.checking.check import bounds, check
 from kvgen.checking.interpreter import rounding
@@ -19,7 +19,7 @@ SIZES = {"K": 24, "V": 20}
 
 
 @pytest.mark.parametrize("state", ["float32", "split"])
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", [*OTHERS, *LAYERS])
 def test_decodes(name: str, state: str) -> None:
     module = made(name, f"state={state}", **SIZES)
     twin = Twin(module, "cpu", layers=1, buffer=2, slots=4, seed=1)
@@ -41,7 +41,7 @@ def test_decodes(name: str, state: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("records", ["float32", "input"])
 @pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", [*OTHERS, *LAYERS])
 def test_checks(name: str, state: str, records: str) -> None:
     storage = (f"state={state}", f"records={records}")
     report = check(analysed(name, *storage, K=32, V=16), "cpu")
@@ -51,7 +51,7 @@ def test_checks(name: str, state: str, records: str) -> None:
     assert all("from recurrent's" in row.quantity and state != "float32" for row in bad), bad
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", [*OTHERS, *LAYERS])
 def test_stays_bounded(name: str) -> None:
     """What `sample` draws may go on for thousands of tokens; here for some hundreds."""
     module = made(name, **SIZES)

@@ -20,9 +20,11 @@ from kvgen.shipped import resolve, shipped
 
 
 def triangles() -> list[str]:
-    """The shipped recurrences in which what a window writes is solved for by a triangle."""
+    """The shipped recurrences in which what a window writes is solved for by a triangle, and keys
+    are those that came."""
     forms = {spec.name: analyse(resolve(spec.name)).form for spec in shipped()}
-    return [n for n, form in forms.items() if form.windows and solve(form).method == "triangle"]
+    windows = {n: form for n, form in forms.items() if form.windows and not form.remembered}
+    return [n for n, form in windows.items() if solve(form).method == "triangle"]
 
 
 def gates_at_rest(sampler: Sampler, tensors: Tensors) -> Tensors:
