@@ -65,7 +65,7 @@ def _refused(scope: Scope, name: str) -> tuple[str, str] | None:
     """Why a name has no past, and what to do; None for an input that has one."""
     if name in scope.loops:
         return f"'{name}' is the variable of a loop", "name an input"
-    if name in scope.assigned:
+    if name in scope.assigned and name in scope.inputs:
         help = f"name it before '{name}' is assigned: before = {name}[-1]"
         return f"'{name}' is assigned by a statement", help
     if name not in scope.inputs:
