@@ -130,9 +130,9 @@ class Writing:
         if isinstance(matrix, Matrix) and matrix.state is None and value.axes.channels == "":
             return f"as a factor it is no product of a part over K and one over V: {SEPARABLE}"
         if isinstance(side, Bin) and side.op == "@" and value.reads:
-            shown, name = self.report.text(side, "x @ S"), self.report.text(side.left, "w")
+            shown, name = self.report.text(side, "x @ S"), self.report.within(side.left, "w")
             if isinstance(self.value(side.left), Matrix):
-                name = self.report.text(side.right, "w")
+                name = self.report.within(side.right, "w")
             return f"{shown} is a vector that was read; a decay multiplies with *: {name} * S"
         if value.axes.channels == "V":
             read, shown = self.as_read(other), self.report.within(side, "v")

@@ -70,7 +70,10 @@ def _refused(scope: Scope, name: str) -> tuple[str, str] | None:
         return f"'{name}' is assigned by a statement", help
     if name not in scope.inputs:
         what = "is a size" if name in scope.sizes else "is no input"
-        help = "inputs have one; of other values a carried state keeps what the next token needs"
+        help = (
+            "inputs have one; a state is, until it is assigned, as the token before left it, and a "
+            "carried one keeps what else the next token needs"
+        )
         return f"'{name}' {what}", help
     if scope.extras.get(name) is not None:
         extra = scope.axes[name][0]
