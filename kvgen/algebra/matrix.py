@@ -71,12 +71,17 @@ def _joined(graph: Graph, factors: Factors, factor: Node, span: Span) -> Factors
 
 def summed(graph: Graph, left: Matrix, right: Matrix, span: Span) -> Factors | None:
     """The factors of the sum of two copies of the state; None where they are over K and over V."""
-    shared = tuple(each for each in left.factors if each in right.factors)
-    sides = [tuple(each for each in m.factors if each not in shared) for m in (left, right)]
-    channels = {node.axes.channels for side in sides for node, _ in side}
-    if len(channels - {""}) > 1:
+    shared: Factors = ()
+    ones, others = list[Node](), [node for node, _ in right.factors]
+    for node, place in left.factors:
+        if node in others:
+            others.remove(node)
+            shared = (*shared, (node, place))
+        else:
+            ones.append(node)
+    if len({node.axes.channels for node in (*ones, *others)} - {""}) > 1:
         return None
-    (first, plus), (second, also) = (_sized(graph, [node for node, _ in side]) for side in sides)
+    (first, plus), (second, also) = _sized(graph, ones), _sized(graph, others)
     total = graph.add(first, second) if plus == also else graph.sub(first, second)
     return _joined(graph, shared, total if plus else graph.neg(total), span)
 

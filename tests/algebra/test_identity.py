@@ -63,6 +63,8 @@ SPECS = [
     ),
     ("S = (I - outer(k, k)) @ (sigmoid(f) * I) @ (-(-S)) + outer(k, v)", "o = q @ S"),
     ("S = S + sigmoid(b) * (outer(k, v) - S)", "o = q @ S"),
+    ("for i in range(3):", "    M = S", "    S = unit * S", "S = S + M + outer(k, v)", "o = q @ S"),
+    ("M = outer(sigmoid(f), h**2)", "S = M * S * unit + M * S + outer(k, v)", "o = q @ S"),
     ("M = S + outer(k, v) - unit * S", "S = 2 * M - (1 - unit) * M", "o = q @ (M - unit * S)"),
     ("M = outer(sigmoid(f), unit * h**2)", "S = M * S + outer(k, v) * M", "o = q @ S"),
 ]
