@@ -80,6 +80,8 @@ class Output(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if str(value).endswith(("/", os.sep)) and not Path(value).is_dir():
             self.fail(printable(f"'{value}' is not a folder"), param, ctx)
+        if value == "-":
+            self.fail("'-' is no file: standard output is /dev/stdout", param, ctx)
         from kvgen.scaffold import ScaffoldError, check_free
 
         path = Path(value)
@@ -100,7 +102,7 @@ class Features(click.ParamType):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
         try:
-            return completed(value.split(",") if isinstance(value, str) else value)
+            return completed(value)
         except ValueError as error:
             self.fail(printable(str(error).removeprefix("features: ")), param, ctx)
 
@@ -116,7 +118,7 @@ class Override(click.ParamType):
         key, equals, text = value.partition("=")
         if not (key and equals):
             self.fail(f"{value!r} is not K=V, as in storage.state=split", param, ctx)
-        return key, text
+        return key.strip(), text
 
 
 class SpecName(click.ParamType):

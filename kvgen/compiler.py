@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +22,7 @@ from kvgen.algebra.records import plan_records
 from kvgen.analysis import Analysis
 from kvgen.diagnostics import SpecError, SpecWarning, tidy
 from kvgen.language import source, spec
+from kvgen.scaffold import check_free
 from kvgen.wisdom import baking
 from kvgen.wisdom.store import Table
 
@@ -109,8 +111,8 @@ def compile(
     temporary directory where it is None. features: what the module can do, some of "decode",
     "verify", "extend", "short"; all of it where None. overrides: values by dotted path,
     `**{"storage.state": "split"}`. What will disappoint is a SpecWarning. Raises SpecError;
-    ValueError for an unknown feature; LookupError for what is neither a file nor a shipped name;
-    NotTuned where KVGEN_REQUIRE_TUNED is 1 and nothing is.
+    ValueError for an unknown feature, or a file that would hide a module; LookupError for what is
+    neither a file nor a shipped name; NotTuned where KVGEN_REQUIRE_TUNED is 1 and nothing is.
     """
     return _compiled(spec, out, overrides, features)
 
@@ -128,7 +130,11 @@ def _compiled(
 ) -> ModuleType:
     if isinstance(spec, str) and "\n" not in spec:
         spec = shipped.resolve(spec)
-    analysis = analyse(spec, {key: str(value) for key, value in overrides.items()})
+    if out is not None and Path(out).suffix == ".py":
+        check_free(Path(out).stem)
+    # a tuple is a list in YAML
+    listed = {key: list(x) if isinstance(x, tuple) else x for key, x in overrides.items()}
+    analysis = analyse(spec, {key: str(value) for key, value in listed.items()})
     if analysis.warnings:
         # for whoever called `compile` or `load`
         warnings.warn(analysis.report, SpecWarning, stacklevel=3)
@@ -165,7 +171,10 @@ def imported(path: Path) -> ModuleType:
     name = f"kvgen_{path.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
-    found = importlib.util.spec_from_file_location(name, path)
+    # whatever the file's name ends in
+    found = importlib.util.spec_from_file_location(
+        name, path, loader=SourceFileLoader(name, str(path))
+    )
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module

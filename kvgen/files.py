@@ -80,12 +80,13 @@ def staged(path: Path, data: bytes) -> Path:
 def write(path: Path, data: bytes) -> None:
     """Replace a file or create it, at once; what a link names, through the link. What is no file, a
     pipe or a device, is written into. Raises OSError."""
-    path = Path(os.path.realpath(path))
-    if path.is_symlink():
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    # before links are followed: /dev/stdout is one to a pipe that has no path
     if path.exists() and not path.is_file():
         _write_into(path, data)
         return
+    path = Path(os.path.realpath(path))
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     temporary = staged(path, data)
     try:
         temporary.replace(path)

@@ -51,7 +51,7 @@ step: |
 """
 
 
-class ScaffoldError(Exception):
+class ScaffoldError(ValueError):
     """A new spec cannot be started like this."""
 
 

@@ -105,6 +105,7 @@ def test_titles(line: tuple[str, str], folder: Path, monkeypatch: pytest.MonkeyP
         ("compile", "mine.yaml", "--target", "sm_1"),
         ("compile", "mine.yaml", "-o", "mine.yaml"),
         ("compile", "mine.yaml", "-o", "./nowhere/"),
+        ("compile", "mine.yaml", "-o", "-"),
         ("compile", "mine.yaml", "-o", "torch.py"),
         ("compile", "mine.yaml", "-o", "json.py"),
         ("check", "mine.yaml", "--device", "tpu"),
@@ -303,6 +304,12 @@ def test_explain() -> None:
     result = run("explain", "gated_deltanet")
     assert result.exit_code == 0 and result.stdout and result.stderr == ""
     assert isinstance(json.loads(run("explain", "gated_deltanet", "--json").stdout), dict)
+
+
+def test_spaces_around_what_is_set_or_listed(folder: Path) -> None:
+    shown = run("show", "rwkv7", "--set", " sizes.K = 8").stdout
+    assert shown == run("show", "rwkv7", "--set", "sizes.K=8").stdout
+    assert run("compile", "rwkv7", "--with", "decode, verify").exit_code == 0
 
 
 def test_show_prints_a_spec(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -40,6 +42,13 @@ def test_what_is_no_file_is_written_into(tmp_path: Path) -> None:
     files.write(pipe, b"through")
     reader.join(PATIENCE)
     assert found == [b"through"] and pipe.is_fifo()
+
+
+def test_standard_output_is_written_into_where_it_is_a_pipe() -> None:
+    """/dev/stdout is then a link to what has no path."""
+    code = "import pathlib, kvgen.files as f; f.write(pathlib.Path('/dev/stdout'), b'text')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (result.stdout, result.stderr) == (b"text", b"")
 
 
 def test_a_folder_is_none(tmp_path: Path) -> None:

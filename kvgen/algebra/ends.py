@@ -15,6 +15,7 @@ from kvgen.algebra.signs import how_to_prove
 from kvgen.algebra.square import Square
 from kvgen.algebra.walk import Walk
 from kvgen.diagnostics import Span
+from kvgen.language.constants import LARGEST
 from kvgen.values.axes import Axes
 
 
@@ -98,6 +99,8 @@ def _check_decay(walk: Walk, name: str, factor: Node, span: Span) -> None:
             "inputs, parameters and carried states",
             walk.reading.first(factor),
         )
+    elif factor.is_const and factor.const > LARGEST:
+        report.error("bad-number", f"the factor on {name} is too large for float32", span)
     elif factor.is_const and factor.const < 0:
         report.error(
             "decay-sign", f"the factor on {name} is {factor.const:g}, which is negative", span,

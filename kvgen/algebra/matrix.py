@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from kvgen.algebra.graph import Graph, Node
 from kvgen.diagnostics import Span
 
+# what multiplies a copy of the state, with its places in the spec
+Factors = tuple[tuple[Node, Span], ...]
+
 
 @dataclass(frozen=True)
 class Term:
@@ -26,7 +29,7 @@ class Matrix:
     """
 
     state: str | None
-    factors: tuple[tuple[Node, Span], ...] = ()
+    factors: Factors = ()
     terms: tuple[Term, ...] = ()
 
 
@@ -53,9 +56,7 @@ def scaled(graph: Graph, matrix: Matrix, factors: list[Node], span: Span) -> Mat
     return replace(matrix, factors=kept, terms=terms)
 
 
-def _joined(
-    graph: Graph, factors: tuple[tuple[Node, Span], ...], factor: Node, span: Span
-) -> tuple[tuple[Node, Span], ...]:
+def _joined(graph: Graph, factors: Factors, factor: Node, span: Span) -> Factors:
     """The factors with one more; numbers are one number, and 1 is none."""
     if factor.is_number(1.0):
         return factors
@@ -66,6 +67,33 @@ def _joined(
             return tuple(each for each in factors if each[0] is not known)
         return tuple((product, span) if each[0] is known else each for each in factors)
     return (*factors, (factor, span))
+
+
+def summed(graph: Graph, left: Matrix, right: Matrix, span: Span) -> Factors | None:
+    """The factors of the sum of two copies of the state; None where they are over K and over V."""
+    shared: Factors = ()
+    ones, others = list[Node](), [node for node, _ in right.factors]
+    for node, place in left.factors:
+        if node in others:
+            others.remove(node)
+            shared = (*shared, (node, place))
+        else:
+            ones.append(node)
+    if len({node.axes.channels for node in (*ones, *others)} - {""}) > 1:
+        return None
+    (first, plus), (second, also) = _sized(graph, ones), _sized(graph, others)
+    total = graph.add(first, second) if plus == also else graph.sub(first, second)
+    return _joined(graph, shared, total if plus else graph.neg(total), span)
+
+
+def _sized(graph: Graph, factors: list[Node]) -> tuple[Node, bool]:
+    """Their product without the sign of a number among them, and whether that was a plus."""
+    size, plus = graph.const(1.0), True
+    for node in factors:
+        if node.is_const and node.const < 0:
+            node, plus = graph.neg(node), not plus
+        size = graph.mul(size, node)
+    return size, plus
 
 
 def signed(graph: Graph, matrix: Matrix) -> Matrix:

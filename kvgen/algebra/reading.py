@@ -27,10 +27,10 @@ class Reading:
         assert isinstance(matrix, Matrix) and isinstance(vector, Node)
         side, wanted = (expr.right, "V") if isinstance(left, Matrix) else (expr.left, "K")
         if vector.axes.channels != wanted:
-            name = self.report.text(expr.left if isinstance(left, Matrix) else expr.right, "S")
+            name = self.report.within(expr.left if isinstance(left, Matrix) else expr.right, "S")
             other = {"V": f"x @ {name}", "K": f"{name} @ y"}
             if vector.axes.channels in ("K", "V"):
-                shown = self.report.text(side, "x")
+                shown = self.report.within(side, "x")
                 help = f"write {shown} @ {name}" if wanted == "V" else f"write {name} @ {shown}"
             else:
                 help = f"{other['V']} reads with a vector over K, {other['K']} with one over V"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from kvgen.algebra.graph import Graph, Node, computed, leaf_of, reachable
@@ -47,7 +48,10 @@ def _how_to_carry(spec: Spec, factor: Node, span: Span) -> str:
     """How a decay of either sign is written: its size as the decay, the running sign beside."""
     row = spec.original.split("\n")[span.line - 1]
     shown = row[span.column - 1 : span.end - 1]
-    shown = shown if len(shown) <= 40 and shown.count("(") == shown.count(")") else "..."
+    whole = len(shown) <= 40 and shown.count("(") == shown.count(")")
+    # of a sum of copies of the state there is no text that is its factor
+    states = {tensor.name for tensor in spec.states}
+    shown = shown if whole and states.isdisjoint(re.findall(r"\w+", shown)) else "..."
     axes = factor.axes if factor.axes.channels != "V" else replace(factor.axes, head="HV")
     write, read = "outer(k, s * v)", "s * (q @ S)"
     if axes.channels == "K":

@@ -138,12 +138,24 @@ class Walk:
                 "matrix-nonlinear",
                 f"a matrix cannot be used in {use}",
                 expr.span,
-                NORMS
+                (self._read_as_sum(expr) if use == "sum()" else None) or NORMS
                 if of_state
                 else f"{self.writing.as_read(expr)} reads it with a vector, what was read may be "
                 "used in anything; else a buffer serves decays, a * S, and writes, S + outer(k, v)",
             )
         return value
+
+    def _read_as_sum(self, expr: Expr) -> str | None:
+        """The help for sum(q * S), which is q @ S."""
+        if not isinstance(expr, Bin) or expr.op != "*":
+            return None
+        for vector, matrix in ((expr.left, expr.right), (expr.right, expr.left)):
+            value = self.value(vector)
+            channels = value.axes.channels if isinstance(value, Node) else ""
+            shown, name = self.report.within(vector, "x"), self.report.within(matrix, "S")
+            if channels in ("K", "V"):
+                return f"write {f'{shown} @ {name}' if channels == 'K' else f'{name} @ {shown}'}"
+        return None
 
     def _binary(self, expr: Bin) -> Value:
         left, right = self._pair(expr.left, expr.right)

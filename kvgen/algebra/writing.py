@@ -43,20 +43,15 @@ class Writing:
         graph, op = self.graph, expr.op
         if isinstance(left, Matrix) and isinstance(right, Matrix):
             if op not in "+-":
-                raise self.nonlinear(expr.span, "a product of two matrices")
-            if left.state is not None and right.state is not None:
-                raise self.report.error(
-                    "state-twice",
-                    "both sides hold a copy of the state",
-                    expr.span,
-                    "a state is one decayed copy of itself plus outer products: "
-                    "write S = a * S + outer(k, v)",
-                )
+                return self._by_outer(expr, left, right)
             if op == "-":
                 right = mx.scaled(graph, right, [graph.const(-1.0)], expr.right.span)
+            factors = left.factors + right.factors
+            if left.state is not None and right.state is not None:
+                factors = self._copies(expr, left, right)
             terms = mx.merged(graph, left.terms + right.terms)
             check_writes(self.report, len(terms), expr.span)
-            return Matrix(left.state or right.state, left.factors + right.factors, terms)
+            return Matrix(left.state or right.state, factors, terms)
         matrix, factor = (left, right) if isinstance(left, Matrix) else (right, left)
         assert isinstance(matrix, Matrix) and isinstance(factor, Node)
         side = expr.right if isinstance(left, Matrix) else expr.left
@@ -83,6 +78,38 @@ class Writing:
             factors = [graph.div(graph.const(1.0), node) for node in factors]
         return mx.scaled(graph, matrix, factors, self._blamed(side).span)
 
+    def _by_outer(self, expr: Bin, left: Matrix, right: Matrix) -> Matrix:
+        """A matrix times or divided by an outer product, place by place: by its sides in turn."""
+        sides = [(left, right, expr.right), (right, left, expr.left)]
+        for matrix, other, side in sides if expr.op == "*" else sides[:1]:
+            if other.state is None and len(other.terms) == 1 and expr.op != "**":
+                factors = [other.terms[0].w, other.terms[0].d]
+                if expr.op == "/":
+                    factors = [self.graph.div(self.graph.const(1.0), each) for each in factors]
+                return mx.scaled(self.graph, matrix, factors, side.span)
+        raise self.nonlinear(expr.span, "a product of two matrices")
+
+    def _copies(self, expr: Bin, left: Matrix, right: Matrix) -> mx.Factors:
+        """The factors of the sum of two copies of the state."""
+        factors = mx.summed(self.graph, left, right, expr.span)
+        if factors is None:
+            raise self.report.error(
+                "decay-separable",
+                "the factors on two copies of the state, over K and over V, have a sum that is "
+                "not a product of a part over K and a part over V",
+                expr.span,
+                SEPARABLE,
+            )
+        if any(each.is_number(0.0) for each, _ in factors):
+            raise self.report.error(
+                "state-twice",
+                "both sides hold a copy of the state, and nothing of it is left",
+                expr.span,
+                "a state is one decayed copy of itself plus outer products: "
+                "write S = a * S + outer(k, v)",
+            )
+        return factors
+
     def nonlinear(self, span: Span, use: str) -> Reported:
         """The error of a matrix in what is not linear in it."""
         return self.report.error(
@@ -99,10 +126,13 @@ class Writing:
 
     def _how_to_add(self, expr: Bin, value: Node, side: Expr) -> str:
         other = expr.left if side is expr.right else expr.right
+        matrix = self.value(other)
+        if isinstance(matrix, Matrix) and matrix.state is None and value.axes.channels == "":
+            return f"as a factor it is no product of a part over K and one over V: {SEPARABLE}"
         if isinstance(side, Bin) and side.op == "@" and value.reads:
-            shown, name = self.report.text(side, "x @ S"), self.report.text(side.left, "w")
+            shown, name = self.report.text(side, "x @ S"), self.report.within(side.left, "w")
             if isinstance(self.value(side.left), Matrix):
-                name = self.report.text(side.right, "w")
+                name = self.report.within(side.right, "w")
             return f"{shown} is a vector that was read; a decay multiplies with *: {name} * S"
         if value.axes.channels == "V":
             read, shown = self.as_read(other), self.report.within(side, "v")

@@ -11,11 +11,12 @@ USUAL = ALL[:-1]
 NEEDED = {SHORT: ALL}
 
 
-def completed(names: Iterable[str] | None) -> tuple[str, ...]:
-    """All of them where None; what is asked for, and what that needs. ValueError for others."""
+def completed(names: str | Iterable[str] | None) -> tuple[str, ...]:
+    """All of them where None; what is asked for, "A,B" or one by one, and what that needs.
+    ValueError for others."""
     if names is None:
         return ALL
-    asked = list(names)
+    asked = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
     strange = [name for name in asked if name not in ALL]
     if strange:
         raise ValueError(f"features: {strange[0]!r}, expected some of {', '.join(ALL)}")

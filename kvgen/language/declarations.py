@@ -109,10 +109,10 @@ class Declarations:
             code, message, help = refused
             self.reader.report(code, message, where, help, key=True)
         elif name == "o":
-            message, help = "'o' is the output", "choose another name"
+            message, help = "'o' is the output", "write 'o_' or 'x_o'"
             self.reader.report("reserved-name", message, where, help, key=True)
         elif section != "sizes" and name in STANDARD:
-            message, help = f"'{name}' is a standard size", "choose another name"
+            message, help = f"'{name}' is a standard size", f"write '{name}_' or 'x_{name}'"
             self.reader.report("reserved-name", message, where, help, key=True)
         elif name in self.where:
             first = self.where[name]

@@ -59,9 +59,11 @@ def refusal(name: str) -> tuple[str, str, str | None] | None:
         message = f"'{name}' is a function of the language"
         return "reserved-name", message, f"write '{name}_' or 'x_{name}'"
     if name in RESERVED or name in MODULE:
-        return "reserved-name", f"'{name}' is reserved for generated modules", "choose another name"
+        message = f"'{name}' is reserved for generated modules"
+        return "reserved-name", message, f"write '{name}_' or 'x_{name}'"
     if name in BUILTINS:
-        return "reserved-name", f"'{name}' is a builtin of Python", "choose another name"
+        message = f"'{name}' is a builtin of Python"
+        return "reserved-name", message, f"write '{name}_' or 'x_{name}'"
     return None
 
 

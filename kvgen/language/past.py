@@ -65,12 +65,15 @@ def _refused(scope: Scope, name: str) -> tuple[str, str] | None:
     """Why a name has no past, and what to do; None for an input that has one."""
     if name in scope.loops:
         return f"'{name}' is the variable of a loop", "name an input"
-    if name in scope.assigned:
+    if name in scope.assigned and name in scope.inputs:
         help = f"name it before '{name}' is assigned: before = {name}[-1]"
         return f"'{name}' is assigned by a statement", help
     if name not in scope.inputs:
         what = "is a size" if name in scope.sizes else "is no input"
-        help = "inputs have one; of other values a carried state keeps what the next token needs"
+        help = (
+            "inputs have one; a state is, until it is assigned, as the token before left it, and a "
+            "carried one keeps what else the next token needs"
+        )
         return f"'{name}' {what}", help
     if scope.extras.get(name) is not None:
         extra = scope.axes[name][0]

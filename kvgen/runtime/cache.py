@@ -176,12 +176,12 @@ class Cache(Contents):
         apart = any(isinstance(tensors[name], (list, tuple)) for name in needed)
         if apart and short_context:
             raise wrong("short_context", short_context, "0 where each layer has tensors of its own")
-        if short_context == 0 and buffer is not None:
-            raise wrong("buffer", repr(buffer), "None, as the records have so many places")
         paged = {"short_context": short_context, "buffer": buffer} if short_context != 0 else {}
         cache = kind(
             tensors, window, first_slot=first_slot, invariant=invariant, fold=fold, **paged
         )  # fmt: skip
+        if buffer not in (None, cache.buffer):
+            raise wrong("buffer", repr(buffer), f"None or {cache.buffer}, the records' places")
         check_apart(cache.named())
         return cache
 

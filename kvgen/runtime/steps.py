@@ -10,6 +10,7 @@ from torch import Tensor
 from kvgen.runtime.arguments import (
     check_arguments,
     check_force,
+    check_integer,
     check_layer,
     check_per_row,
     check_slots,
@@ -90,16 +91,15 @@ def flush(cache: Cache, slots: Tensor | None = None) -> None:
 
 
 def best(batch: int, device: torch.device | str | None = None) -> str:
-    """Which is faster for this batch on a GPU, "decode" or "recurrent"; device: None for the
-    current one.
+    """Which is faster for this batch on a GPU, None for the current one: "decode" or "recurrent".
 
     By the times of whole steps, folds included, where both are tuned for a batch, the nearest such;
     else "decode", which moves fewer bytes.
     """
-    table = Cache.table
+    check_integer("batch", batch, 1)
     known = torch.cuda.is_available()
-    gpu = gpu_name(table, "cuda" if device is None else device) if known else "default"
-    return best_kernel(table, gpu, batch)
+    gpu = gpu_name(Cache.table, "cuda" if device is None else device) if known else "default"
+    return best_kernel(Cache.table, gpu, batch)
 
 
 def decode_rows(

@@ -25,6 +25,14 @@ ALIKE = {
     "S = I @ S @ I + outer(k, v)": "S = S + outer(k, v)",
     "S = unit * ((-I) @ (-S)) + outer(k, v)": "S = unit * S + outer(k, v)",
     "S = -(outer(k, v) - S)": "S = S - outer(k, v)",
+    # copies of the state that are one, and outer products as factors
+    "S = S - sigmoid(f) * S + outer(f, v)": "S = (1 - sigmoid(f)) * S + outer(f, v)",
+    "S = S - sigmoid(b) * S - -outer(k, v)": "S = (1 - sigmoid(b)) * S + outer(k, v)",
+    "S = S * b**2 + S * abs(h) + outer(k, v)": "S = (b**2 + abs(h)) * S + outer(k, v)",
+    "S = outer(sigmoid(f), exp(h)) * S + outer(k, v)": "S = sigmoid(f) * exp(h) * S + outer(k, v)",
+    "S = (S + outer(k, v)) / outer(1 + exp(f), exp(h))": (
+        "S = (S + outer(k, v)) / (1 + exp(f)) / exp(h)"
+    ),
 }
 
 
@@ -54,6 +62,11 @@ SPECS = [
         "o = q @ S + h @ (I - outer(v, h))",
     ),
     ("S = (I - outer(k, k)) @ (sigmoid(f) * I) @ (-(-S)) + outer(k, v)", "o = q @ S"),
+    ("S = S + sigmoid(b) * (outer(k, v) - S)", "o = q @ S"),
+    ("for i in range(3):", "    M = S", "    S = unit * S", "S = S + M + outer(k, v)", "o = q @ S"),
+    ("M = outer(sigmoid(f), h**2)", "S = M * S * unit + M * S + outer(k, v)", "o = q @ S"),
+    ("M = S + outer(k, v) - unit * S", "S = 2 * M - (1 - unit) * M", "o = q @ (M - unit * S)"),
+    ("M = outer(sigmoid(f), unit * h**2)", "S = M * S + outer(k, v) * M", "o = q @ S"),
 ]
 
 

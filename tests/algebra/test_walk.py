@@ -128,7 +128,7 @@ def test_what_the_reader_has_said_is_not_said_again() -> None:
 
 
 def test_smaller_mistakes() -> None:
-    assert codes("M = exp(-abs(f)) * S", "M = S + M") == ["state-twice"]
+    assert codes("M = exp(-abs(f)) * S", "S = S - M + outer(k, v)", "M = S - S") == ["state-twice"]
     # a matrix with a name of its own need not decay
     assert codes("M = -b * S + outer(k, h)", "o = q @ M") == []
     assert codes("o = 1") == codes("o = b") == codes("o = h") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,8 +76,10 @@ def test_a_smaller_module_computes_the_same() -> None:
 def test_from_python_all_is_there() -> None:
     assert kvgen.load("gated_deltanet").FEATURES == ALL
     assert kvgen.load("gated_deltanet", features=["extend"]).FEATURES == ("decode", "extend")
-    with pytest.raises(ValueError, match="features: 'trees', expected some of decode, verify"):
-        kvgen.load("gated_deltanet", features=["trees"])
+    assert completed("extend, verify") == ALL[:-1]
+    for unknown in (["trees"], "decode,trees"):
+        with pytest.raises(ValueError, match="features: 'trees', expected some of decode, verify"):
+            kvgen.load("gated_deltanet", features=unknown)
 
 
 def test_from_the_command_line(tmp_path) -> None:
@@ -91,3 +94,13 @@ def test_from_the_command_line(tmp_path) -> None:
     assert 'FEATURES = ("decode",)' in (tmp_path / "gated_deltanet.py").read_text()
     unknown = run("--with", "decode,trees")
     assert unknown.returncode == 2 and "'trees', expected some of decode" in unknown.stderr
+
+
+def test_where_a_module_goes(tmp_path: Path) -> None:
+    """A file of any name is imported; none hides a module of Python, as from the command line."""
+    options = {"features": ["decode"], "inputs.b.range": (0, 1)}
+    module = kvgen.compile("gated_deltanet", tmp_path / "mine", **options)
+    assert module.__file__ == str(tmp_path / "mine") and "[0, 1]" in module.SPEC["text"]
+    with pytest.raises(ValueError, match="would hide the module 'os'"):
+        kvgen.compile("gated_deltanet", tmp_path / "os.py", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -405,6 +405,8 @@ def test_wrap(module, cache) -> None:
     for name in ("S", "k", "d", "log_decay"):
         fewer = {key: value for key, value in right.items() if key != name}
         refused(lambda fewer=fewer: module.Cache.wrap(fewer), "tensors: ", name)
+    refused(lambda: module.Cache.wrap(right, buffer=9), "buffer: 9", "None or 4")
+    assert module.Cache.wrap(right, buffer=4).buffer == 4
     refused(lambda: module.Cache.wrap(right, window=9), "window: 9", "buffer = 4")
     refused(lambda: module.Cache.wrap(right, window=None), "window: None", "integer")
     refused(lambda: module.Cache.wrap({**right, "T": right["S"]}), "tensors: T", "S, log_decay")

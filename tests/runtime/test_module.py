@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 import pytest
 import torch
@@ -476,6 +477,17 @@ def test_reference_begins_with_the_initial_state_and_keeps_the_dtype() -> None:
     assert out.dtype == states["S"].dtype == torch.float64
     zeros = {"S": torch.zeros(2, 2, 16, 8, dtype=torch.float64)}
     assert torch.equal(pair.module.reference(zeros, **inputs, **params)[0], out)
+    # as `read` gives it, where nothing is carried
+    assert torch.equal(pair.module.reference(zeros["S"], **inputs, **params)[0], out)
+    for missing in ({}, {"T": zeros["S"]}):
+        with pytest.raises(ValueError, match="S: NoneType None, expected"):
+            pair.module.reference(missing, **inputs, **params)
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5, "1", True, None])
+def test_best_takes_a_batch(batch: Any) -> None:
+    with pytest.raises(ValueError, match=r"batch: .*, expected an integer >= 1"):
+        made("mamba2").module.best(batch)
 
 
 def test_reference_takes_no_other_axes() -> None:
