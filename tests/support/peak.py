@@ -10,6 +10,11 @@ from places import ROOT, SUPPORT
 
 def peak(code: str) -> int:
     """The peak of the process in MiB: its own, for getrusage begins with its parent's."""
+    return peak_and_lines(code)[0]
+
+
+def peak_and_lines(code: str) -> tuple[int, list[str]]:
+    """The same, and what the code prints."""
     end = (
         "\nstatus = dict(line.split(':', 1) for line in open('/proc/self/status'))"
         "\nprint(int(status['VmHWM'].split()[0]) // 1024)\n"
@@ -22,4 +27,5 @@ def peak(code: str) -> int:
         text=True,
         check=True,
     )
-    return int(run.stdout.splitlines()[-1])
+    *lines, last = run.stdout.splitlines()
+    return int(last), lines
