@@ -281,32 +281,33 @@ def pace() -> float:
 # what other tests have left in a process is not looked at again and again: one of their own
 SOON = """
 import json
-from tests.algebra.test_walk import LONG, STORAGE, pace, step, taken
-print(json.dumps({{name: taken(step(*LONG[name]) + STORAGE) for name in {names}}}))
+from tests.algebra.test_walk import LONG, STORAGE, paced, step
+found = {{name: paced(step(*LONG[name]) + STORAGE) for name in {names}}}
+print(json.dumps({{name: paces for name, (paces, _) in found.items()}}))
+print(json.dumps([name for name, (_, module) in found.items() if module is None]))
+"""
+PYTHON = """
+for _, module in found.values():
+    compile(module or "", "module", "exec", dont_inherit=True)
 """
 
 
-def taken(text: str) -> tuple[float, bool]:
-    """How many paces a spec takes to be compiled, and whether it is refused."""
+def paced(text: str) -> tuple[float, str | None]:
+    """How many paces a spec takes to be compiled, and its module."""
     before = pace()
     start = time.process_time()
     module = written(text)
     seconds = time.process_time() - start
-    if module is not None:
-        compile(module, "module", "exec", dont_inherit=True)
-    return seconds / max(before, pace()), module is None
+    return seconds / max(before, pace()), module
 
 
 @pytest.mark.parametrize("names", [sorted(LONG)[::2], sorted(LONG)[1::2]], ids=["some", "others"])
 def test_long_chains_compile_soon_and_take_little_memory(names: list[str]) -> None:
-    most, lines = peak_and_lines(SOON.format(names=names))
+    most, (paces, refused) = peak_and_lines(SOON.format(names=names), PYTHON)
     assert most < 300
-    found = json.loads(lines[-1])
     # about 50; beside other programs a pace may be that of a moment, so there is room
-    assert {name: paces for name, (paces, _) in found.items() if paces >= 400} == {}
-    assert [name for name, (_, refused) in found.items() if refused] == [
-        name for name in names if name == "other-matrices"
-    ]
+    assert {name: each for name, each in json.loads(paces).items() if each >= 400} == {}
+    assert json.loads(refused) == [name for name in names if name == "other-matrices"]
 
 
 # anything ---------------------------------------------------------------------------------------

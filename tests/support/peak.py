@@ -13,8 +13,8 @@ def peak(code: str) -> int:
     return peak_and_lines(code)[0]
 
 
-def peak_and_lines(code: str) -> tuple[int, list[str]]:
-    """The same, and what the code prints."""
+def peak_and_lines(code: str, after: str = "") -> tuple[int, list[str]]:
+    """The same, and what the code prints. after: what runs behind it, whatever that takes."""
     end = (
         "\nstatus = dict(line.split(':', 1) for line in open('/proc/self/status'))"
         "\nprint(int(status['VmHWM'].split()[0]) // 1024)\n"
@@ -22,7 +22,7 @@ def peak_and_lines(code: str) -> tuple[int, list[str]]:
     paths = [str(ROOT), str(SUPPORT)]
     start = "import sys; sys.path[:0] = sys.argv[1:]\n"
     run = subprocess.run(
-        [sys.executable, "-c", start + code + end, *paths],
+        [sys.executable, "-c", start + code + end + after, *paths],
         capture_output=True,
         text=True,
         check=True,
