@@ -5,8 +5,6 @@ A program has a few heads of some tokens, whichever these are: each brings its o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
 from kvgen.codegen.shapes import Shapes
@@ -26,10 +24,10 @@ def finish(form: Form, records: Records, shapes: Shapes) -> Kernel:
     token = Lowering(build, form.graph, _ItemLoads(build, lanes, names), names, lanes.masks)
     assert form.finish is not None
     name = token.name(form.output)
-    token.known[form.output] = build.load(*lanes.at("left"), lanes.mask, name, type="float")
+    token.known[form.output] = build.load(*lanes.outputs("left"), lanes.mask, name, type="float")
     value = token.value(form.finish)
     counts = build.given("counts", AXIS, "bool")
-    pointer, offset = lanes.at("out")
+    pointer, offset = lanes.outputs("out")
     build.store(pointer, offset, build.where(counts, value, 0.0), lanes.mask)
     return build.kernel()
 
@@ -46,7 +44,7 @@ class _Items(Program):
             self.masks["V"] = build.given("real_value", "V", "bool")
         self.mask = build.every(self.real_item, *self.real("V"))
 
-    def at(self, name: str) -> tuple[Value, Value]:
+    def outputs(self, name: str) -> tuple[Value, Value]:
         """Where the items' outputs begin, finished or not, and how far off each value is."""
         build = self.build
         numbers = ("row", self.row), ("token", self.token), ("head", build.cast(self.head, "long"))
@@ -55,12 +53,11 @@ class _Items(Program):
         return build.given(f"{name}_ptr", type="pointer"), offset
 
 
-@dataclass
 class _ItemLoads(GivenLoads):
     """The inputs of the items' tokens, and parameters."""
 
-    lanes: _Items
-
     def _of_token(self, called: str, channel: str) -> tuple[list[Value], list[Value]]:
+        lanes = self.lanes
+        assert isinstance(lanes, _Items)
         stride = self.build.given(f"{called}_token", type="long")
-        return [self.build.mul(self.lanes.token, stride)], [self.lanes.real_item]
+        return [self.build.mul(lanes.token, stride)], [lanes.real_item]
