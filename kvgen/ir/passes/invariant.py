@@ -34,7 +34,9 @@ def _parted(body: Block, moving: set[Value]) -> tuple[list[Statement], Block]:
     same: list[Statement] = []
     turn: list[Statement] = []
     for statement in body:
-        if isinstance(statement, Let) and moving.isdisjoint(statement.value.args):
+        if isinstance(statement, Let) and moving.isdisjoint(
+            (statement.value, *statement.value.args)
+        ):
             same.append(statement)
             continue
         turn.append(statement)
