@@ -27,6 +27,7 @@ from kvgen.ir.values import (
     Type,
     Value,
     When,
+    Wish,
 )
 
 
@@ -204,8 +205,10 @@ class Builder:
         return started
 
     def again(self, value: Value) -> Value:
-        """The same once more, to stand within what looks at it."""
-        copy = replace(value)
+        """The same once more, with what stands within it, to stand within what looks at it."""
+        if value.is_leaf or (value.name and not isinstance(value.name, Wish)):
+            return value
+        copy = replace(value, args=tuple(map(self.again, value.args)))
         self.open[-1][0].append(Let(copy))
         return copy
 

@@ -39,7 +39,7 @@ class Carries:
         with frame.build.loop("turn", "TOKENS - 1", None):
             turn.emit([carry.after for carry in carries])
             for carry in carries:
-                self.move(carry, turn.known[carry.after])
+                self.move(carry, turn.value(carry.after))
 
     def start(self, carry: Carry) -> None:
         """The carried state before each token, right for those without a parent."""
@@ -70,6 +70,6 @@ class Carries:
         """What a block of a prompt leaves to the next: the values after its last token."""
         frame, build = self.frame, self.frame.build
         for carry in frame.form.carries:
-            value = frame.spread(frame.token.known[carry.after], "T" + carry.axes.channels)
+            value = frame.spread(frame.token.value(carry.after), "T" + carry.axes.channels)
             chosen = build.where(frame.lanes.last, value, 0.0)
             build.move(self.contexts[carry.tensor.name], build.sum(chosen, "T"))

@@ -87,7 +87,11 @@ class Frame:
         extents = (rows.get(axis) or self.shapes.extent(axis) for axis in axes)
         shape = f"[{', '.join(extents)}]"
         helper = Helper("tl.zeros", (shape, "tl.float32"))
-        return self.build.helper(helper, axes=axes, name=Wish("zeros"))
+        return self.build.again(self.build.helper(helper, axes=axes, name=Wish("zeros")))
+
+    def turned(self, value: Value) -> Value:
+        """Tokens' vectors with tokens last."""
+        return self.build.again(self.build.turned(value, Wish(f"{value.name}_turned")))
 
     def spread(self, value: Value, axes: str, name: str | None = None) -> Value:
         """The value with all of the axes. name: of one that had not."""

@@ -28,6 +28,7 @@ class Products:
         self.frame, form = frame, frame.form
         self.vectors: dict[Node, tuple[Node, Node]] = {}
         self.came: dict[Node, Value] = {}
+        self.products: dict[tuple[Value, Value], Value] = {}
         back = {read.axes.channels for read in form.reads}
         for node in dict.fromkeys((*form.columns, *form.keys)):
             near = node.axes.channels
@@ -87,8 +88,10 @@ class Products:
 
     def of(self, asked: Value, near: Value) -> Value:
         """Every token's column with every token's key."""
-        turned = self.frame.build.turned(near, Wish(f"{near.name}_turned"))
-        return self.frame.build.dot(asked, turned, DOT, name="scores")
+        frame, pair = self.frame, (asked, near)
+        if pair not in self.products:
+            self.products[pair] = frame.build.dot(asked, frame.turned(near), DOT, name="scores")
+        return self.products[pair]
 
     def block(self, whole: Value, place: int, count: int, name: str | None = None) -> Value:
         """Of so many blocks of rows, which lie upon one another, the one at a place."""

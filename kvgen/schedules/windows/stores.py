@@ -51,7 +51,7 @@ def _remembered(frame: Frame, x: Node) -> Place:
 
 def _store(frame: Frame, node: Node, place: Place, once: bool) -> None:
     build, lanes, axes = frame.build, frame.lanes, node.axes
-    value = frame.spread(frame.token.known[node], "T" + axes.channels)
+    value = frame.spread(frame.token.value(node), "T" + axes.channels)
     guards = lanes.once(axes, once)
     build.store(*place, value, build.every(*guards, lanes.fits))
 

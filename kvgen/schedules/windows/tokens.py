@@ -68,7 +68,7 @@ class WindowLoads(TokenLoads):
 @dataclass
 class Tokens(Lowering):
     """Values that are asked for, that have a name in the spec, or are used again get a line; all
-    others stand within their user's. inlined: those. Numbers of tokens that take many instructions
+    others stand within their users' lines. inlined: those. Numbers of tokens that take many instructions
     are kept on their lines: Triton would compute them again for every layout they are needed in."""
 
     inlined: set[Node] = field(default_factory=set)
@@ -90,7 +90,16 @@ class Tokens(Lowering):
                 again = users.get(node, 0) > 1 or node in self.graph.names or has(node)
                 plain = node.is_const or node.op == "neg"
                 self.known[node] = self._kept(node, again and not plain)
-        return [self.known[root] for root in roots]
+        return [self.value(root) for root in roots]
+
+    def value(self, root: Node) -> Value:
+        found = super().value(root)
+        return self.build.again(found) if root in self.inlined else found
+
+    def _made(self, node: Node) -> Value:
+        inlined = (arg for arg in node.args if arg in self.inlined)
+        self.known |= {arg: self.build.again(self.known[arg]) for arg in inlined}
+        return super()._made(node)
 
     def _kept(self, node: Node, line: bool) -> Value:
         of_tokens = any("T" in self.known[arg].axes for arg in node.args if arg in self.known)

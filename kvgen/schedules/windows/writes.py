@@ -49,7 +49,7 @@ class Writes:
         for node in left:
             self._full(reads[node], token)
         token.emit(frame.roots)
-        return frame.spread(token.known[frame.form.output], "TV")
+        return frame.spread(token.value(frame.form.output), "TV")
 
     def near_side(self, node: Node) -> tuple[Value, Value | None]:
         """A write's side where columns meet it, and the number that it is still to be times."""
@@ -68,7 +68,7 @@ class Writes:
                 d = frame.real(build.mul(d, number))
             w = build.times(w, rest.get("K"))
             d = build.times(d, rest.get("V"), rest.get(""))
-            written = build.dot(build.turned(w), d, DOT, name=Wish("written"))
+            written = build.dot(frame.turned(w), d, DOT, name=Wish("written"))
             build.move(frame.state, build.add(frame.state, written))
         if frame.form.factored:
             # raised keys lack the block's whole decay, as the state does
@@ -98,7 +98,7 @@ class Writes:
                     self._full(read, turn)
             turn.emit(needed)
             for carry in frame.solved.carries:
-                self.carries.move(carry, turn.known[carry.after])
+                self.carries.move(carry, turn.value(carry.after))
             within = build.binary("lt", depth, build.add(index, build.number(1)))
             ready = build.every(lanes.real_token, within, name="ready")
             for node in unknown:
@@ -172,7 +172,7 @@ class Writes:
         build, near, side = self.frame.build, self.sides[near_node], read.side
         if self.decays.summed(read.stack.near):
             return self.decays.product("scores", side.asked, near, read.stack.near, name)
-        score = build.dot(side.asked, build.turned(near), DOT, name=name or Wish(""))
+        score = build.dot(side.asked, self.frame.turned(near), DOT, name=name or Wish(""))
         return build.times(score, side.number)
 
     def _weighted(self, score: Value, name: str) -> Value:
