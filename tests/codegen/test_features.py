@@ -91,3 +91,23 @@ def test_from_the_command_line(tmp_path) -> None:
     assert 'FEATURES = ("decode",)' in (tmp_path / "gated_deltanet.py").read_text()
     unknown = run("--with", "decode,trees")
     assert unknown.returncode == 2 and "'trees', expected some of decode" in unknown.stderr
+
+
+POWERS = """
+kvgen: 1
+name: powers
+sizes: {H: 1, HV: 1, K: 4, V: 4}
+inputs: {q: [H, K], k: [H, K], v: [HV, V], a: [HV], b: [HV]}
+state: {S: [HV, K, V], m: [HV]}
+step: |
+  o = a ** b * (q @ S)
+  S = sigmoid(m) * S + outer(k, v)
+  m = sigmoid(sum(q @ S))
+"""
+
+
+def test_powers_need_no_windows() -> None:
+    """The function that they call comes with each kernel that calls it."""
+    analysis = compiler.analyse(POWERS)
+    assert not analysis.form.windows
+    assert "def _power(" in compiler.emit(analysis, {})
