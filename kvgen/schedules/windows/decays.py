@@ -151,11 +151,10 @@ class Decays:
             if frame.form.factored and channel == "K":
                 # of keys that are raised, what they write decays as well
                 continue
-            if not blocks:
-                summed = (
-                    build.dot(build.cast(later, "float"), log, DOT, name=Wish(""))
-                    if channel
-                    else build.helper(ALONG, later, log, axes="T")
-                )
-                self.rest[channel] = build.function(EXP, summed, name=REST[channel])
+            if not blocks and channel:
+                behind = build.dot(build.cast(later, "float"), log, DOT, name=Wish("behind"))
+                self.rest[channel] = build.function(EXP, behind, name=REST[channel])
+            elif not blocks:
+                behind = build.helper(ALONG, later, log, axes="T")
+                self.rest[channel] = build.function(EXP, behind, name=REST[channel])
             build.move(frame.state, build.mul(frame.state, self.lasting[channel]))

@@ -166,7 +166,7 @@ class Reads:
         left = [kept[each] for each in ("", far) if self.decays.summed(each) and each in kept]
         tile = self.frame.state if near == "K" else build.turned(self.frame.state)
         found = build.dot(
-            columns, tile, self.of_stored, name=Wish("") if left else name or Wish("")
+            columns, tile, self.of_stored, name=Wish("term") if left else name or Wish("")
         )
         return build.times(found, *left, name=name)
 
@@ -177,11 +177,11 @@ class Reads:
         for index, (near_side, far_side, number) in enumerate(sides, 1):
             with frame.at(once):
                 near = build.turned(near_side)
-                name = Wish("") if number else "score"
+                name = Wish("term") if number else "score"
                 score = build.dot(stack.buffered, near, self.of_held, name=name)
                 score = build.times(score, number, name="score")
             weighted = build.times(score, held.weight)
-            more = build.dot(weighted, far_side, self.of_held, name=Wish(""))
+            more = build.dot(weighted, far_side, self.of_held, name=Wish("term"))
             last = index == len(sides) and found.op != "variable"
             found = build.add(found, more, "found" if last else None)
         return found

@@ -68,8 +68,9 @@ class WindowLoads(TokenLoads):
 @dataclass
 class Tokens(Lowering):
     """Values that are asked for, that have a name in the spec, or are used again get a line; all
-    others stand within their users' lines. inlined: those. Numbers of tokens that take many instructions
-    are kept on their lines: Triton would compute them again for every layout they are needed in."""
+    others stand within their users' lines. inlined: those. Numbers of tokens that take many
+    instructions are kept on their lines: Triton would compute them again for every layout that they
+    are needed in."""
 
     inlined: set[Node] = field(default_factory=set)
 

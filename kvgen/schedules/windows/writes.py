@@ -172,7 +172,7 @@ class Writes:
         build, near, side = self.frame.build, self.sides[near_node], read.side
         if self.decays.summed(read.stack.near):
             return self.decays.product("scores", side.asked, near, read.stack.near, name)
-        score = build.dot(side.asked, self.frame.turned(near), DOT, name=name or Wish(""))
+        score = build.dot(side.asked, self.frame.turned(near), DOT, name=name or Wish("term"))
         return build.times(score, side.number)
 
     def _weighted(self, score: Value, name: str) -> Value:
@@ -196,7 +196,7 @@ class Writes:
             if self.decays.summed(far):
                 mixed = self.decays.product("mix", score, values, far, "mixed")
             else:
-                mixed = build.dot(score, values, DOT, name=Wish(""))
+                mixed = build.dot(score, values, DOT, name=Wish("term"))
             if factored:
                 kept = build.function(EXP, self.frame.token.known[factored.before])
                 mixed = build.mul(mixed, kept)
