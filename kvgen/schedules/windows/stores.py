@@ -39,7 +39,8 @@ def record(frame: Frame, stored: Stored, once: bool) -> None:
 
 def _carried(frame: Frame, carry: Carry) -> Place:
     build, lanes = frame.build, frame.lanes
-    return carried_at(lanes, frame.form, carry, lanes.after(build.add(lanes.spot, build.number(1))))
+    behind = build.add(lanes.spot, build.number(1), "spot_after")
+    return carried_at(lanes, frame.form, carry, lanes.after(behind))
 
 
 def _remembered(frame: Frame, x: Node) -> Place:
