@@ -265,9 +265,15 @@ class _Printer:
     def every(self, value: Value, axes: str) -> Written:
         """Conditions of a whole program, then those of its elements. Triton's interpreter takes a
         comparison of scalars for a number, which is no mask: True makes it one."""
-        program = [arg for arg in value.args if not arg.axes]
+        program, args = [arg for arg in value.args if not arg.axes], list(value.args)
         texts = ["True"] if program and axes else []
-        texts += [self.along(arg, axes, COMPARISON + 1) for arg in value.args]
+        if self.order == ROWS and program and len(axes) == 2:
+            # a program's conditions with those of its rows, of which there are fewer
+            rows = [arg for arg in args if arg.axes in axes[0]]
+            texts += [self.along(arg, axes[0], COMPARISON + 1) for arg in rows]
+            texts = [f"({' & '.join(texts)})[:, None]"]
+            args = [arg for arg in args if arg not in rows]
+        texts += [self.along(arg, axes, COMPARISON + 1) for arg in args]
         return " & ".join(texts), ATOM if len(texts) == 1 else AND
 
     def load(self, value: Value) -> str:

@@ -638,3 +638,19 @@ def test_rows_spread_offsets_term_by_term() -> None:
         "rows = tl.load(x_at + row + token[:, None] * stride + key[None, :])",
         "tl.store(out + token[:, None] * stride, rows)",
     ]
+
+
+def test_conditions_of_a_program_stand_with_those_of_rows() -> None:
+    build = Builder(ROWS)
+    token, key = build.given("token", "T"), build.given("key", "K")
+    guards = build.given("leads", "", "bool"), build.given("fits", "T", "bool")
+    real = build.given("real_key", "K", "bool")
+    guard = build.every(*guards, real)
+    out, value = build.given("out_at", "", "pointer"), build.given("x", "TK", "float")
+    build.store(out, build.add(token, key), value, guard)
+    build.store(out, token, build.given("y", "T", "float"), build.every(*guards))
+    assert lines(verified(build.kernel())) == [
+        "tl.store(out_at + token[:, None] + key[None, :], x, "
+        "mask=(True & leads & fits)[:, None] & real_key[None, :])",
+        "tl.store(out_at + token, y, mask=True & leads & fits)",
+    ]
