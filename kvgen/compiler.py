@@ -57,17 +57,19 @@ def emit(
     features: what it can do, some of `kvgen.codegen.features.ALL`; all of it where None. untimed:
     also with the kernels that run only where they have been timed, though they are on no GPU: for
     who times or checks them."""
-    from kvgen.codegen.features import completed
+    from kvgen.codegen.features import SHORT, completed
     from kvgen.codegen.render import render
     from kvgen.explaining.explain import form_text
     from kvgen.kernels.untuned import waiting
-    from kvgen.schedules.written import written
+    from kvgen.schedules.written import PAGED_WINDOWS, written
 
     table = baking.known(analysis) if known is None else known
     tuned = baking.baked(analysis, table)
     chosen = completed(features)
     form, records = analysis.form, analysis.records
-    schedule = partial(written, without=() if untimed else waiting(form, tuned.configs))
+    without = set(() if untimed else waiting(form, tuned.configs))
+    without |= set() if SHORT in chosen else PAGED_WINDOWS
+    schedule = partial(written, without=without)
     return render(form, records, form_text(analysis), tuned, chosen, schedule)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kvgen.algebra.form import Form
-from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Stored
 from kvgen.codegen.names import local
 from kvgen.codegen.printer import ATOM, Text, aligned
@@ -56,17 +55,17 @@ def records_of_head(stored: Stored, shapes: Shapes, dims: str = "", heads: str =
     return f" + {shapes.of_heads(indexed(stored.heads, dims, heads))} * {size}"
 
 
-def carried_address(form: Form, name: str, place: str, heads: str = "", tokens: str = "") -> str:
+def carried_address(form: Form, name: str, place: str, heads: str = "") -> str:
     """Where a carried state lies after `place` records, in [slots, layers, places + 1, *axes].
 
-    heads, tokens: the dimensions of `head` and of `place`, if they have one.
+    heads: the dimension of `head`, if it has one.
     """
     carry = next(c for c in form.carries if c.tensor.name == name)
     sizes = dict(form.spec.sizes)
     ratio = form.spec.ratio
     axes = carry.axes
     width = sizes[axes.channels] if axes.channels else 1
-    dims = tokens + (heads if axes.head == "HV" else "") + axes.channels
+    dims = (heads if axes.head == "HV" else "") + axes.channels
     index = indexed(axes.head, dims, heads) if axes.head else None
     parts = [f"{local(name)}_at"]
     if place != "0":
@@ -74,7 +73,7 @@ def carried_address(form: Form, name: str, place: str, heads: str = "", tokens: 
         # the states of all heads, as far as the last place
         if (MAX_BUFFER + 1) * sizes.get(axes.head or "", 1) * width >= MOST_32:
             inner = f"{inner}.to(tl.int64)"
-        factors = [aligned(Text(inner, ATOM, tokens), dims).text]
+        factors = [inner]
         factors += [head_count(axes.head, ratio)] if index else []
         factors += [str(width)] if width > 1 else []
         parts.append(" * ".join(factors))
@@ -82,21 +81,6 @@ def carried_address(form: Form, name: str, place: str, heads: str = "", tokens: 
         parts.append(index if width == 1 else f"{index} * {width}")
     if axes.channels:
         parts.append(indexed(axes.channels, dims))
-    return " + ".join(parts)
-
-
-def past_address(form: Form, shapes: Shapes, x: Node, place: str) -> str:
-    """Where an input of the past lies, in [slots, layers, places, *axes], for several places."""
-    axes = x.axes
-    width, dims = shapes.size(axes.channels), "T" + axes.channels
-    factors = [aligned(Text(f"{place}.to(tl.int64)", ATOM, "T"), dims).text]
-    factors += [head_count(axes.head, form.spec.ratio)] if axes.head else []
-    factors += [str(width)] if width > 1 else []
-    parts = [f"{local(form.past_of(x))}_at", " * ".join(factors)]
-    if axes.head:
-        index = indexed(axes.head, dims)
-        parts.append(index if width == 1 else f"{index} * {width}")
-    parts += [indexed(axes.channels, dims)] if axes.channels else []
     return " + ".join(parts)
 
 

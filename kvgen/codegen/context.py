@@ -19,7 +19,6 @@ from kvgen.codegen.hint import command
 from kvgen.codegen.levels import newest_first, per_head
 from kvgen.codegen.literals import literal, quoted, text_literal, tuple_text
 from kvgen.codegen.operands import multiplies
-from kvgen.codegen.paged import short_extend_scope, short_verify_scope
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.said import (
     argument_docs,
@@ -29,7 +28,7 @@ from kvgen.codegen.said import (
     given_text,
     heads_from,
 )
-from kvgen.codegen.scheduled import Scheduled, has_groups, of_groups
+from kvgen.codegen.scheduled import Scheduled, of_groups
 from kvgen.codegen.shapes import Shapes
 from kvgen.codegen.short import short_decode_scope
 from kvgen.codegen.table import axes_text
@@ -41,7 +40,6 @@ from kvgen.codegen.tensors import (
     tensors_of,
     tile_of,
 )
-from kvgen.codegen.windows.window import extend_scope, verify_scope
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
 
 # kernels of one tile of a head, and what others begin with
@@ -104,11 +102,9 @@ def context_of(
         "emptied": form.emptied,
         "matrix_tensors": matrix_tensors,
         "step_tensors": step_tensors,
-        "fold_has_groups": of_groups(fold, step_tensors),
-        "read_has_groups": of_groups(read, matrix_tensors),
-        "step_has_groups": of_groups(step, [*step_tensors, *past_tensors]),
-        # whether only a group's first head leaves some carried state
-        "carries_lead": ratio > 1 and any(carry.axes.head == "H" for carry in form.carries),
+        "fold_has_groups": of_groups(form, (fold,), step_tensors),
+        "read_has_groups": of_groups(form, (read,), matrix_tensors),
+        "step_has_groups": of_groups(form, (step,), [*step_tensors, *past_tensors]),
         "token_tensors": [*step_tensors, *past_tensors],
         # where the past of a row's inputs lies, as kernels take it behind what it has recorded
         "order": " order_ptr, ring," if form.remembered else "",
@@ -164,25 +160,23 @@ def _leaf(node: Node) -> str:
     return str(leaf.value)
 
 
-def windows_of(form: Form, records: Records, context: dict[str, Any]) -> dict[str, object]:
+def windows_of(
+    form: Form, records: Records, context: dict[str, Any], scheduled: Mapping[str, Scheduled]
+) -> dict[str, object]:
     """What `verify` and `extend` add, where several tokens can pass over the state at once."""
     if not form.windows:
         return {"verify": None}
-    shapes, single = context["shapes"], context["single"]
-    verify = verify_scope(form, records, shapes, single)
-    extend = extend_scope(form, records, shapes)
+    verify, extend = scheduled["verify"], scheduled["extend"]
     used = [*form.roots, *form.remembered, *(s.node for s in records.stored)]
-    prompt = "\n".join([*extend.before, *extend.unit, *extend.tile, *extend.after, extend.output])
     return {
         "verify": verify,
         "extend": extend,
-        "helpers": context["helpers"] | verify.helpers | extend.helpers,
-        "verify_text": "\n".join([*verify.unit, *verify.tile]),
-        "extend_text": prompt,
+        "helpers": context["helpers"].union(verify.functions, extend.functions),
         "window_arguments": window_arguments(form, used),
         "extend_arguments": window_arguments(form, form.roots),
-        "extend_has_groups": has_groups(prompt, context["token_tensors"], form)
-        or of_groups(context["folded"], []),
+        "extend_has_groups": of_groups(
+            form, (extend, scheduled["folded"]), context["token_tensors"]
+        ),
         "window_docs": argument_docs(form, ("B", "T")),
     }
 
@@ -213,9 +207,11 @@ def features_of(form: Form, features: tuple[str, ...]) -> dict[str, object]:
     }
 
 
-def scheduled_of(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) -> dict[str, Any]:
+def scheduled_of(
+    form: Form, context: dict[str, Any], scheduled: Mapping[str, Scheduled]
+) -> dict[str, Any]:
     """Kernels that schedules lay out, as far as the module has them."""
-    decode = scheduled["decode"]
+    decode, folded = scheduled["decode"], scheduled["folded"]
     chunk, chain = (
         scheduled.get(each) if context["has_verify"] else None for each in ("chunk", "chain")
     )
@@ -234,11 +230,14 @@ def scheduled_of(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) ->
         "chunk": chunk,
         "prepare": prepare,
         "sweep": sweep,
-        "sweep_has_groups": (
-            has_groups("\n".join(sweep.lines if sweep else ()), context["step_tensors"])
-            or of_groups(context["folded"], [])
-        ),
+        "sweep_has_groups": sweep and of_groups(form, (sweep, folded), context["step_tensors"]),
         "blocks": sweep.prepared.facts if sweep and sweep.prepared else None,
+        "rows_helpers": {
+            name
+            for each in ("verify", "extend")
+            if context[f"has_{each}"]
+            for name in context[each].helpers
+        },
         "scheduled_helpers": {name for each in there for name in each.helpers},
         "helpers": context["helpers"].union(*(each.functions for each in (decode, *there))),
         "has_beside": widest > 0 or "_beside" in beside,
@@ -247,7 +246,9 @@ def scheduled_of(context: dict[str, Any], scheduled: Mapping[str, Scheduled]) ->
     }
 
 
-def paged_of(form: Form, records: Records, context: dict[str, Any]) -> dict[str, Any]:
+def paged_of(
+    form: Form, records: Records, context: dict[str, Any], scheduled: Mapping[str, Scheduled]
+) -> dict[str, Any]:
     """The tensors and scopes of a paged cache's kernels."""
     stored = {s.name for s in records.stored}
     carried = {carry.name for carry in context["carries"]}
@@ -257,11 +258,8 @@ def paged_of(form: Form, records: Records, context: dict[str, Any]) -> dict[str,
     read = [t for t in context["decode_tensors"] if t.name not in stored | carried]
     shapes, single = context["shapes"], context["single"]
     decode = short_decode_scope(form, records, shapes, single)
-    verify = short_verify_scope(form, records, shapes, single)
-    extend = short_extend_scope(form, records, shapes)
+    verify, extend = scheduled["short_verify"], scheduled["short_extend"]
     used = [*form.roots, *(s.node for s in records.stored)]
-    prompt = [*extend.before, *extend.unit, *extend.tile, *extend.after, extend.output]
-    prompt += [store.line for store in extend.tile_stores]
     every = [*context["plane_tensors"], *record_tensors, *carried_tensors]
     decoded = [*read, *record_tensors, *carried_tensors]
     return {
@@ -277,10 +275,6 @@ def paged_of(form: Form, records: Records, context: dict[str, Any]) -> dict[str,
             "planes": read,
             "decode_tensors": decoded,
             "extend_tensors": every,
-            "extend_needs_leads": extend.needs_leads or context["carries_lead"],
-            "extend_has_groups": has_groups("\n".join(prompt), every, form)
-            or of_groups(context["folded"], []),
-            "extend_text": "\n".join(prompt),
-            "lines": [*verify.unit, *verify.pages, *verify.of_state, *verify.tile, *prompt],
+            "extend_has_groups": of_groups(form, (extend, scheduled["folded"]), every),
         },
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from kvgen.algebra.chunk import forgives
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
-from kvgen.codegen.printer import ATOM, Emission, Text
+from kvgen.codegen.printer import Emission, Text
 
 # what a tensor core contracts at a time
 LEAST = 16
@@ -76,21 +76,6 @@ def as_given(load: Text) -> str:
     return load.text.removesuffix(".to(tl.float32)")
 
 
-def load_given(token: Emission, raw: Node, called: str, level: list[str]) -> str:
-    """Bring the input in as it is, and widened for everything else that needs it.
-
-    called: its name where the spec has none. Gives the name of what came.
-    """
-    load = token.load(raw)
-    assert load is not None
-    name = token.namer.new(token.graph.names.get(raw, called))
-    given = token.namer.new(f"{name}_given")
-    level.append(f"{given} = {as_given(load)}")
-    level.append(f"{name} = {given}.to(tl.float32)")
-    token.known[raw] = Text(name, ATOM, load.dims)
-    return given
-
-
 def component(raw: Node) -> str:
     """An input's name, with the number of the component if it is one."""
     return f"{raw.args[0].value}{raw.value}" if raw.op == "index" else str(raw.value)
@@ -103,9 +88,3 @@ def emit_number(scope: Emission, number: Node, level: list[str]) -> Text | None:
     (text,) = scope.emit([number])
     level += scope.take()
     return text
-
-
-def filled(texts: list[str]) -> list[str]:
-    """A power of two of them: the last stands for those that lack."""
-    count = 1 << (len(texts) - 1).bit_length()
-    return texts + texts[-1:] * (count - len(texts))

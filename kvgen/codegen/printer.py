@@ -16,13 +16,11 @@ from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.naming import described
 from kvgen.algebra.padding import padded_with_zeros
 from kvgen.functions.function import Function
-from kvgen.functions.registry import FUNCTIONS, function_of
+from kvgen.functions.registry import FUNCTIONS
 
 LINE = 88
 ATOM, UNARY, POWER, PRODUCT, SUM = 5, 4, 3, 2, 1
 OPERATORS = {"add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT)}
-# operators that take a thread ten instructions or more
-SLOW = ("div", "pow")
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,7 @@ class Emission:
     known: nodes that have a text here. load(node) prints a leaf or a recorded value, or gives
     None for what is computed. helpers collects the module-level functions the text calls. suffix is
     appended to new names. masks: the name of the mask of each channel that is padded. called: names
-    for nodes that have none in the spec, where they get a line. once: the dimensions of values that
-    Triton is kept from computing again for every layout that it needs them in.
+    for nodes that have none in the spec, where they get a line.
     """
 
     graph: Graph
@@ -76,7 +73,6 @@ class Emission:
     lines: list[str] = field(default_factory=list)
     zero: dict[Node, bool] = field(default_factory=dict)
     called: dict[Node, str] = field(default_factory=dict)
-    once: str | None = None
 
     def beside(self, load: Callable[[Node], Text | None], suffix: str) -> Emission:
         """Where the same values are computed of other tokens: no name is taken twice."""
@@ -91,27 +87,13 @@ class Emission:
     def bind(self, node: Node, text: Text, wanted: str | None = None) -> Text:
         """Give the node's value a line of its own and a name."""
         name = self.namer.new((wanted or self.name_of(node)) + self.suffix)
-        value = f"_once({text.text})" if text.dims == self.once and self._slow(node) else text.text
-        self.lines.append(f"{name} = {value}")
+        self.lines.append(f"{name} = {text.text}")
         self.known[node] = Text(name, ATOM, text.dims)
         return self.known[node]
-
-    def _slow(self, node: Node) -> bool:
-        """Whether the text of a node computes more than a few products and sums."""
-        if self.load(node) is not None:
-            return False
-        inline = (arg for arg in node.args if not self.known[arg].text.isidentifier())
-        function = function_of(node)
-        slow = node.op in SLOW if function is None else function.slow
-        return slow or any(self._slow(arg) for arg in inline)
 
     def name_of(self, node: Node, otherwise: str = "term") -> str:
         names = ChainMap(self.graph.names, self.called)
         return names.get(node) or described(node, names) or otherwise
-
-    def call(self, node: Node, wanted: str) -> None:
-        """A name for where the spec has none and what is done does not suggest one."""
-        self.called.setdefault(node, self.name_of(node, wanted))
 
     def emit(self, roots: Iterable[Node]) -> list[Text]:
         """Print the roots; what they need is printed before them, each value once."""
@@ -183,7 +165,7 @@ class Emission:
             log = Text(repr(math.log(raised.const)), ATOM if raised.const >= 1 else UNARY, "")
             return Text(f"tl.exp({args[1].inside(PRODUCT)} * {log.text})", ATOM, dims)
         if not exponent.is_const:
-            self.helpers.add("power")
+            self.helpers.add("_power")
             parts = ", ".join(aligned(arg, dims).text for arg in args)
             return Text(f"_power({parts})", ATOM, dims)
         power = exponent.const
@@ -210,8 +192,8 @@ def joined(args: Iterable[Text]) -> str:
 
 
 def ordered(dims: str) -> str:
-    """The dimensions once each: T (tokens), G (heads of a group), P (places), K, V."""
-    return "".join(dim for dim in "TGPKV" if dim in dims)
+    """The dimensions once each: G (heads of a group), P (places), K, V."""
+    return "".join(dim for dim in "GPKV" if dim in dims)
 
 
 def aligned(text: Text, dims: str) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from kvgen.codegen.context import context_of, features_of, paged_of, scheduled_o
 from kvgen.codegen.environment import environment
 from kvgen.codegen.features import ALL
 from kvgen.codegen.literals import escaped
-from kvgen.codegen.scheduled import Schedule
+from kvgen.codegen.scheduled import Schedule, Scheduled
 from kvgen.codegen.signatures import choices_of, facts_of, short_signatures, signatures_of
 from kvgen.codegen.table import table_text
 from kvgen.codegen.wrapping import wrapped
@@ -34,15 +35,15 @@ def render(
     schedule: gives the kernels whose lines it lays out, by name."""
     scheduled = schedule(form, records)
     context = context_of(form, records, tuned, scheduled)
-    context |= windows_of(form, records, context) | features_of(form, features)
-    context |= scheduled_of(context, scheduled)
+    context |= windows_of(form, records, context, scheduled) | features_of(form, features)
+    context |= scheduled_of(form, context, scheduled)
     signatures = signatures_of(context)
     more = facts_of(form, context) | choices_of(form, context)
     context["table"] = table_text(form, records, signatures, more, context["fresh"])
     kernels = {*signatures, *(context["features"])}
     context["configs"] = configs_text(tuned.configs, kernels)
     context["legend"] = legend(context["configs"])
-    context |= _short(form, records, tuned, schedule, dict(context))
+    context |= _short(form, records, tuned, schedule, scheduled, dict(context))
     # what speaks of the runtime, which says what of it the module has
     spoken = [environment().get_template(name).render(context) for name in SPOKEN]
     context["host"] = inlined.host(context["features"], "\n".join(spoken))
@@ -54,7 +55,12 @@ def render(
 
 
 def _short(
-    form: Form, records: Records, tuned: Tuned, schedule: Schedule, context: dict[str, Any]
+    form: Form,
+    records: Records,
+    tuned: Tuned,
+    schedule: Schedule,
+    scheduled: Mapping[str, Scheduled],
+    context: dict[str, Any],
 ) -> dict[str, object]:
     """What a cache of short contexts adds, as text: its records and states lie in pages.
 
@@ -62,19 +68,18 @@ def _short(
     is safe for.
     """
     if "short" not in context["features"]:
-        several = [name for name in ("verify", "extend") if name in context["features"]]
-        parts = [context[f"{name}_text"] for name in several]
-        return {"window_text": "\n".join(parts)}
+        return {}
     plain = form
     if form.factored:
         plain = replace(form, factored=None)
         records = plan_records(plain)
-        kept = ("verify", "features", "without_short", "verify_text", "extend_text")
-        kept += tuple(f"has_{name}" for name in ALL)
+        kept = ("features", "without_short", "rows_helpers", *(f"has_{name}" for name in ALL))
         same = {name: context[name] for name in kept}
-        context = context_of(plain, records, tuned, schedule(plain, records)) | same
-    context |= paged_of(plain, records, context)
+        scheduled = schedule(plain, records)
+        context = context_of(plain, records, tuned, scheduled) | same
+    context |= paged_of(plain, records, context, scheduled)
     short = context["short"]
+    several = [short[name] for name in ("verify", "extend")]
     env = environment()
     names = ("short.py.jinja", "short_decode.py.jinja", "short_window.py.jinja")
     kernels = [env.get_template(name).render(context) for name in names]
@@ -86,9 +91,9 @@ def _short(
         "short_kernels": "".join(kernels),
         "short_table": table,
         "short": short,
-        "window_text": "\n".join([context["verify_text"], context["extend_text"], *short["lines"]]),
+        "rows_helpers": context["rows_helpers"].union(*(each.helpers for each in several)),
         "helpers": context["helpers"].union(
-            *(short[name].helpers for name in ("decode", "verify", "extend"))
+            short["decode"].helpers, *(each.functions for each in several)
         ),
     }
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
-from kvgen.codegen.addresses import carried_address
 from kvgen.codegen.tensors import CacheTensor
 
 
@@ -48,14 +46,9 @@ class Scheduled(Protocol):
 Schedule = Callable[[Form, Records], Mapping[str, Scheduled]]
 
 
-def of_groups(kernel: Scheduled, tensors: list[CacheTensor]) -> bool:
-    """Whether a kernel, or where tensors begin, takes the number of the head's group."""
-    return "group" in kernel.given or any(t.head == "H" for t in tensors)
-
-
-def has_groups(lines: str, tensors: list[CacheTensor], form: Form | None = None) -> bool:
-    """Whether the code uses the number of the head's group."""
-    places = [t.head_offset for t in tensors]
-    if form is not None:
-        places += [carried_address(form, carry.tensor.name, "0") for carry in form.carries]
-    return re.search(r"\bgroup\b", "\n".join([lines, *places])) is not None
+def of_groups(form: Form, kernels: Iterable[Scheduled], tensors: Iterable[CacheTensor]) -> bool:
+    """Whether kernels, or where tensors and carried states begin, take the number of the head's
+    group."""
+    heads = [tensor.head for tensor in tensors]
+    heads += [carry.axes.head for carry in form.carries]
+    return "H" in heads or any("group" in kernel.given for kernel in kernels)

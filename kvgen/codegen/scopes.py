@@ -1,32 +1,24 @@
-"""What kernels read back from the buffer, as finished lines of Triton: decays, keys and values at
-all places, with the weights that scores are times.
-"""
+"""What a decode of short contexts reads back, as finished lines of Triton: keys and values at all
+places of some pages, with the weights that scores are times."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from kvgen.algebra.form import Decay, Form
+from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.records import Records
-from kvgen.codegen.levels import newest_first
-from kvgen.codegen.loads import RecordLoads
 from kvgen.codegen.names import by_channel
 from kvgen.codegen.operands import as_given, emit_number
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned
-from kvgen.codegen.shapes import Shapes
 
 
 @dataclass
 class Buffer:
-    """The buffer's part of a decode: lines by level and the texts the reads use.
-
-    token: those of `unit` that need this token too, and come after all others.
-    """
+    """The lines of keys and of values, and the texts the reads use."""
 
     unit: list[str] = field(default_factory=list)
-    token: list[str] = field(default_factory=list)
     tile: list[str] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
@@ -42,53 +34,24 @@ class Buffer:
         return zip(self.values, self.keys, [None] * len(self.keys), strict=True)
 
 
-def buffer_scope(
-    form: Form,
-    records: Records,
-    shapes: Shapes,
-    per_head: bool,
-    token: Emission,
-    given: Mapping[Node, tuple[Node, Node]] | None = None,
-) -> Buffer:
-    """Everything that is read back from the buffer: decays since each place, w and d.
-
-    given: for tensor cores, which take 16 bits as they are: sides that are a recorded input times
-    a number for each place.
-    """
-    buffer = Buffer()
-
-    def places(place: str, held: str | None, suffix: str) -> Emission:
-        return token.beside(RecordLoads(records, shapes, place, held), suffix)
-
-    for decay in form.summed_decays:
-        level = buffer.tile if decay.channel == "V" or not per_head else buffer.unit
-        reverse = "" if newest_first(form) else ", reverse=True"
-        level += _decay_lines(decay, places, buffer, token, reverse)
-    if form.factored:
-        (kept,) = token.emit([form.graph.exp(form.factored.before)])
-        buffer.token += token.take()
-        buffer.kept["K"] = kept.text
-    sides_at_places(form, records, places("place", "held", "s"), buffer, given)
-    return buffer
-
-
 def sides_at_places(
     form: Form,
     records: Records,
     held: Emission,
     buffer: Buffer,
-    given: Mapping[Node, tuple[Node, Node]] | None,
-    dims: tuple[str, str] = ("PK", "PV"),
+    given: Mapping[Node, tuple[Node, Node]],
+    dims: tuple[str, str],
 ) -> None:
     """Both sides of every write at the places of a tile, with the decays over their channels.
 
-    dims: those of the tiles that the two sides are.
+    given: for tensor cores, which take 16 bits as they are: sides that are a recorded input times
+    a number for each place. dims: those of the tiles that the two sides are.
     """
     narrow = {stored.node for stored in records.stored if stored.dtype.narrow}
     values = [write.d for write in form.writes]
     strays = [strays_from(write, held.load) for write in zip(form.keys, values, strict=True)]
     for node, stray in zip(form.keys, strays, strict=True):
-        raw, scale = (given or {}).get(node, (None, None))
+        raw, scale = given.get(node, (None, None))
         if raw in narrow and "K" not in buffer.kept:
             assert raw is not None and scale is not None
             load = held.load(raw)
@@ -105,13 +68,13 @@ def sides_at_places(
         buffer.scales.append(None)
         text = _at_places(node, dims[0], stray, held, "write_key")
         buffer.unit += held.take()
-        if "K" in buffer.kept and not form.factored:
+        if "K" in buffer.kept:
             name = held.namer.new("keys_now")
             buffer.unit.append(f"{name} = {text} * tl.exp(since_key)")
             text = name
         buffer.keys.append(text)
     for node, stray in zip(values, strays, strict=True):
-        if given is not None and node in narrow and not stray and "V" not in buffer.kept:
+        if node in narrow and not stray and "V" not in buffer.kept:
             load = held.load(node)
             assert load is not None
             name = held.namer.new(f"{held.name_of(node)}_given")
@@ -161,33 +124,3 @@ def strays_from(write: tuple[Node, Node], loaded: Callable[[Node], object]) -> b
 
 
 SINCE, KEPT, TOTAL = by_channel("since"), by_channel("kept"), by_channel("total")
-
-
-def _decay_lines(decay: Decay, places, buffer: Buffer, token: Emission, reverse: str) -> list[str]:
-    """The decay since each place, summed newest first, and what is left of the stored state."""
-    channel = decay.channel
-    dims = "P" + channel
-    newer, first = places("after", "newer", "_newer"), places("0", "oldest", "_first")
-    (log,), (first_log,) = newer.emit([decay.log]), first.emit([decay.log])
-    since, kept, total = SINCE[channel], KEPT[channel], TOTAL[channel]
-    select = "[:, None]" if channel else ""
-    lines = newer.take()
-    # a load has already been masked to 0 where none is held; anything derived from one has not
-    single = len(lines) == 1 and lines[0].endswith("other=0.0)")
-    direct = single or log.text.startswith("tl.load(")
-    own = first_log.text if direct else f"tl.where(oldest, {first_log.text}, 0.0)"
-    if direct:
-        lines.append(f"{since} = tl.cumsum({log.text}, 0{reverse})")
-    else:
-        text = aligned(log, dims).text
-        lines.append(f"{since} = tl.cumsum(tl.where(newer{select}, {text}, 0.0), 0{reverse})")
-    lines += first.take()
-    lines += [
-        f"{total} = tl.sum(tl.where((place == 0){select}, {since}, 0.0), 0)",
-        f"{kept} = tl.exp({total} + {own})",
-    ]
-    if not channel:
-        lines.append(f"weight = tl.exp({since})")
-        buffer.weight = "weight"
-    buffer.kept[channel] = kept
-    return lines

@@ -16,16 +16,49 @@ from dataclasses import dataclass, field
 from kvgen.algebra.form import Carry, Decay, Form
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.records import Records, Stored
-from kvgen.codegen.addresses import carried_address, indexed, records_of_head
+from kvgen.codegen.addresses import carried_address, indexed, mask_of, records_of_head
 from kvgen.codegen.levels import boundary, unit_level
 from kvgen.codegen.loads import TokenLoads, token_emission
 from kvgen.codegen.names import local
 from kvgen.codegen.operands import times_input
-from kvgen.codegen.paged import PagedLoads
 from kvgen.codegen.printer import ATOM, Emission, Text, aligned, ordered
 from kvgen.codegen.scopes import KEPT, SINCE, TOTAL, Buffer, sides_at_places
 from kvgen.codegen.shapes import Shapes
 from kvgen.codegen.stores import Store, guards, needs_leads, same_head
+
+
+@dataclass
+class PagedLoads:
+    """Loads records where those of each place, or of one, begin: at `…_at`, or another such name.
+
+    held: a mask, beyond which 0 is loaded. heads: as in TokenLoads. dims: of the places.
+    """
+
+    records: Records
+    shapes: Shapes
+    held: str
+    spot: str
+    heads: str
+    dims: str
+
+    def __call__(self, node: Node) -> Text | None:
+        stored = next((each for each in self.records.stored if each.node is node), None)
+        if stored is None:
+            return None
+        places = ordered(self.dims + (self.heads if stored.heads == "HV" else ""))
+        dims = places + stored.channel
+        text = aligned(Text(f"{local(stored.name)}_{self.spot}", ATOM, places), dims).text
+        masks = [aligned(Text(self.held, ATOM, self.dims), dims).text]
+        if stored.channel:
+            text += f" + {indexed(stored.channel, dims)}"
+            if self.shapes.masked(stored.channel):
+                real = f"real_{self.shapes.index(stored.channel)}"
+                masks.append(aligned(Text(real, ATOM, stored.channel), dims).text)
+        mask = " & ".join(masks) if self.dims else mask_of(masks[:1], masks[1:], block=bool(dims))
+        text = f"tl.load({text}, mask={mask}, other=0.0)"
+        if stored.dtype.narrow:
+            text += ".to(tl.float32)"
+        return Text(text, ATOM, dims)
 
 
 @dataclass(frozen=True)
@@ -74,7 +107,7 @@ class _Scope:
     def __init__(self, form: Form, records: Records, shapes: Shapes, per_head: bool) -> None:
         self.form, self.records, self.shapes = form, records, shapes
         self.per_head, self.heads = per_head, "" if per_head else "G"
-        loads = TokenLoads(form, records, shapes, heads=self.heads, before="count % RING")
+        loads = TokenLoads(form, shapes, self.heads, "count % RING")
         self.token = token_emission(form, records, shapes, loads)
         self.scope = ShortScope(per_head, helpers=self.token.helpers)
         self.roots = [*form.roots, *(stored.node for stored in records.stored)]
@@ -99,7 +132,7 @@ class _Scope:
     # -- records
 
     def _held(self, spot: str, held: str, dims: str, suffix: str) -> Emission:
-        loads = PagedLoads(self.records, self.shapes, "place", held, spot, self.heads, dims)
+        loads = PagedLoads(self.records, self.shapes, held, spot, self.heads, dims)
         return self.token.beside(loads, suffix)
 
     def _addresses(self, spot: str, page: str, within: str, users: list[str]) -> list[str]:

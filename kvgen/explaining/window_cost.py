@@ -1,6 +1,6 @@
 """Operations of several tokens that share a pass, beside those of the plain recurrence.
 
-They follow what `codegen/windows/` writes: T tokens' columns through the state, the products of
+They follow what `schedules/windows/` lays out: T tokens' columns through the state, the products of
 every token's columns with every token's writes, how the writes are found, and a prompt's update of
 the state. Drafts are those of a tree: where a decay by channel never grows, a chain's take less,
 as a prompt's do. A multiply-add is two, an exponential one; gates, norms and what has no channels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from kvgen.functions.function import Function
 from kvgen.ir.values import (
@@ -26,6 +27,7 @@ from kvgen.ir.values import (
     Type,
     Value,
     When,
+    Wish,
 )
 
 
@@ -35,6 +37,7 @@ class Builder:
     def __init__(self, order: str = WINDOWS) -> None:
         self.order = order
         self.leaves: dict[str, Value] = {}
+        self.numbers: dict[tuple[Type, float], Value] = {}
         # blocks that are open, each with the values that stand in it
         self.open: list[tuple[list[Statement], dict[object, Value]]] = [([], {})]
 
@@ -55,7 +58,10 @@ class Builder:
         return self.leaves[name]
 
     def number(self, value: float) -> Value:
-        return self.let("number", (), "", "int" if isinstance(value, int) else "float", value)
+        # one for all blocks, for it stands in none of them
+        kind: Type = "int" if isinstance(value, int) else "float"
+        key = (kind, value)
+        return self.numbers.setdefault(key, Value("number", (), "", kind, value))
 
     # -- values
 
@@ -70,7 +76,7 @@ class Builder:
         note: str | None = None,
     ) -> Value:
         key = (op, args, axes, type, detail)
-        for _, known in self.open:
+        for _, known in reversed(self.open):
             if key in known:
                 return known[key]
         value = Value(op, args, axes, type, detail, name, note)
@@ -113,10 +119,10 @@ class Builder:
         kind = other.type if x.op == "number" else x.type
         return self.let("where", args, self.together(args), kind, None, name)
 
-    def every(self, *conditions: Value) -> Value:
+    def every(self, *conditions: Value, name: str | None = None) -> Value:
         """Those of a whole program come first."""
         args = tuple(sorted(conditions, key=lambda each: bool(each.axes)))
-        return self.let("every", args, self.together(args), "bool")
+        return self.let("every", args, self.together(args), "bool", None, name)
 
     def cast(self, x: Value, type: Type, name: str | None = None) -> Value:
         return x if x.type == type else self.let("cast", (x,), x.axes, type, None, name)
@@ -134,7 +140,8 @@ class Builder:
         type: Type = "stored",
     ) -> Value:
         args = (pointer, offset) if mask is None else (pointer, offset, mask)
-        return self.let("load", args, offset.axes, type, None, name, note)
+        axes = self.together((pointer, offset))
+        return self.let("load", args, axes, type, None, name, note)
 
     def sum(self, x: Value, axis: str, name: str | None = None) -> Value:
         left = "".join(each for each in x.axes if each != axis)
@@ -179,13 +186,31 @@ class Builder:
         whole = self.together(args) if axes is None else axes
         return self.let("helper", args, whole, type, helper, name, note)
 
-    def parts(self, whole: Value, axes: str, names: Sequence[str | None]) -> list[Value]:
-        """What a helper gives at once, one by one; None: what nothing looks at."""
+    def parts(
+        self, whole: Value, axes: str | Sequence[str], names: Sequence[str | None]
+    ) -> list[Value]:
+        """What a helper gives at once, one by one; None: what nothing looks at. axes: of all, or of
+        each."""
         count = len(names)
+        several = [axes] * count if isinstance(axes, str) else axes
         return [
-            self.let("part", (whole,), axes, whole.type, Part(number, count), name)
-            for number, name in enumerate(names)
+            self.let("part", (whole,), each, whole.type, Part(number, count), name)
+            for number, (each, name) in enumerate(zip(several, names, strict=True))
         ]
+
+    def variable(self, value: Value, name: str) -> Value:
+        """What begins as a value, and moves."""
+        started = Value("variable", (value,), value.axes, value.type, None, name)
+        self.open[-1][0].append(Let(started))
+        return started
+
+    def again(self, value: Value) -> Value:
+        """The same once more, with what stands within it, to stand within what looks at it."""
+        if value.is_leaf or (value.name and not isinstance(value.name, Wish)):
+            return value
+        copy = replace(value, args=tuple(map(self.again, value.args)))
+        self.open[-1][0].append(Let(copy))
+        return copy
 
     def either(self, constant: str, first: Value, second: Value) -> Value:
         """The first, if it is there, which hangs on the constant; else the second."""
@@ -204,7 +229,7 @@ class Builder:
         self.open[-1][0].append(Store(pointer, offset, value, guard, note))
 
     def move(self, given: Value, value: Value, note: str | None = None) -> None:
-        """What was computed of the given before stays as it is."""
+        """What was computed of the given, or of the variable, before stays as it is."""
         self.open[-1][0].append(Move(given, value, note))
 
     def do(self, called: str) -> None:
@@ -228,6 +253,22 @@ class Builder:
         yield turn
         statements, _ = self.open.pop()
         self.open[-1][0].append(Loop(turn, count, stages, Block(tuple(statements)), note))
+
+    @contextmanager
+    def outside(self, depth: int) -> Iterator[None]:
+        """What is built stands in the block that so many are open around, as far as that is."""
+        inner = self.open[depth:]
+        del self.open[depth:]
+        yield
+        self.open += inner
+
+    @contextmanager
+    def section(self) -> Iterator[None]:
+        """What is built stands behind all that is put into the block around it meanwhile."""
+        self.open.append(([], {}))
+        yield
+        statements, _ = self.open.pop()
+        self.open[-1][0].extend(statements)
 
 
 def other(axis: str) -> str:

@@ -2,8 +2,9 @@
 
 A value's elements lie along its axes, in the order that its kernel has them in: V, a tile of value
 channels; P, places of the buffer; S, the tokens of a window as those that write; K, key channels;
-T, the same tokens as those that read; C, vectors side by side. A product contracts the last axis of
-its first factor with the first of its second.
+T, the same tokens as those that read; C, vectors side by side; R, several vectors' tokens, row upon
+row; Q, places that places are compared with. A product contracts the last axis of its first factor
+with the first of its second.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Literal
 
 from kvgen.functions.function import Function
 
-# the tokens of a window, a token alone, and heads of tokens that nothing holds together
-WINDOWS, TOKEN, ITEMS = "VPSKT", "PKVC", "TKV"
+# the tokens of a window as columns or as rows, a token alone, and heads of tokens that nothing
+# holds together
+WINDOWS, ROWS, TOKEN, ITEMS = "VPSKT", "RTSPQKV", "PKVC", "TKV"
 # the same tokens, as those that write and as those that read
 TOKENS = ("S", "T")
 
@@ -27,7 +29,7 @@ COMPARISONS = ("lt", "gt", "eq")
 Op = Literal[
     "given", "number", "range", "load", "neg", "add", "sub", "mul", "div", "floordiv", "mod", "and",
     "shr", "lt", "gt", "eq", "every", "where", "cast", "function", "total", "scan", "dot", "turned",
-    "along", "column", "helper", "part", "either",
+    "along", "column", "helper", "part", "either", "variable",
 ]  # fmt: skip
 
 
@@ -75,6 +77,7 @@ class Value:
     axes the other way round. `along`: the tokens that read as those that write, or vice versa.
     `column`: a vector as one of several. `helper`: of a function of the module. `part`: one that a
     helper gives. `either`: of two that are there if a constant, its detail, is not 0, and if it is.
+    `variable`: what a value begins as that moves.
 
     type: `stored` is as it lies in memory. name: of its line. note: what a reader should know.
     """
@@ -112,7 +115,7 @@ class Store:
 
 @dataclass(frozen=True)
 class Move:
-    """What stands before the kernel's own lines is another value from here on."""
+    """A variable, or what stands before the kernel's own lines, is another value from here on."""
 
     given: Value
     value: Value
@@ -177,8 +180,8 @@ def used(statement: Statement) -> tuple[Value, ...]:
             return value.args
         case Store(pointer, offset, value, guard):
             return (pointer, offset, value, *(() if guard is None else (guard,)))
-        case Move(_, value):
-            return (value,)
+        case Move(given, value):
+            return (given, value)
         case Loop() | When() | Do():
             return ()
 

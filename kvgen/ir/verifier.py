@@ -61,15 +61,16 @@ def _block(block: Block, known: set[Value], within: Conditional, order: str) -> 
                 _block(statement.body, known | _implied(statement, within), within, order)
                 own = (each.value for each in statement.body if isinstance(each, Let))
                 within |= {value: (constant, holds, above) for value in own}
-            case Store(_, offset, value, guard):
-                axes = set(offset.axes)
+            case Store(pointer, offset, value, guard):
+                axes = {*pointer.axes, *offset.axes}
                 _expect(set(value.axes) <= axes, value, "stored to fewer places than it has")
                 if guard is not None:
                     _expect(set(guard.axes) <= axes, guard, "guards more places than are stored to")
                     _expect(guard.type == "bool", guard, "no condition")
             case Move(given, value):
                 alike = (given.axes, given.type) == (value.axes, value.type)
-                _expect(given.op == "given" and alike, value, "no other value of what is given")
+                moves = given.op in ("given", "variable")
+                _expect(moves and alike, value, "no other value of what moves")
             case Loop(index):
                 _block(statement.body, {*known, index}, within, order)
             case _:
@@ -116,7 +117,7 @@ def _axes(value: Value, order: str) -> bool:
         case op if op in ELEMENTWISE:
             return axes == whole
         case "load":
-            return axes == args[1].axes and set(whole) == set(axes)
+            return axes == whole and set(axes) == {*args[0].axes, *args[1].axes}
         case "total":
             assert isinstance(value.detail, Sum)
             axis = value.detail.axis
@@ -135,7 +136,7 @@ def _axes(value: Value, order: str) -> bool:
             before = args[0].axes if value.op == "along" else args[0].axes[::-1]
             pairs = zip(before, axes, strict=True)
             return all(a == b or {a, b} == set(TOKENS) for a, b in pairs)
-        case "either":
+        case "either" | "variable":
             return all((arg.axes, arg.type) == (axes, value.type) for arg in args)
         case "column":
             return axes == args[0].axes + "C"

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from kvgen.functions.function import Function
 from kvgen.ir.values import (
+    ROWS,
     Block,
     Do,
     Helper,
@@ -60,7 +61,7 @@ class _Printer:
     def __init__(
         self, kernel: Kernel, extents: Mapping[str, str], new: Callable[[str], str]
     ) -> None:
-        self.extents, self.new = extents, new
+        self.extents, self.new, self.order = extents, new, kernel.axes
         self.uses = Counter(
             value for statement in everywhere(kernel.body) for value in used(statement)
         )
@@ -116,8 +117,9 @@ class _Printer:
                 line = self.let(value)
                 return [pad + line] if line else []
             case Store(pointer, offset, value, guard):
-                args = [self.at(pointer, offset), self.along(value, offset.axes, AND)]
-                args += [f"mask={self.along(guard, offset.axes, AND)}"] if guard else []
+                axes = self.places(pointer, offset)
+                args = [self.at(pointer, offset), self.along(value, axes, AND)]
+                args += [f"mask={self.along(guard, axes, AND)}"] if guard else []
                 return [f"{pad}tl.store({', '.join(args)})"]
             case Do(called):
                 return [f"{pad}{called}()"]
@@ -150,7 +152,8 @@ class _Printer:
         again = self.uses[value] > 1 or value in self.carried
         long = len(text) > LINE and not plain and value.op != "load" and value not in self.gained
         named = value.name and not isinstance(value.name, Wish)
-        if named or value.op in LINES or (again and not free) or long:
+        alone = value.op in LINES and not isinstance(value.name, Wish)
+        if named or alone or (again and not free) or long:
             return f"{self.called(value)} = {text}"
         self.written[value] = text, binds
         return None
@@ -201,7 +204,10 @@ class _Printer:
         if value in self.named:
             return False
         whole = value.op == "where" and not value.args[0].axes
-        return whole or (value.op == "mul" and value.type == "int")
+        offset = value.op == "mul" and value.type == "int"
+        if self.order == ROWS:
+            offset = value.op in ("mul", "add") and value.type in ("int", "long")
+        return whole or offset
 
     def text(self, value: Value, among: str | None = None) -> Written:
         """among: the axes of what it stands among."""
@@ -227,6 +233,8 @@ class _Printer:
             case "where":
                 chosen, *sides = (self.along(arg, axes, AND) for arg in args)
                 return f"tl.where({', '.join([chosen, *sides])})", ATOM
+            case "variable":
+                return self.of(args[0])
             case "cast":
                 kind, inner = TYPES[value.type], self.inside(args[0], ATOM)
                 if args[0].op == "number":
@@ -257,22 +265,33 @@ class _Printer:
     def every(self, value: Value, axes: str) -> Written:
         """Conditions of a whole program, then those of its elements. Triton's interpreter takes a
         comparison of scalars for a number, which is no mask: True makes it one."""
-        program = [arg for arg in value.args if not arg.axes]
+        program, args = [arg for arg in value.args if not arg.axes], list(value.args)
         texts = ["True"] if program and axes else []
-        texts += [self.along(arg, axes, COMPARISON + 1) for arg in value.args]
+        if self.order == ROWS and program and len(axes) == 2:
+            # a program's conditions with those of its rows, of which there are fewer
+            rows = [arg for arg in args if arg.axes in axes[0]]
+            texts += [self.along(arg, axes[0], COMPARISON + 1) for arg in rows]
+            texts = [f"({' & '.join(texts)})[:, None]"]
+            args = [arg for arg in args if arg not in rows]
+        texts += [self.along(arg, axes, COMPARISON + 1) for arg in args]
         return " & ".join(texts), ATOM if len(texts) == 1 else AND
 
     def load(self, value: Value) -> str:
         pointer, offset, *masks = value.args
         at, zero = self.at(pointer, offset), "0" if value.type == "int" else "0.0"
         for mask in masks:
-            return f"tl.load({at}, mask={self.along(mask, offset.axes, AND)}, other={zero})"
+            return f"tl.load({at}, mask={self.along(mask, value.axes, AND)}, other={zero})"
         return f"tl.load({at})"
 
     def at(self, pointer: Value, offset: Value) -> str:
         if offset.op == "number" and offset.detail == 0:
             return self.inside(pointer, SUM)
-        return f"{self.inside(pointer, SUM)} + {self.inside(offset, SUM)}"
+        axes = self.places(pointer, offset)
+        return f"{self.along(pointer, axes, SUM)} + {self.along(offset, axes, SUM)}"
+
+    def places(self, pointer: Value, offset: Value) -> str:
+        """The axes of what lies there."""
+        return "".join(axis for axis in self.order if axis in pointer.axes + offset.axes)
 
     def call(self, value: Value) -> str:
         helper = value.detail

@@ -222,7 +222,6 @@ class Chunk(Triangle):
             value = self.raw[node].rows if node in self.raw else self.token.value(node)
             offset = lanes.within(build.along(lanes.spot, tokens), channel)
             guards = [*lanes.once(node.axes), build.along(lanes.fits, tokens)]
-            guards += [lanes.masks[channel]] if channel in lanes.masks else []
             pointer = build.given(f"{local(stored.name)}_at", type="pointer")
             build.store(pointer, offset, value, build.every(*guards))
 

@@ -21,8 +21,12 @@ class Program:
     """The numbers that a program's elements have along their axes, as a template gives them.
 
     masks: which lanes of a channel that fills no tile are real. What goes along V is there once a
-    tile has begun. items: the axis that rows and heads lie along, where there are several.
+    tile has begun. single: whether a program has one value head, or goes over tiles of all value
+    heads of a group. items: the axis that rows and heads lie along, where there are several.
     """
+
+    value_tile: Value
+    single = True
 
     def __init__(self, build: Builder, shapes: Shapes, ratio: int, items: str = "") -> None:
         self.build, self.shapes, self.ratio = build, shapes, ratio
@@ -86,6 +90,20 @@ class Program:
         index, size = self.channel(channel), build.number(self.shapes.size(channel))
         return index if place is None else build.add(build.mul(place, size), index)
 
+    def once(self, axes: Axes, at_unit: bool = True) -> list[Value]:
+        """Which of the programs, or of the tiles, that compute the same value store it. at_unit:
+        whether a program does, before its tiles."""
+        build, zero = self.build, self.build.number(0)
+        per_head, found = self.single or not at_unit, []
+        if axes.head is None:
+            found.append(build.binary("eq", self.head if per_head else self.group, zero))
+        elif axes.head == "H" and self.ratio > 1 and per_head:
+            head = build.binary("mod", self.head, build.number(self.ratio))
+            found.append(build.binary("eq", head, zero, "leads"))
+        if axes.channels != "V":
+            found.append(build.binary("eq", self.part if at_unit else self.value_tile, zero))
+        return [*found, *self.real(axes.channels)]
+
 
 class Lanes(Program):
     """Those of a window's tokens, of one value head."""
@@ -97,19 +115,6 @@ class Lanes(Program):
         self.real_token = build.given("real_token", "T", "bool")
         self.spot = build.given("spot", "T")
         self.fits = build.given("fits", "T", "bool")
-
-    def once(self, axes: Axes) -> list[Value]:
-        """Which of the programs that compute the same value stores it."""
-        build, zero = self.build, self.build.number(0)
-        found: list[Value] = []
-        if axes.head is None:
-            found.append(build.binary("eq", self.head, zero))
-        elif axes.head == "H" and self.ratio > 1:
-            heads = build.binary("mod", self.head, build.number(self.ratio))
-            found.append(build.binary("eq", heads, zero))
-        if axes.channels != "V":
-            found.append(build.binary("eq", self.part, zero))
-        return found
 
 
 @dataclass
@@ -190,8 +195,13 @@ class TokenLoads(GivenLoads):
         assert isinstance(lanes, Lanes)
         tokens = self.tokens[0 if channel == "K" else 1]
         stride = build.given(f"{called}_token", type="long")
-        offset = build.mul(build.along(lanes.long_token, tokens), stride)
+        offset = build.mul(build.along(self.position(), tokens), stride)
         return [offset], [build.along(lanes.real_token, tokens)]
+
+    def position(self) -> Value:
+        """Which token of the inputs', in 64 bits."""
+        assert isinstance(self.lanes, Lanes)
+        return self.lanes.long_token
 
 
 @dataclass

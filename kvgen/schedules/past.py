@@ -38,10 +38,11 @@ def past_at(lanes: Program, form: Form, x: Node, entry: int) -> tuple[Value, Val
     place = build.helper(LARGEST, place, build.number(0), type="int")
     place = build.helper(LEAST, place, last, type="int", name=f"entry_{entry}")
     pointer = build.given(f"{local(form.past_of(x))}_at", type="pointer")
-    return pointer, build.total(_within(lanes, form, axes, place))
+    return pointer, within_ring(lanes, axes, place)
 
 
-def _within(lanes: Program, form: Form, axes: Axes, place: Value) -> list[Value]:
+def within_ring(lanes: Program, axes: Axes, place: Value) -> Value:
+    """How far off an input is in its ring, whose places have these axes."""
     build, channel = lanes.build, axes.channels
     size = lanes.shapes.size(channel)
     heads = HEADS if axes.head else 1
@@ -56,4 +57,4 @@ def _within(lanes: Program, form: Form, axes: Axes, place: Value) -> list[Value]
         terms.append(build.mul(index, width) if channel else index)
     if channel:
         terms.append(lanes.channel(channel))
-    return terms
+    return build.total(terms)

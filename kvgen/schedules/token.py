@@ -18,7 +18,6 @@ from kvgen.language.spec import MAX_BUFFER
 from kvgen.schedules.loads import GivenLoads, Program
 from kvgen.schedules.lowering import Lowering
 from kvgen.schedules.past import past_at, past_value
-from kvgen.values.axes import Axes
 
 
 def names_of(form: Form, records: Records) -> dict[Node, str]:
@@ -39,7 +38,7 @@ class TokenProgram(Program):
 
     def __init__(self, build: Builder, shapes: Shapes, ratio: int, single: bool) -> None:
         super().__init__(build, shapes, ratio)
-        self.single = single
+        self.single, self.called = single, ""
         self.count = build.given("count")
         self.slot = build.given("slot", type="long")
 
@@ -61,42 +60,40 @@ class TokenProgram(Program):
             self.masks["V"] = self.build.given("real_value", "V", "bool")
 
     def at(self, stored: Stored) -> Value:
-        width = self.shapes.size(stored.channel)
-        each = self.build.given("PLACES")
-        each = self.build.mul(each, self.build.number(width)) if width > 1 else each
-        return self._at(stored.name, stored.heads, each)
+        return self._at(stored.name, stored.heads, self.each(stored.channel))
 
     def plane(self, name: str) -> Value:
         return self._at(name, "HV", self.build.number(self.shapes.k * self.shapes.v))
 
+    def each(self, channel: str) -> Value:
+        """How many elements a head's records have."""
+        width, places = self.shapes.size(channel), self.build.given("PLACES")
+        return self.build.mul(places, self.build.number(width)) if width > 1 else places
+
     def _at(self, name: str, heads: str | None, size: Value) -> Value:
         """Where what a head has of a cache's tensor begins. Of heads that a program goes over it is
         another place in every tile."""
-        build, called = self.build, local(name)
         if self.single or heads != "HV":
-            return build.given(f"{called}_at", type="pointer")
-        slot = build.mul(self.slot, build.given(f"{called}_slot", type="long"))
-        shapes = self.shapes
-        most = max(shapes.k * shapes.v, MAX_BUFFER * max(shapes.k, shapes.v))
-        head = self.head if HEADS * most < MOST_32 else build.cast(self.head, "long")
-        layer = build.given(f"{called}_layer", type="long")
-        offset = build.total([slot, layer, build.mul(head, size)])
-        pointer = build.given(f"{called}_ptr", type="pointer")
-        return build.add(pointer, offset, f"{self.called}{called}_at")
+            return self.build.given(f"{local(name)}_at", type="pointer")
+        return self.address(name, heads, size, self.slot)
 
-    def once(self, axes: Axes, at_unit: bool) -> list[Value]:
-        """Which of the programs, or of the tiles, that compute the same value store it. at_unit:
-        whether a program does, before its tiles."""
-        build, zero = self.build, self.build.number(0)
-        per_head, found = self.single or not at_unit, []
-        if axes.head is None:
-            found.append(build.binary("eq", self.head if per_head else self.group, zero))
-        elif axes.head == "H" and self.ratio > 1 and per_head:
-            head = build.binary("mod", self.head, build.number(self.ratio))
-            found.append(build.binary("eq", head, zero, "leads"))
-        if axes.channels != "V":
-            found.append(build.binary("eq", self.part if at_unit else self.value_tile, zero))
-        return [*found, *self.real(axes.channels)]
+    def address(self, name: str, heads: str | None, size: Value, slot: Value) -> Value:
+        """The same in a slot, or in a page. size: of a head's elements."""
+        build, called = self.build, local(name)
+        terms = [build.mul(slot, build.given(f"{called}_slot", type="long"))]
+        terms.append(build.given(f"{called}_layer", type="long"))
+        terms += self.of_heads(heads, size)
+        pointer = build.given(f"{called}_ptr", type="pointer")
+        return build.add(pointer, build.total(terms), f"{self.called}{called}_at")
+
+    def of_heads(self, heads: str | None, size: Value) -> list[Value]:
+        """How far a head is from the first one, where there are several."""
+        if heads is None:
+            return []
+        build, shapes = self.build, self.shapes
+        most = max(shapes.k * shapes.v, MAX_BUFFER * max(shapes.k, shapes.v))
+        head = self.head if heads == "HV" else self.group
+        return [build.mul(head if HEADS * most < MOST_32 else build.cast(head, "long"), size)]
 
 
 @dataclass

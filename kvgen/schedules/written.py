@@ -18,14 +18,17 @@ from kvgen.ir.passes.dead import without_dead
 from kvgen.ir.passes.helpers import helpers_of
 from kvgen.ir.passes.invariant import hoisted
 from kvgen.ir.passes.once import computed_once
-from kvgen.ir.values import WINDOWS, Kernel
+from kvgen.ir.values import TOKEN, Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chain import CHAIN
 from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.decode import DECODE
+from kvgen.kernels.extend import EXTEND
 from kvgen.kernels.fold import FOLD
 from kvgen.kernels.recurrent import RECURRENT
+from kvgen.kernels.size import PAGED
 from kvgen.kernels.sweep import PREPARE, SWEEP
+from kvgen.kernels.verify import VERIFY
 from kvgen.printers.triton import printed
 from kvgen.schedules.blocks import Prepared, blocks
 from kvgen.schedules.by_channel import chunk_by_channel
@@ -34,14 +37,20 @@ from kvgen.schedules.chunk import chunk
 from kvgen.schedules.decode import decode
 from kvgen.schedules.finish import finish
 from kvgen.schedules.folding import fold, folded, load, read, recurrent
+from kvgen.schedules.windows.extend import extend
+from kvgen.schedules.windows.paged import short_extend, short_verify
+from kvgen.schedules.windows.verify import verify
 
+Passes = Iterable[Callable[[Kernel], Kernel]]
 PASSES = (without_dead, hoisted, computed_once)
-# a token alone has few values, and what it loads stands where its registers last
-OF_TOKENS = (without_dead,)
+# a token alone has few values, and what it loads stands where its registers last; so does what a
+# window's rows need, once or in every tile
+AS_BUILT = (without_dead,)
+OF_BLOCKS = (without_dead, hoisted)
 # names that other kernels' templates use for what is a schedule's own in all kernels, and in some
 OWN = "since total kept weight value real_value state"
 CHUNKS = """
-ancestors path weights lead
+leads ancestors path weights lead
 since_key total_key kept_key log_key path_key
 """
 BLOCKS = "ancestors path weights lead rest lasting log"
@@ -54,6 +63,16 @@ since_key since_value total_key total_value kept_key kept_value
 """
 # what ends outputs, and the names that stand before its lines
 FINISH, FINISHES = "finish", "value real_value"
+# of all tokens of a window at once
+WINDOWS = f"""
+{CHUNKS} {DECODES} {BLOCKS} head value_tile depth turn ready index page word held
+path_value log_value rest_key rest_value lasting_key lasting_value real_log
+position long_position real_token last block spot fits spot_page within
+"""
+ROWS = {VERIFY.name: (verify, AS_BUILT), EXTEND.name: (extend, OF_BLOCKS)}
+ROWS |= {PAGED + VERIFY.name: (short_verify, AS_BUILT)}
+ROWS |= {PAGED + EXTEND.name: (short_extend, OF_BLOCKS)}
+PAGED_WINDOWS = frozenset(name for name in ROWS if name.startswith(PAGED))
 # of one tile of a head; `folded` is what other kernels begin with
 FOLDING = {FOLD.name: fold, RECURRENT.name: recurrent, "read": read, "load": load}
 FOLDING |= {"folded": folded, "folded_staged": partial(folded, stages="STAGES")}
@@ -80,12 +99,13 @@ def written(form: Form, records: Records, without: Collection[str] = ()) -> dict
     write = partial(_written, form, records, shapes)
     single = per_head(form, records)
     own = DECODES
+    places = " ".join(f"{local(name)}_at" for name in cache_names(form, records))
     if not single:
         # what is another in every tile
-        own += " ".join(["head", *(f"{local(name)}_at" for name in cache_names(form, records))])
+        own += f"head {places}"
     found = {DECODE.name: write(decode(form, records, shapes), own, single)}
     if form.finish:
-        found[FINISH] = write(finish(form, records, shapes), kept=FINISHES)
+        found[FINISH] = write(finish(form, records, shapes), kept=FINISHES, passes=AS_BUILT)
     if chains(form):
         found[CHAIN.name] = write(chain(form, records, shapes), own, single)
     if chunks(form) and CHUNK.name not in without:
@@ -97,6 +117,13 @@ def written(form: Form, records: Records, without: Collection[str] = ()) -> dict
         sweep = write(prompt.sweep, BLOCKS, kept=STANDING)
         found[PREPARE] = replace(prepare, prepared=prompt.prepared)
         found[SWEEP.name] = replace(sweep, prepared=prompt.prepared)
+    contexts = " ".join(f"{carry.tensor.name}_context" for carry in form.carries)
+    if form.factored or not form.paged:
+        without = {*without, *PAGED_WINDOWS}
+    for name, (each, passes) in ROWS.items() if form.windows else ():
+        if name not in without:
+            kernel = each(form, records, shapes)
+            found[name] = write(kernel, f"{WINDOWS} {places} {contexts}", single, passes=passes)
     for name, each in FOLDING.items():
         found[name] = write(each(form, records, shapes), FOLDS, kept=STANDING)
     return found
@@ -110,12 +137,13 @@ def _written(
     own: str = "",
     single: bool = True,
     kept: str = "",
+    passes: Passes | None = None,
 ) -> Written:
     """own: names that are the schedule's. kept: of those of all, such as stand before its lines."""
-    kernel = passed(kernel, PASSES if kernel.axes == WINDOWS else OF_TOKENS)
+    kernel = passed(kernel, passes or (AS_BUILT if kernel.axes == TOKEN else PASSES))
     extents = {"V": "TILE", "P": "SPAN", "K": str(shapes.span("K")), "S": "TOKENS", "T": "TOKENS"}
     namer = namer_for(form, records)
-    namer.taken -= set(f"{OWN} {own}".split()) - set(kept.split())
+    namer.taken -= set(f"{OWN} {own}".split()) - {*kept.split(), *kernel.given}
     lines = printed(kernel, extents, namer.new)
     called = helpers_of(kernel)
     given = tuple(kernel.given)
@@ -124,7 +152,7 @@ def _written(
     return Written(lines, helpers, functions, single, given)
 
 
-def passed(kernel: Kernel, passes: Iterable[Callable[[Kernel], Kernel]] = PASSES) -> Kernel:
+def passed(kernel: Kernel, passes: Passes = PASSES) -> Kernel:
     """The kernel as it is printed."""
     verified(kernel)
     for each in passes:

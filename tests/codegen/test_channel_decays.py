@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,9 @@ def test_what_never_grows_is_scaled() -> None:
         assert "_pair_" not in prompt and "_block_" in prompt
         start = text.index("def _verify_kernel(")
         drafts = text[start : text.index("@triton.jit", start)]
-        assert drafts.count("_pair_") == drafts.count("if TREE else _block_") > 0
+        trees = re.findall(r"if TREE:\n +\w+ = _pair_", drafts)
+        chains = re.findall(r"else:\n +\w+ = _block_", drafts)
+        assert drafts.count("_pair_") == len(trees) == len(chains) > 0
 
 
 def widened(monkeypatch: pytest.MonkeyPatch) -> None:

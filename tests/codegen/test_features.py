@@ -104,3 +104,23 @@ def test_where_a_module_goes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="would hide the module 'os'"):
         kvgen.compile("gated_deltanet", tmp_path / "os.py", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+POWERS = """
+kvgen: 1
+name: powers
+sizes: {H: 1, HV: 1, K: 4, V: 4}
+inputs: {q: [H, K], k: [H, K], v: [HV, V], a: [HV], b: [HV]}
+state: {S: [HV, K, V], m: [HV]}
+step: |
+  o = a ** b * (q @ S)
+  S = sigmoid(m) * S + outer(k, v)
+  m = sigmoid(sum(q @ S))
+"""
+
+
+def test_powers_need_no_windows() -> None:
+    """The function that they call comes with each kernel that calls it."""
+    analysis = compiler.analyse(POWERS)
+    assert not analysis.form.windows
+    assert "def _power(" in compiler.emit(analysis, {})

@@ -18,7 +18,6 @@ from kvgen.checking.checker import SAME
 from kvgen.checking.samples import Sampler, packed, padded, plain
 from kvgen.checking.twin import Made, Tensors, Tokens, Twin, worst
 from kvgen.checking.windows import KINDS, Extend, Server, Verify, accepted, path_to, tree
-from kvgen.codegen.tokens import settled
 
 pytestmark = pytest.mark.usefixtures("rounded")
 
@@ -550,12 +549,3 @@ def test_a_prompt_loads_what_is_the_same_for_all_blocks_once() -> None:
         assert f"{name} = tl.load(" not in block
     # a decay goes into values of several layouts, and each would compute it again
     assert "log_decay = _once(" in block
-
-
-def test_lines_that_change_stay_in_a_loop() -> None:
-    block = ["x = load(start)", "y = load(head)", "for turn in range(3):", "    z = y + turn"]
-    block += ["y_2 = y * 2", "w = y_2 + x", "twice = y", "twice = x"]
-    assert settled([block], ["start"]) == ["y = load(head)", "y_2 = y * 2"]
-    assert block[0] == "x = load(start)"
-    assert block[1:3] == ["for turn in range(3):", "    z = y + turn"]
-    assert block[3:] == ["w = y_2 + x", "twice = y", "twice = x"]

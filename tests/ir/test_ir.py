@@ -16,6 +16,7 @@ from kvgen.functions.exp import EXP
 from kvgen.ir.build import Builder
 from kvgen.ir.passes import dead, helpers, invariant, once
 from kvgen.ir.values import (
+    ROWS,
     TOKEN,
     Block,
     Helper,
@@ -537,3 +538,119 @@ def test_a_schedule_names_its_values_after_the_graph() -> None:
     assert not any("q_ptr" in line or "parents_ptr" in line for line in text[:waits])
     assert isinstance(kernel.body.statements[-1], Loop)
     assert any(isinstance(each, When) for each in kernel.body)
+
+
+# what moves, and where it stands -----------------------------------------------------------------
+
+
+def moved() -> Kernel:
+    """A variable that begins anew in every block, and moves in turns within it."""
+    small = Small()
+    build = small.build
+    with build.loop("start", "BLOCKS", None):
+        zeros = Helper("tl.zeros", ("[TOKENS]",))
+        begun = build.helper(zeros, axes="T", name=Wish("zeros"))
+        found = build.variable(begun, "found")
+        with build.loop("turn", "TOKENS", None) as turn:
+            build.move(found, build.add(found, build.cast(turn, "float")))
+        small.store(build.mul(found, build.number(2.0)), small.token)
+    return build.kernel()
+
+
+def test_a_variable_moves_and_begins_anew_in_every_turn() -> None:
+    kernel = moved()
+    text = [
+        "for start in range(BLOCKS):",
+        "    found = tl.zeros([TOKENS])",
+        "    for turn in range(TOKENS):",
+        "        found += turn.to(tl.float32)",
+        "    tl.store(out_at + token, found * 2.0, mask=real_token)",
+    ]
+    assert lines(passed(kernel, (dead.without_dead,))) == text
+    # what it begins as is the same in every turn, that it begins is not
+    text[0:2] = ["zeros = tl.zeros([TOKENS])", "for start in range(BLOCKS):", "    found = zeros"]
+    assert lines(passed(kernel, (dead.without_dead, invariant.hoisted))) == text
+    # it is the same variable where numbers are kept on their lines
+    assert lines(passed(kernel)) == text
+
+
+def test_only_variables_and_what_is_given_move() -> None:
+    small = Small()
+    number = small.build.mul(small.token, small.build.number(3))
+    small.build.move(number, small.token)
+    with pytest.raises(Malformed, match="no other value of what moves"):
+        verified(small.build.kernel())
+
+
+def test_what_is_built_outside_stands_before_a_loop() -> None:
+    small = Small()
+    build = small.build
+    with build.loop("step", "TILES", None) as step:
+        number = build.add(small.token, step, "number")
+        with build.outside(1):
+            triple = build.mul(small.token, build.number(3), "triple")
+            build.store(small.out, small.token, triple)
+        # of what stands around a block nothing is built again within it
+        assert build.mul(small.token, build.number(3)) is triple
+        small.store(build.add(number, triple), small.token)
+    assert lines(verified(build.kernel())) == [
+        "triple = token * 3",
+        "tl.store(out_at + token, triple)",
+        "for step in range(TILES):",
+        "    number = token + step",
+        "    tl.store(out_at + token, number + triple, mask=real_token)",
+    ]
+
+
+def test_a_section_stands_behind_what_is_built_meanwhile() -> None:
+    small = Small()
+    build = small.build
+    with build.section():
+        build.store(small.out, small.token, build.mul(small.token, build.number(2)))
+        with build.outside(1):
+            small.store(build.mul(small.token, build.number(3)), small.token)
+    assert lines(verified(build.kernel())) == [
+        "tl.store(out_at + token, token * 3, mask=real_token)",
+        "tl.store(out_at + token, token * 2)",
+    ]
+
+
+def test_a_value_that_is_asked_for_again_stands_within_its_users() -> None:
+    small = Small()
+    build = small.build
+    whole = build.function(EXP, build.cast(small.token, "float"), name=Wish("whole"))
+    for more in (1, 2):
+        small.store(build.add(build.again(whole), build.number(float(more))), small.token)
+    assert lines(passed(build.kernel(), (dead.without_dead,))) == [
+        f"tl.store(out_at + token, tl.exp(token.to(tl.float32)) + {more}.0, mask=real_token)"
+        for more in (1, 2)
+    ]
+
+
+def test_rows_spread_offsets_term_by_term() -> None:
+    build = Builder(ROWS)
+    x, at = build.given("x_at", "", "pointer"), build.given("out", "TK", "pointer")
+    token, key = build.given("token", "T"), build.given("key", "K")
+    far = build.mul(token, build.given("stride"))
+    rows = build.load(x, build.add(build.add(build.given("row"), far), key), None, "rows")
+    build.store(build.add(at, far), build.number(0), rows)
+    assert lines(verified(build.kernel())) == [
+        "rows = tl.load(x_at + row + token[:, None] * stride + key[None, :])",
+        "tl.store(out + token[:, None] * stride, rows)",
+    ]
+
+
+def test_conditions_of_a_program_stand_with_those_of_rows() -> None:
+    build = Builder(ROWS)
+    token, key = build.given("token", "T"), build.given("key", "K")
+    guards = build.given("leads", "", "bool"), build.given("fits", "T", "bool")
+    real = build.given("real_key", "K", "bool")
+    guard = build.every(*guards, real)
+    out, value = build.given("out_at", "", "pointer"), build.given("x", "TK", "float")
+    build.store(out, build.add(token, key), value, guard)
+    build.store(out, token, build.given("y", "T", "float"), build.every(*guards))
+    assert lines(verified(build.kernel())) == [
+        "tl.store(out_at + token[:, None] + key[None, :], x, "
+        "mask=(True & leads & fits)[:, None] & real_key[None, :])",
+        "tl.store(out_at + token, y, mask=True & leads & fits)",
+    ]

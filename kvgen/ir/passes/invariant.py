@@ -19,7 +19,8 @@ def _block(block: Block) -> Block:
             case Loop(index):
                 moves = (each for each in everywhere(statement.body) if isinstance(each, Move))
                 moving = {index, *(each.given for each in moves)}
-                same, turn = _parted(_block(statement.body), moving)
+                # what a loop within it computes in every turn would take registers around that
+                same, turn = _parted(statement.body, moving)
                 found += [*same, replace(statement, body=turn)]
             case When():
                 found.append(replace(statement, body=_block(statement.body)))
@@ -34,7 +35,9 @@ def _parted(body: Block, moving: set[Value]) -> tuple[list[Statement], Block]:
     same: list[Statement] = []
     turn: list[Statement] = []
     for statement in body:
-        if isinstance(statement, Let) and moving.isdisjoint(statement.value.args):
+        if isinstance(statement, Let) and moving.isdisjoint(
+            (statement.value, *statement.value.args)
+        ):
             same.append(statement)
             continue
         turn.append(statement)

@@ -87,7 +87,7 @@ def _block(block: Block, wanted: set[Value], known: dict[Value, Value]) -> Block
                 args = of(pointer), of(offset), of(value), guard and of(guard)
                 found.append(Store(*args, statement.note))
             case Move(given, value):
-                found.append(Move(given, of(value), statement.note))
+                found.append(Move(of(given), of(value), statement.note))
             case Loop() | When():
                 found.append(replace(statement, body=_block(statement.body, wanted, known)))
             case _:

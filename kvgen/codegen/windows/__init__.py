@@ -1,1 +1,0 @@
-"""Several tokens in one pass over the state: what a verify and a block of a prompt compute."""

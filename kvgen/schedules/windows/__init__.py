@@ -1,0 +1,2 @@
+"""Several tokens in one pass over the state, row upon row: a verify of any window, and a block of a
+prompt."""
