@@ -198,7 +198,6 @@ def lengths(analysis: Analysis) -> list[str]:
 
 
 def configs(analysis: Analysis) -> list[str]:
-    from kvgen.codegen.config import constants
     from kvgen.explaining.layout import table
     from kvgen.kernels.untuned import configurations, waiting
 
@@ -210,8 +209,7 @@ def configs(analysis: Analysis) -> list[str]:
             continue
         for batch, values in batches.items():
             if batch in (1, 64):
-                used = constants(analysis.form, values)
-                text = ", ".join(f"{name} {value}" for name, value in used.items())
+                text = ", ".join(f"{name} {value}" for name, value in values.items())
                 rows.append((kernel, str(batch), text))
     return table(rows)
 
