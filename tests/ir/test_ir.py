@@ -34,6 +34,8 @@ from kvgen.schedules.chain import chain
 from kvgen.schedules.chunk import chunk
 from kvgen.schedules.decode import decode
 from kvgen.schedules.folding import fold, load, read, recurrent
+from kvgen.schedules.windows.extend import extend
+from kvgen.schedules.windows.verify import verify
 from kvgen.schedules.written import PASSES, passed
 
 PRODUCT = Helper("_product")
@@ -512,6 +514,44 @@ def test_a_chain_reads_the_state_once() -> None:
     wanted = ["d_0", "if WINDOW > 1:", "d_1", "if WINDOW > 2:", "d_2", "if WINDOW > 3:", "d_3"]
     told = [line.strip().partition(" = ")[0] for line in text[loop:]]
     assert [each for each in told if each in wanted] == wanted
+
+
+def test_a_window_s_rows_read_the_state_once() -> None:
+    analysis = analysed("gated_deltanet", "state=bfloat16", "records=input", K=64, V=64)
+    kernel = verify(analysis.form, analysis.records, Shapes(64, 64))
+    text = lines(passed(kernel, (dead.without_dead,)))
+    names = {line.strip().split(" = ")[0] for line in text if " = " in line}
+    assert {"raw_k_given", "log_decay", "d", "read_base", "inverse", "ds", "o", "state"} <= names
+    assert sum("_dot(columns, state)" in line for line in text) == 1
+    # what heads of a group have in common is known before the tiles, each of which loads its state
+    # before it computes anything
+    loop = next(place for place, line in enumerate(text) if line.startswith("for "))
+    assert any("scores = _dot(columns, tl.trans(" in line for line in text[:loop])
+    assert not any("_inverse(" in line or "log_decay" in line for line in text[:loop])
+    first = next(line for line in text[loop:] if "tl.load(" in line)
+    assert first.strip().startswith("state = ")
+    # later loads take no registers from what is summed before
+    since, oldest = (
+        next(place for place, line in enumerate(text) if line.strip().startswith(name))
+        for name in ("since = ", "log_decay_first = ")
+    )
+    assert loop < since < oldest
+
+
+def test_what_a_prompt_s_blocks_have_in_common_is_in_front_of_them() -> None:
+    analysis = analysed("mlstm", "state=float32", K=16, V=16)
+    kernel = extend(analysis.form, analysis.records, Shapes(16, 16))
+    text = lines(passed(kernel, (dead.without_dead, invariant.hoisted)))
+    loop = next(place for place, line in enumerate(text) if line.startswith("for start in "))
+    assert any(line.startswith("scale = ") for line in text[:loop])
+    # carried states go from parent to child, turn by turn, and from block to block
+    turns = next(
+        place for place, line in enumerate(text) if "for turn in range(TOKENS - 1)" in line
+    )
+    assert text[turns - 1].strip().startswith("m_before = ")
+    moved = [line.strip().partition(" = ")[0] for line in text[turns:]]
+    assert moved.index("m_before") < moved.index("o") < moved.index("m_context")
+    assert sum(line.strip().startswith(("state *= ", "state += ")) for line in text) == 2
 
 
 @pytest.mark.parametrize("each", [fold, read, load, recurrent])
