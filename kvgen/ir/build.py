@@ -206,11 +206,22 @@ class Builder:
 
     def again(self, value: Value) -> Value:
         """The same once more, with what stands within it, to stand within what looks at it."""
-        if value.is_leaf or (value.name and not isinstance(value.name, Wish)):
-            return value
-        copy = replace(value, args=tuple(map(self.again, value.args)))
-        self.open[-1][0].append(Let(copy))
-        return copy
+        copies: dict[Value, Value] = {}
+        left = [value]
+        while left:
+            each = left[-1]
+            waiting = [arg for arg in each.args if _within(each) and arg not in copies]
+            if waiting:
+                left += waiting
+                continue
+            left.pop()
+            if each in copies:
+                continue
+            copies[each] = each
+            if _within(each):
+                copies[each] = replace(each, args=tuple(copies[arg] for arg in each.args))
+                self.open[-1][0].append(Let(copies[each]))
+        return copies[value]
 
     def either(self, constant: str, first: Value, second: Value) -> Value:
         """The first, if it is there, which hangs on the constant; else the second."""
@@ -274,3 +285,8 @@ class Builder:
 def other(axis: str) -> str:
     """Tokens that write for those that read, and vice versa."""
     return {"S": "T", "T": "S"}.get(axis, axis)
+
+
+def _within(value: Value) -> bool:
+    """Whether it stands within what looks at it, as it has no name."""
+    return not (value.is_leaf or (value.name and not isinstance(value.name, Wish)))

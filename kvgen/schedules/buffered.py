@@ -40,6 +40,7 @@ class Buffered:
         self.kept: dict[str, Value] = {}
         self.build, self.token, self.form = token.build, token, form
         self.records, self.lanes = records, lanes
+        self._stored = {stored.node for stored in records.stored}
         pairs = zip(form.keys, (write.d for write in form.writes), strict=True)
         self.writes = () if form.emptied else tuple(pairs)
         self.decays = () if form.emptied else form.summed_decays
@@ -135,7 +136,7 @@ class Buffered:
         return RecordLoads(self.build, self.lanes, self.records, place, held)
 
     def _recorded(self, node: Node) -> bool:
-        return any(stored.node is node for stored in self.records.stored)
+        return node in self._stored
 
     def _held(self, places: Lowering, log: Node) -> Value:
         """A log decay, 0 where no record is held: a load has put 0 there already."""

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable, Iterator
 
 # numbers of 32 bits that kernels take beside strides
-COUNTS = {"heads", "layers", "page", "reserve", "rows", "size", "slot_count", "table", "tokens"}
+COUNTS = {
+    "heads", "layers", "page", "reserve", "rows", "size", "slot_count", "table", "tokens", "width",
+}  # fmt: skip
 # what the end of a step reads and writes in place
 BOOKS = {"cursors_ptr", "skipped_ptr", "pending_ptr", "stateful_ptr"}
 

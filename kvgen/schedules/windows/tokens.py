@@ -65,18 +65,22 @@ class WindowLoads(TokenLoads):
         return self.lanes
 
 
+# nodes of a text that stands within another; longer ones are not copied, which would have no end
+COPIED = 64
+
+
 @dataclass
 class Tokens(Lowering):
     """Values that are asked for, that have a name in the spec, or are used again get a line; all
-    others stand within their users' lines. inlined: those. Numbers of tokens that take many
-    instructions are kept on their lines: Triton would compute them again for every layout that they
-    are needed in."""
+    others stand within their users' lines. inlined: those, and of how many nodes their text is.
+    Numbers of tokens that take many instructions are kept on their lines: Triton would compute them
+    again for every layout that they are needed in."""
 
-    inlined: set[Node] = field(default_factory=set)
+    inlined: dict[Node, int] = field(default_factory=dict)
 
     def again(self, suffix: str, known: Mapping[Node, Value]) -> Tokens:
         copy = Tokens(self.build, self.graph, self.loads, self.names, self.masks, suffix)
-        copy.known, copy.inlined = {**self.known, **known}, set(self.inlined)
+        copy.known, copy.inlined = {**self.known, **known}, dict(self.inlined)
         return copy
 
     def emit(self, roots: Sequence[Node]) -> list[Value]:
@@ -98,7 +102,7 @@ class Tokens(Lowering):
         return self.build.again(found) if root in self.inlined else found
 
     def _made(self, node: Node) -> Value:
-        inlined = (arg for arg in node.args if arg in self.inlined)
+        inlined = (arg for arg in node.args if self.inlined.get(arg, COPIED) < COPIED)
         self.known |= {arg: self.build.again(self.known[arg]) for arg in inlined}
         return super()._made(node)
 
@@ -106,20 +110,24 @@ class Tokens(Lowering):
         of_tokens = any("T" in self.known[arg].axes for arg in node.args if arg in self.known)
         once = line and of_tokens and not node.axes.channels and self._slow(node)
         if once or not line:
-            self.inlined.add(node)
+            self.inlined[node] = 1 + sum(self.inlined.get(arg, 0) for arg in node.args)
         value = self._made(node)
         if once:
-            self.inlined.remove(node)
+            del self.inlined[node]
             value = self.build.helper(ONCE, value, name=self.name(node))
         return value
 
     def _slow(self, node: Node) -> bool:
         """Whether its line computes more than a few products and sums."""
-        if self.loads.has(node):
-            return False
-        function = function_of(node)
-        slow = node.op in SLOW if function is None else function.slow
-        return slow or any(self._slow(arg) for arg in node.args if arg in self.inlined)
+        has = self.loads.has
+
+        def within(each: Node) -> list[Node]:
+            return [] if has(each) else [arg for arg in each.args if arg in self.inlined]
+
+        return any(
+            not has(each) and (each.op in SLOW if (of := function_of(each)) is None else of.slow)
+            for each in reachable([node], (), within)
+        )
 
     def name(self, node: Node) -> str:
         name = (described(node, self.names) or "term") + self.suffix
