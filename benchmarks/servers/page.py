@@ -339,6 +339,7 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     "vllm-drafts": (drafts, "h200-vllm-drafts.json"),
     "transformers-speed": (generating, "h200-transformers.json"),
     "sglang-speed": (speed, "h200-sglang-speed.json"),
+    "sglang-speed-few": (speed, "h200-sglang-speed-few.json"),
     "sglang-equal": (equal, "h200-sglang-equal.json"),
     "sglang-soak": (sglang_page.soak, "h200-sglang-soak.json"),
     "sglang-drafts": (sglang_page.drafts, "h200-sglang-drafts.json"),
