@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from kvgen.algebra.form import Form
 from kvgen.codegen.cost import Cost
@@ -24,7 +24,7 @@ TILING = Choice(
 class Fold(Kernel):
     name = "fold"
     knobs = ("TILE", "num_warps", "STAGES", "programs", "DOT")
-    newer = {"DOT": 0}  # noqa: RUF012
+    newer: ClassVar[Config] = {"DOT": 0}
     rules = (wide, fills_threads, at_once)
     # what is folded was left by decodes
     function = "decode"
