@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 
 # numbers of 32 bits that kernels take beside strides
 COUNTS = {
-    "heads", "layers", "page", "reserve", "rows", "size", "slot_count", "table", "tokens", "width",
+    "count", "heads", "held", "layers", "page", "reserve", "ring", "rows", "size", "slot_count",
+    "table", "tokens", "width",
 }  # fmt: skip
 # what the end of a step reads and writes in place
 BOOKS = {"cursors_ptr", "skipped_ptr", "pending_ptr", "stateful_ptr"}
