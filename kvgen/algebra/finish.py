@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
 
-from kvgen.algebra.graph import Node, reachable
+from kvgen.algebra.graph import Node, reachable, users_of
 from kvgen.functions.registry import reduces
 
 # what only the programs of a row's state find
@@ -16,7 +15,7 @@ def unfinished(output: Node) -> Node | None:
     """The one value over V, read from the state, from which the output follows by all its sums over
     V and by what the token brings; None where there is no such value, or no such sum."""
     below = reachable([output])
-    after = _after(below, (node for node in below if reduces(node) and node.value == "V"))
+    after = users_of(below, (node for node in below if reduces(node) and node.value == "V"))
     brought: set[Node] = set()
     # what stands between the output and the state, the newest first
     between = [(-output.order, output)]
@@ -37,12 +36,3 @@ def unfinished(output: Node) -> Node | None:
                 met.add(arg)
                 heapq.heappush(between, (-arg.order, arg))
     return None
-
-
-def _after(nodes: Iterable[Node], sums: Iterable[Node]) -> set[Node]:
-    """The sums, and what follows from them."""
-    found = set(sums)
-    for node in nodes:
-        if any(arg in found for arg in node.args):
-            found.add(node)
-    return found

@@ -23,9 +23,9 @@ from kvgen.values import axes as ax
 from kvgen.values import interval as iv
 from kvgen.values.axes import SCALAR, Axes
 from kvgen.values.interval import ANY, Interval
-from kvgen.values.node import LEAVES, Node, leaf_of, reachable
+from kvgen.values.node import LEAVES, Node, leaf_of, reachable, users_of
 
-__all__ = ["LEAVES", "Graph", "Node", "computed", "leaf_of", "reachable"]
+__all__ = ["LEAVES", "Graph", "Node", "computed", "leaf_of", "reachable", "users_of"]
 
 OPERATORS = ("neg", "add", "sub", "mul", "div", "pow")
 

@@ -79,3 +79,12 @@ def reachable(
             pending += (node, None)
             pending.extend(reversed(below(node) if below else node.args))
     return found
+
+
+def users_of(nodes: Iterable[Node], leaves: Iterable[Node]) -> set[Node]:
+    """Of the nodes, in order, the leaves and all that depends on them."""
+    found = set(leaves)
+    for node in nodes:
+        if any(arg in found for arg in node.args):
+            found.add(node)
+    return found

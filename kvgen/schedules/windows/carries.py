@@ -4,11 +4,10 @@ ancestors is right."""
 from __future__ import annotations
 
 from kvgen.algebra.form import Carry
-from kvgen.algebra.graph import reachable
+from kvgen.algebra.graph import reachable, users_of
 from kvgen.ir.values import Helper, Value
 from kvgen.schedules.token import carried_at
 from kvgen.schedules.windows.frame import Frame
-from kvgen.schedules.windows.tokens import users_of
 
 FROM_PARENT = {"": Helper("_from_parent")}
 FROM_PARENT |= dict.fromkeys("KV", Helper("_from_parent_channels"))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kvgen.algebra.form import Form
-from kvgen.algebra.graph import reachable
+from kvgen.algebra.graph import reachable, users_of
 from kvgen.algebra.records import Records
 from kvgen.algebra.solving import solve
 from kvgen.codegen.levels import unit_level
@@ -16,7 +16,7 @@ from kvgen.ir.values import ROWS, Helper, Value, Wish
 from kvgen.runtime.numbers import power_of_two
 from kvgen.schedules.token import names_of
 from kvgen.schedules.windows.lanes import WindowProgram
-from kvgen.schedules.windows.tokens import Tokens, WindowLoads, users_of
+from kvgen.schedules.windows.tokens import Tokens, WindowLoads
 
 
 class Frame:

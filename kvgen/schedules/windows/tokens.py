@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kvgen.algebra.form import Form
@@ -132,12 +132,3 @@ class Tokens(Lowering):
     def name(self, node: Node) -> str:
         name = (described(node, self.names) or "term") + self.suffix
         return Wish(name) if node in self.inlined else str(name)
-
-
-def users_of(nodes: Iterable[Node], leaves: set[Node]) -> set[Node]:
-    """Of the nodes, in order, the leaves and all that depends on them."""
-    found = set(leaves)
-    for node in nodes:
-        if any(arg in found for arg in node.args):
-            found.add(node)
-    return found
