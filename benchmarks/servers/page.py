@@ -79,14 +79,17 @@ def speed(found: Figures) -> str:
         lengths = "of many lengths" if staggered else f"of {runs[0]['about']['prompt']} tokens"
         lengths += ", overlap schedule" if overlap else ""
         parts.append(f"**Model `{model}`, prompts {lengths}.** {shares(runs)}\n")
-        parts.append(f"Tokens a second, and over {server.name}'s own with float32 states:\n")
+        stock = stock_of(runs)
+        state = stock["arm"].partition("-")[2] if stock else "float32"
+        own = f"{server.name}'s own with {state} states"
+        parts.append(f"Tokens a second, and over {own}:\n")
         parts.append(by_batch(runs, rate))
         parts.append("Milliseconds between tokens, median and 99th percentile:\n")
         parts.append(by_batch(runs, between))
         if all("gpu" in row for run in runs for row in run["rows"]):
             parts.append(
                 "Linear attention on the GPU, microseconds a step: the recurrence alone, with "
-                f"convolution and norm, and this over {server.name}'s own with float32 states:\n"
+                f"convolution and norm, and this over {own}:\n"
             )
             parts.append(by_batch(runs, linear))
             parts.append(
@@ -99,9 +102,15 @@ def speed(found: Figures) -> str:
 Cell = Callable[[Figures, "Figures | None"], str]
 
 
+def stock_of(runs: Sequence[Figures]) -> Figures | None:
+    """What the others are compared with: the server's own with float32 states, where it ran."""
+    named = {run["arm"]: run for run in runs}
+    return named.get(STOCK) or next((named[arm] for arm in named if arm.startswith("stock-")), None)
+
+
 def by_batch(runs: Sequence[Figures], cell: Cell) -> str:
     """cell: of an arm's row, and stock's of the same batch where it was measured."""
-    stock = next((run for run in runs if run["arm"] == STOCK), None)
+    stock = stock_of(runs)
     base = {row["batch"]: row for row in stock["rows"]} if stock else {}
     batches = list(dict.fromkeys(row["batch"] for run in runs for row in run["rows"]))
     rows = []
@@ -160,7 +169,7 @@ def busy(row: Figures, stock: Figures | None) -> str:
 
 def shares(runs: Sequence[Figures]) -> str:
     """What part of stock's time on the GPU its linear attention is, from batch to batch."""
-    stock = next((run for run in runs if run["arm"] == STOCK), None)
+    stock = stock_of(runs)
     if stock is None or not all("gpu" in row for row in stock["rows"]):
         return ""
     told = [
@@ -340,6 +349,8 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     "transformers-speed": (generating, "h200-transformers.json"),
     "sglang-speed": (speed, "h200-sglang-speed.json"),
     "sglang-speed-few": (speed, "h200-sglang-speed-few.json"),
+    "sglang-speed-bfloat16": (speed, "h200-sglang-speed-bfloat16.json"),
+    "sglang-speed-overlap": (speed, "h200-sglang-speed-overlap.json"),
     "sglang-equal": (equal, "h200-sglang-equal.json"),
     "sglang-soak": (sglang_page.soak, "h200-sglang-soak.json"),
     "sglang-drafts": (sglang_page.drafts, "h200-sglang-drafts.json"),

@@ -207,7 +207,8 @@ class Server:
     def loop(self) -> None:
         self.scheduler.gracefully_exit = False
         if self.scheduler.enable_overlap:
-            self.scheduler.event_loop_overlap()
+            # with the stream of its own that this schedule has
+            self.scheduler.run_event_loop()
         else:
             self.scheduler.event_loop_normal()
 
