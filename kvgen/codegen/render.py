@@ -79,7 +79,7 @@ def _short(
         context = context_of(plain, records, tuned, scheduled) | same
     context |= paged_of(plain, records, context, scheduled)
     short = context["short"]
-    several = [short[name] for name in ("verify", "extend")]
+    written = [short[name] for name in ("decode", "verify", "extend")]
     env = environment()
     names = ("short.py.jinja", "short_decode.py.jinja", "short_window.py.jinja")
     kernels = [env.get_template(name).render(context) for name in names]
@@ -91,10 +91,8 @@ def _short(
         "short_kernels": "".join(kernels),
         "short_table": table,
         "short": short,
-        "rows_helpers": context["rows_helpers"].union(*(each.helpers for each in several)),
-        "helpers": context["helpers"].union(
-            short["decode"].helpers, *(each.functions for each in several)
-        ),
+        "rows_helpers": context["rows_helpers"].union(*(each.helpers for each in written)),
+        "helpers": context["helpers"].union(*(each.functions for each in written)),
     }
 
 
