@@ -58,9 +58,9 @@ def emit(
     also with the kernels that run only where they have been timed, though they are on no GPU: for
     who times or checks them."""
     from kvgen.codegen.features import SHORT, completed
-    from kvgen.codegen.render import render
     from kvgen.explaining.explain import form_text
     from kvgen.kernels.untuned import waiting
+    from kvgen.rendering.render import render
     from kvgen.schedules.written import WITH_PAGES, written
 
     table = baking.known(analysis) if known is None else known

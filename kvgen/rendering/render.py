@@ -8,16 +8,16 @@ from typing import Any
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records, plan_records
-from kvgen.codegen import inlined
 from kvgen.codegen.config import Tuned, configs_text, legend
 from kvgen.codegen.context import context_of, features_of, paged_of, scheduled_of, windows_of
-from kvgen.codegen.environment import environment
 from kvgen.codegen.features import ALL
 from kvgen.codegen.literals import escaped
 from kvgen.codegen.scheduled import Schedule, Scheduled
 from kvgen.codegen.signatures import choices_of, facts_of, short_signatures, signatures_of
 from kvgen.codegen.table import table_text
-from kvgen.codegen.wrapping import wrapped
+from kvgen.rendering import inlined
+from kvgen.rendering.environment import environment
+from kvgen.rendering.wrapping import wrapped
 
 # the templates that call the runtime
 SPOKEN = ("calls.py.jinja", "reference.py.jinja", "table.py.jinja")
