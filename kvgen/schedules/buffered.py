@@ -84,6 +84,14 @@ class Buffered:
         """Every write's values at all places, for a tile, with what has decayed since along V."""
         return [self.value_now(index) for index in range(len(self.strays))]
 
+    def values_given(self) -> list[Value]:
+        """The same, but as they lie in memory where they do and nothing has decayed along V."""
+        whole = () if "V" in self.since else self.whole
+        return [
+            self.as_recorded(value) if value in whole else self.value_now(index)
+            for index, (_, value) in enumerate(self.writes)
+        ]
+
     def key_now(self, index: int) -> Value:
         return self._now(self.writes[index][0], self.strays[index], "K", "write_key")
 

@@ -95,6 +95,10 @@ class PagedToken(PagedProgram):
         spot = self.there(self.spot_page, self.inside, self.fits, "spot_")
         return spot.at(stored), self.within(None, stored.channel)
 
+    def after(self, count: Value) -> Value:
+        name = "ring_place" if count is self.count else "next_ring_place"
+        return self.build.binary("mod", count, self.build.given("RING"), name)
+
     def leads(self, heads: str | None) -> list[Value]:
         if self.single or heads == "HV":
             return super().leads(heads)

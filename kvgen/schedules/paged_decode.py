@@ -14,6 +14,7 @@ from kvgen.algebra.form import Decay, Form
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.records import Records
 from kvgen.codegen.levels import boundary, per_head, unit_level
+from kvgen.codegen.operands import times_input
 from kvgen.codegen.shapes import Shapes
 from kvgen.functions.exp import EXP
 from kvgen.ir.build import Builder
@@ -24,6 +25,7 @@ from kvgen.schedules.lowering import Lowering
 from kvgen.schedules.paged import PagedToken
 from kvgen.schedules.state import load_state
 from kvgen.schedules.token import Leaving, StepLoads, give_lines, names_of
+from kvgen.schedules.windows.reads import Held
 
 ROOM = Helper("_short_room", ("CONTEXT", "BUFFER", "PLACES", "TABLE"))
 RECORDS, BLOCKS = Helper("_short_records", ("PLACES", "TABLE")), Helper("tl.cdiv", ("SPAN",))
@@ -49,6 +51,13 @@ class AtPlaces(Buffered):
         """Where records begin is found for all of them, before any is loaded."""
         for stored in self.records.stored:
             self.lanes.at(stored)
+
+    def key_given(self, node: Node, stray: bool) -> tuple[Value, Value | None] | None:
+        """The input is on its way before the number is computed."""
+        found = times_input(self.form, node)
+        if found and self._recorded(found[0]):
+            self.as_recorded(found[0])
+        return super().key_given(node, stray)
 
     def _records(self, place: Value | None, held: Value) -> RecordLoads:
         return super()._records(None, held)
@@ -137,15 +146,14 @@ class _PagedDecode:
                 each.begin()
             for decay, total in totals.items():
                 self._sum_up(decay, total, buffer, newer)
-            keys, values = self._keys(buffer), buffer.values_now()
+            held = Held(keys=self._keys(buffer), values=buffer.values_given())
             for read in reads:
-                for (key, number), value in zip(keys, values, strict=True):
-                    if read.near == "V":
-                        key, value, number = value, key, None
+                for *sides, number in held.sides(read.near):
+                    near, far = (build.cast(side, "float") for side in sides)
                     name = Wish("term") if number else "score"
-                    score = build.sum(build.mul(key, read.column), read.near, name)
+                    score = build.sum(build.mul(near, read.column), read.near, name)
                     score = build.times(score, number, name="score")
-                    more = build.mul(value, build.times(buffer.weight, score))
+                    more = build.mul(far, build.times(buffer.weight, score))
                     build.move(read.found, build.add(read.found, build.sum(more, "P")))
 
     def _at_places(self, place: Value, held: str, called: str = "") -> AtPlaces:
@@ -177,8 +185,7 @@ class _PagedDecode:
         found: list[tuple[Value, Value | None]] = []
         for index, ((key, _), stray) in enumerate(zip(buffer.writes, buffer.strays, strict=True)):
             given = None if whole else buffer.key_given(key, stray)
-            side, number = given or (buffer.key_now(index), None)
-            found.append((self.build.cast(side, "float"), number))
+            found.append(given or (buffer.key_now(index), None))
         return found
 
     # -- the state
@@ -272,9 +279,7 @@ class _PagedDecode:
         lanes.pending(lanes.head if self.single else lanes.group, build.number(-1))
         lanes.find_spots(lanes.count, self.places, inside="spot")
         unit = unit_level(reachable(self.roots), self.single)
-        leaving = Leaving(lanes, self.token, self.form, self.records, unit)
-        for at_unit in (True, False):
-            leaving.store(at_unit)
+        Leaving(lanes, self.token, self.form, self.records, unit).store()
         real = lanes.real("V")
         guard, output = build.every(*real) if real else None, self.token.value(self.form.output)
         out = build.given("out", lanes.head.axes + "V", "pointer")

@@ -195,21 +195,23 @@ class Leaving:
             if stored.node not in self.unit:
                 self.lanes.at(stored)
 
-    def store(self, at_unit: bool) -> None:
-        """What is known before the tiles, or what a tile adds."""
+    def store(self, at_unit: bool | None = None) -> None:
+        """What is known before the tiles, or what a tile adds; None: both."""
         lanes = self.lanes
         place, after = (self._after(self.number + more) for more in (0, 1))
         fits = lanes.room(place, self.number)
         for stored in self.records.stored:
             node = self._own(stored.node)
-            if (node in self.unit) == at_unit:
-                guards = *fits, *lanes.once(stored.node.axes, at_unit)
+            once = node in self.unit
+            if at_unit in (once, None):
+                guards = *fits, *lanes.once(stored.node.axes, once)
                 self._store(*lanes.record(stored, place), node, guards)
         for carry in self.form.carries:
             node, same = self._own(carry.after), same_head(carry.axes.head, lanes.single)
-            if (node in self.unit and same) == at_unit:
+            once = node in self.unit and same
+            if at_unit in (once, None):
                 pointer, offset = carried_at(lanes, self.form, carry, lanes.after(after))
-                guards = *fits, *lanes.once(carry.axes, at_unit)
+                guards = *fits, *lanes.once(carry.axes, once)
                 self._store(pointer, offset, node, guards)
 
     def remember(self, at_unit: bool) -> None:

@@ -69,7 +69,7 @@ class PagedReads(Reads):
             self._page(back)
             for decay, total in totals.items():
                 self._sum_up(decay, total)
-            held = Held({}, self.buffered.weight, self.keys(), self.values())
+            held = Held({}, self.buffered.weight, self.keys(), self.buffered.values_given())
             for stack, whole in zip(stacks, found, strict=True):
                 build.move(whole, self.of_buffer(stack, held, whole, False))
         # only a row that has a state loads it
