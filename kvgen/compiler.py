@@ -58,17 +58,17 @@ def emit(
     also with the kernels that run only where they have been timed, though they are on no GPU: for
     who times or checks them."""
     from kvgen.codegen.features import SHORT, completed
-    from kvgen.codegen.render import render
     from kvgen.explaining.explain import form_text
     from kvgen.kernels.untuned import waiting
-    from kvgen.schedules.written import PAGED_WINDOWS, written
+    from kvgen.rendering.render import render
+    from kvgen.schedules.written import WITH_PAGES, written
 
     table = baking.known(analysis) if known is None else known
     tuned = baking.baked(analysis, table)
     chosen = completed(features)
     form, records = analysis.form, analysis.records
     without = set(() if untimed else waiting(form, tuned.configs))
-    without |= set() if SHORT in chosen else PAGED_WINDOWS
+    without |= set() if SHORT in chosen else set(WITH_PAGES)
     schedule = partial(written, without=without)
     return render(form, records, form_text(analysis), tuned, chosen, schedule)
 

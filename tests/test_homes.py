@@ -65,8 +65,9 @@ HOMES = [
             ROOT / "cli.py",
             *(
                 ROOT / "kvgen" / "codegen" / f"{name}.py"
-                for name in ("context", "features", "render", "signatures")
+                for name in ("context", "features", "signatures")
             ),
+            ROOT / "kvgen" / "rendering" / "render.py",
             *(ROOT / "kvgen" / "runtime").glob("*.py"),
         ),
     ),

@@ -1,5 +1,5 @@
-"""Where tiles lie in memory, as texts: indices along axes, what is added to reach a head's records
-or a carried state, and the masks that tiles are loaded and stored under."""
+"""Where a cache's tensors lie in memory, as texts: what is added to reach a head's records or a
+carried state, and the masks that tiles are stored under."""
 
 from __future__ import annotations
 
@@ -7,32 +7,15 @@ from collections.abc import Iterable
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Stored
-from kvgen.codegen.names import local
-from kvgen.codegen.printer import ATOM, Text, aligned
-from kvgen.codegen.shapes import MOST_32, Shapes, long_head
+from kvgen.codegen.names import KERNEL_NAMES, local
+from kvgen.codegen.shapes import MOST_32, Shapes
 from kvgen.language.spec import MAX_BUFFER
 
-
-def strided(index: str, stride: str) -> str:
-    """How far an index is along an axis whose stride comes from a tensor; empty for the first.
-
-    A stride may be anything, so what it is times has 64 bits: rows, slots and `long_token` have
-    them, numbers, heads and groups get them here.
-    """
-    if index.isdecimal():
-        return {"0": "", "1": stride}.get(index, f"tl.cast({index}, tl.int64) * {stride}")
-    return f"{long_head(index)} * {stride}"
+# what a program's heads and channels are called
+INDICES = {"H": "group", "HV": "head", "K": "key", "V": "value"}
 
 
-def indexed(axis: str, dims: str, heads: str = "") -> str:
-    """Where a tile of such dimensions lies along an axis."""
-    name, own = {"H": ("group", ""), "HV": ("head", heads), "K": ("key", "K"), "V": ("value", "V")}[
-        axis
-    ]
-    return aligned(Text(name, ATOM, own), dims).text
-
-
-def mask_of(program: Iterable[str], lanes: Iterable[str] = (), *, block: bool = True) -> str:
+def mask_of(program: Iterable[str], lanes: Iterable[str], *, block: bool) -> str:
     """Conditions of a whole program, then those of each of its elements, as the mask of a block.
 
     Triton's interpreter takes a comparison of scalars for a number of their type, and from Triton
@@ -43,44 +26,34 @@ def mask_of(program: Iterable[str], lanes: Iterable[str] = (), *, block: bool = 
     return " & ".join([*bools, *scalars, *lanes])
 
 
-def records_of_head(stored: Stored, shapes: Shapes, dims: str = "", heads: str = "") -> str:
-    """What is added to reach a head's records, of which each head has PLACES.
-
-    dims: those of the tile that is addressed. heads: the dimension of `head`, if it has one.
-    """
+def records_of_head(stored: Stored, shapes: Shapes) -> str:
+    """What is added to reach a head's records, of which each head has PLACES."""
     if stored.heads is None:
         return ""
     width = shapes.size(stored.channel)
     size = f"(PLACES * {width})" if width > 1 else "PLACES"
-    return f" + {shapes.of_heads(indexed(stored.heads, dims, heads))} * {size}"
+    return f" + {shapes.of_heads(INDICES[stored.heads])} * {size}"
 
 
-def carried_address(form: Form, name: str, place: str, heads: str = "") -> str:
-    """Where a carried state lies after `place` records, in [slots, layers, places + 1, *axes].
-
-    heads: the dimension of `head`, if it has one.
-    """
-    carry = next(c for c in form.carries if c.tensor.name == name)
+def carried_address(form: Form, name: str, place: str) -> str:
+    """Where a carried state lies after `place` records, in [slots, layers, places + 1, *axes]."""
+    axes = next(c for c in form.carries if c.tensor.name == name).axes
     sizes = dict(form.spec.sizes)
-    ratio = form.spec.ratio
-    axes = carry.axes
     width = sizes[axes.channels] if axes.channels else 1
-    dims = (heads if axes.head == "HV" else "") + axes.channels
-    index = indexed(axes.head, dims, heads) if axes.head else None
     parts = [f"{local(name)}_at"]
     if place != "0":
-        inner = place if place.isidentifier() else f"({place})"
+        inner = place if place in KERNEL_NAMES else f"({place})"
         # the states of all heads, as far as the last place
         if (MAX_BUFFER + 1) * sizes.get(axes.head or "", 1) * width >= MOST_32:
             inner = f"{inner}.to(tl.int64)"
-        factors = [inner]
-        factors += [head_count(axes.head, ratio)] if index else []
-        factors += [str(width)] if width > 1 else []
-        parts.append(" * ".join(factors))
-    if index:
+        heads = head_count(axes.head, form.spec.ratio)
+        factors = [inner, *([f"({heads})" if "/" in heads else heads] if axes.head else [])]
+        parts.append(" * ".join([*factors, *([str(width)] if width > 1 else [])]))
+    if axes.head:
+        index = INDICES[axes.head]
         parts.append(index if width == 1 else f"{index} * {width}")
     if axes.channels:
-        parts.append(indexed(axes.channels, dims))
+        parts.append(INDICES[axes.channels])
     return " + ".join(parts)
 
 
@@ -88,4 +61,4 @@ def head_count(axis: str | None, ratio: int) -> str:
     """How many heads a cache tensor has, in terms of the kernel's `heads`."""
     if axis is None:
         return "1"
-    return "heads" if axis == "HV" or ratio == 1 else f"(heads // {ratio})"
+    return "heads" if axis == "HV" or ratio == 1 else f"heads // {ratio}"

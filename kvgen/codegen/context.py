@@ -30,7 +30,6 @@ from kvgen.codegen.said import (
 )
 from kvgen.codegen.scheduled import Scheduled, of_groups
 from kvgen.codegen.shapes import Shapes
-from kvgen.codegen.short import short_decode_scope
 from kvgen.codegen.table import axes_text
 from kvgen.codegen.tensors import (
     carried_of,
@@ -256,9 +255,7 @@ def paged_of(
     carried_tensors = [t for t in tensors if t.name in carried]
     record_tensors = [t for t in context["tensors"] if t.name in stored]
     read = [t for t in context["decode_tensors"] if t.name not in stored | carried]
-    shapes, single = context["shapes"], context["single"]
-    decode = short_decode_scope(form, records, shapes, single)
-    verify, extend = scheduled["short_verify"], scheduled["short_extend"]
+    decode, verify, extend = (scheduled[f"short_{name}"] for name in ("decode", "verify", "extend"))
     used = [*form.roots, *(s.node for s in records.stored)]
     every = [*context["plane_tensors"], *record_tensors, *carried_tensors]
     decoded = [*read, *record_tensors, *carried_tensors]

@@ -4,13 +4,13 @@ inputs and parameters, and the tensors of the cache."""
 from __future__ import annotations
 
 import keyword
+from dataclasses import dataclass, field
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records
-from kvgen.codegen.printer import Namer
 
 # names the templates use inside kernels; a spec's own names step aside
-KERNEL_NAMES = """
+NAMES = """
 tl triton torch math float int bool range min max abs sum len print
 heads head group groups leads row slot part unit step tile value_tile key value blank
 place skipped one marks counts held after newer oldest count j
@@ -38,10 +38,29 @@ order_ptr order_at ring back_1 to_come
 left_ptr left_row left_token left_head items rows real_item owner later counts
 FINISH ITEMS LENGTHS BITS
 """
+KERNEL_NAMES = frozenset(NAMES.split())
+
+
+@dataclass
+class Namer:
+    """Hands out identifiers that are still free."""
+
+    taken: set[str] = field(default_factory=set)
+    # how often a name was wanted, so that a much wanted one is found at once
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def new(self, wanted: str) -> str:
+        name, count = wanted, self.counts.get(wanted, 1)
+        while name in self.taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        self.counts[wanted] = count
+        self.taken.add(name)
+        return name
 
 
 def namer_for(form: Form, records: Records) -> Namer:
-    taken = set(KERNEL_NAMES.split()) | set(keyword.kwlist)
+    taken = {*KERNEL_NAMES, *keyword.kwlist}
     for tensor in (*form.spec.inputs, *form.spec.params):
         taken |= {pointer_name(tensor.name)}
         taken |= {f"{tensor.name}_{stride_name(axis)}" for axis in ("B", "H", *tensor.axes)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from kvgen.algebra.chunk import forgives
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
-from kvgen.codegen.printer import Emission, Text
 
 # what a tensor core contracts at a time
 LEAST = 16
@@ -71,20 +70,6 @@ def all_given(form: Form) -> bool:
     return all(times_input(form, vector) is not None for vector in vectors)
 
 
-def as_given(load: Text) -> str:
-    """What a load brings before it is widened."""
-    return load.text.removesuffix(".to(tl.float32)")
-
-
 def component(raw: Node) -> str:
     """An input's name, with the number of the component if it is one."""
     return f"{raw.args[0].value}{raw.value}" if raw.op == "index" else str(raw.value)
-
-
-def emit_number(scope: Emission, number: Node, level: list[str]) -> Text | None:
-    """What an input is still to be times; None for 1."""
-    if number.is_const and number.const == 1:
-        return None
-    (text,) = scope.emit([number])
-    level += scope.take()
-    return text

@@ -58,16 +58,7 @@ class Shapes:
     def of_heads(self, index: str) -> str:
         """The number of a head as it is times the elements of a head's state or of its records."""
         most = max(self.k * self.v, MAX_BUFFER * max(self.k, self.v))
-        return index if HEADS * most < MOST_32 else long_head(index)
+        return index if HEADS * most < MOST_32 else f"{index}.to(tl.int64)"
 
     def masked(self, channel: str) -> bool:
         return self.masks_k if channel == "K" else self.masks_v
-
-    @property
-    def masks(self) -> dict[str, str]:
-        return {c: f"real_{self.index(c)}" for c in "KV" if self.masked(c)}
-
-
-def long_head(index: str) -> str:
-    """The number of a head or of a group, or of several, as it is times what may be large."""
-    return f"{index}.to(tl.int64)" if index.startswith(("head", "group")) else index

@@ -71,14 +71,14 @@ def tensors_of(form: Form, records: Records, shapes: Shapes, ratio: int) -> list
         for plane in storage.state.planes
     ]
     for stored in records.stored:
-        shape = f", {head_count(stored.heads, ratio).strip('()')}" if stored.heads else ""
+        shape = f", {head_count(stored.heads, ratio)}" if stored.heads else ""
         shape += ", buffer" + (f", {sizes[stored.channel]}" if stored.channel else "")
         offset = records_of_head(stored, shapes)
         found.append(CacheTensor(stored.name, shape, stored.dtype.text, offset, stored.heads))
     for carry in form.carries:
         shape = ", buffer + 1"
         if carry.axes.head:
-            shape += f", {head_count(carry.axes.head, ratio).strip('()')}"
+            shape += f", {head_count(carry.axes.head, ratio)}"
         if carry.axes.channels:
             shape += f", {sizes[carry.axes.channels]}"
         found.append(CacheTensor(carry.tensor.name, shape, "torch.float32", "", None))
@@ -89,16 +89,18 @@ def pasts_of(spec: Spec, sizes: Mapping[str, int], ratio: int) -> list[CacheTens
     """The rings of inputs that have a past."""
     found: list[CacheTensor] = []
     for past in spec.pasts:
-        extents = [head_count(axis, ratio).strip("()") if axis in HEADS else str(sizes[axis])
-                   for axis in past.tensor.axes]  # fmt: skip
+        extents = [
+            head_count(axis, ratio) if axis in HEADS else str(sizes[axis])
+            for axis in past.tensor.axes
+        ]
         shape = ", ".join(["", "places", *extents])
         found.append(CacheTensor(past.name, shape, "dtype", "", None))
     return found
 
 
-def tile_of(planes: list[str], offsets: str, mask: str, lanes: str = "") -> Tile:
-    """A tile of the state. lanes: what spreads the pointers, where there are several."""
-    return Tile(tuple(f"{local(name)}_at{lanes}" for name in planes), offsets, mask)
+def tile_of(planes: list[str], offsets: str, mask: str) -> Tile:
+    """A tile of the state."""
+    return Tile(tuple(f"{local(name)}_at" for name in planes), offsets, mask)
 
 
 def carried_of(form: Form, records: Records, shapes: Shapes, ratio: int) -> list[CarriedMove]:
@@ -123,7 +125,7 @@ def carried_of(form: Form, records: Records, shapes: Shapes, ratio: int) -> list
         store = f", mask={store}" if store else ""
         extents = []
         if axes.head:
-            extents.append("heads" if axes.head == "HV" or ratio == 1 else f"heads // {ratio}")
+            extents.append(head_count(axes.head, ratio))
         if axes.channels:
             extents.append(str(sizes[axes.channels]))
         text = "".join(f", {extent}" for extent in extents) or ","

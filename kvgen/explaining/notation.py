@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kvgen.algebra.graph import Graph, Node, reachable
-from kvgen.codegen.printer import Namer
+from kvgen.codegen.names import Namer
 from kvgen.functions.function import Function, Seen
 from kvgen.functions.registry import FUNCTIONS, reduces
 from kvgen.values.axes import Axes

@@ -187,16 +187,26 @@ class Builder:
         return self.let("helper", args, whole, type, helper, name, note)
 
     def parts(
-        self, whole: Value, axes: str | Sequence[str], names: Sequence[str | None]
+        self,
+        whole: Value,
+        axes: str | Sequence[str],
+        names: Sequence[str | None],
+        types: Sequence[Type] | None = None,
     ) -> list[Value]:
         """What a helper gives at once, one by one; None: what nothing looks at. axes: of all, or of
-        each."""
+        each. types: of each, where they differ."""
         count = len(names)
         several = [axes] * count if isinstance(axes, str) else axes
+        kinds = types or [whole.type for _ in names]
         return [
-            self.let("part", (whole,), each, whole.type, Part(number, count), name)
-            for number, (each, name) in enumerate(zip(several, names, strict=True))
+            self.let("part", (whole,), each, kind, Part(number, count), name)
+            for number, (each, kind, name) in enumerate(zip(several, kinds, names, strict=True))
         ]
+
+    def zeros(self, axes: str, extents: Sequence[str]) -> Value:
+        """A tile of its own, to stand within what looks at it."""
+        helper = Helper("tl.zeros", (f"[{', '.join(extents)}]", "tl.float32"))
+        return self.again(self.helper(helper, axes=axes, name=Wish("zeros")))
 
     def variable(self, value: Value, name: str) -> Value:
         """What begins as a value, and moves."""
@@ -257,7 +267,7 @@ class Builder:
 
     @contextmanager
     def loop(
-        self, index: str, count: str, stages: str | None, note: str | None = None
+        self, index: str, count: str | Value, stages: str | None, note: str | None = None
     ) -> Iterator[Value]:
         turn = Value("given", (), "", "int", index)
         self.open.append(([], {}))

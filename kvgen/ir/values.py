@@ -3,7 +3,8 @@
 A value's elements lie along its axes, in the order that its kernel has them in: V, a tile of value
 channels; P, places of the buffer; S, the tokens of a window as those that write; K, key channels;
 T, the same tokens as those that read; C, vectors side by side; R, several vectors' tokens, row upon
-row; Q, places that places are compared with. A product contracts the last axis of its first factor
+row; Q, places that places are compared with; G, value heads of a group side by side; L, key
+channels of a few rows of the state. A product contracts the last axis of its first factor
 with the first of its second.
 """
 
@@ -15,9 +16,9 @@ from typing import Literal
 
 from kvgen.functions.function import Function
 
-# the tokens of a window as columns or as rows, a token alone, and heads of tokens that nothing
-# holds together
-WINDOWS, ROWS, TOKEN, ITEMS = "VPSKT", "RTSPQKV", "PKVC", "TKV"
+# the tokens of a window as columns or as rows, a token alone, one on pages, and heads of tokens
+# that nothing holds together
+WINDOWS, ROWS, TOKEN, PAGES, ITEMS = "VPSKT", "RTSPQKV", "PKVC", "GPLKV", "TKV"
 # the same tokens, as those that write and as those that read
 TOKENS = ("S", "T")
 
@@ -142,10 +143,11 @@ class When:
 
 @dataclass(frozen=True)
 class Loop:
-    """Statements once for every number below a count. stages: how many turns are in flight."""
+    """Statements once for every number below a count, or of a range. stages: how many turns are in
+    flight."""
 
     index: Value
-    count: str
+    count: str | Value
     stages: str | None
     body: Block
     note: str | None = None
@@ -182,6 +184,8 @@ def used(statement: Statement) -> tuple[Value, ...]:
             return (pointer, offset, value, *(() if guard is None else (guard,)))
         case Move(given, value):
             return (given, value)
+        case Loop(_, Value() as count):
+            return (count,)
         case Loop() | When() | Do():
             return ()
 

@@ -89,7 +89,8 @@ def _implied(when: When, within: Conditional) -> set[Value]:
 def _value(value: Value, order: str) -> None:
     args = value.args
     _expect(all(axis in order for axis in value.axes), value, "an unknown axis")
-    _expect(len(set(value.axes)) == len(value.axes) <= 2, value, "no axes of a tile")
+    _expect(len(set(value.axes)) == len(value.axes), value, "an axis twice")
+    _expect(len({*value.axes} - {"G"}) <= 2, value, "no axes of a tile, nor of some side by side")
     _expect(_axes(value, order), value, f"not the axes of what is made of {[x.axes for x in args]}")
     match value.op:
         case "lt" | "gt" | "eq" | "every":

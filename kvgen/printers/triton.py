@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from kvgen.functions.function import Function
 from kvgen.ir.values import (
+    PAGES,
     ROWS,
     Block,
     Do,
@@ -135,6 +136,7 @@ class _Printer:
                     return [f"{pad}{name} {sign}= {self.along(other, value.axes, AND)}"]
                 return [f"{pad}{name} = {text}"]
             case Loop(index, count, stages, body):
+                count = self.of(count)[0] if isinstance(count, Value) else count
                 turns = f"tl.range({count}, num_stages={stages})" if stages else f"range({count})"
                 return [f"{pad}for {index.detail} in {turns}:", *self.lines(body, deeper)]
 
@@ -204,10 +206,9 @@ class _Printer:
         if value in self.named:
             return False
         whole = value.op == "where" and not value.args[0].axes
-        offset = value.op == "mul" and value.type == "int"
-        if self.order == ROWS:
-            offset = value.op in ("mul", "add") and value.type in ("int", "long")
-        return whole or offset
+        ops = ("mul", "add") if self.order in (ROWS, PAGES) else ("mul",)
+        types = ("int", "long") if self.order == ROWS else ("int",)
+        return whole or (value.op in ops and value.type in types)
 
     def text(self, value: Value, among: str | None = None) -> Written:
         """among: the axes of what it stands among."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 from kvgen.algebra.form import Decay, Form
-from kvgen.algebra.graph import Node
+from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.algebra.records import Records, Stored
 from kvgen.codegen.levels import newest_first
 from kvgen.codegen.names import by_channel
 from kvgen.codegen.operands import component, times_input
-from kvgen.codegen.scopes import strays_from
 from kvgen.functions.exp import EXP
 from kvgen.ir.values import Value
 from kvgen.schedules.loads import Program, RecordLoads
@@ -83,6 +83,14 @@ class Buffered:
     def values_now(self) -> list[Value]:
         """Every write's values at all places, for a tile, with what has decayed since along V."""
         return [self.value_now(index) for index in range(len(self.strays))]
+
+    def values_given(self) -> list[Value]:
+        """The same, but as they lie in memory where they do and nothing has decayed along V."""
+        whole = () if "V" in self.since else self.whole
+        return [
+            self.as_recorded(value) if value in whole else self.value_now(index)
+            for index, (_, value) in enumerate(self.writes)
+        ]
 
     def key_now(self, index: int) -> Value:
         return self._now(self.writes[index][0], self.strays[index], "K", "write_key")
@@ -172,3 +180,23 @@ class Buffered:
 
     def _name(self, node: Node, otherwise: str) -> str:
         return self.token.names.get(node, otherwise)
+
+
+def strays_from(write: tuple[Node, Node], loaded: Callable[[Node], object]) -> bool:
+    """Whether the outer product of what is derived from zeros, as they are loaded where no record
+    is held, is not zero. loaded: whether a node is loaded, by its truth."""
+    graph = Graph()
+    found: dict[Node, Node] = {}
+    for node in reachable(write, below=lambda node: () if loaded(node) else node.args):
+        if loaded(node):
+            found[node] = graph.const(0.0)
+        elif node.is_const:
+            found[node] = node
+        else:
+            try:
+                found[node] = graph.rebuild(node, tuple(found[arg] for arg in node.args))
+            except (ValueError, OverflowError):
+                return True
+    key, value = (found[node] for node in write)
+    # an infinity times 0 is not 0 either
+    return not (key.is_const and value.is_const and key.const * value.const == 0)

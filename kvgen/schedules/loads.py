@@ -22,19 +22,22 @@ class Program:
 
     masks: which lanes of a channel that fills no tile are real. What goes along V is there once a
     tile has begun. single: whether a program has one value head, or goes over tiles of all value
-    heads of a group. items: the axis that rows and heads lie along, where there are several.
+    heads of a group. items: the axis that rows and heads lie along, where there are several; heads:
+    that of heads alone.
     """
 
     value_tile: Value
     single = True
 
-    def __init__(self, build: Builder, shapes: Shapes, ratio: int, items: str = "") -> None:
+    def __init__(
+        self, build: Builder, shapes: Shapes, ratio: int, items: str = "", heads: str = ""
+    ) -> None:
         self.build, self.shapes, self.ratio = build, shapes, ratio
         self.key = build.given("key", "K")
         self.value: Value | None = None
         self.masks = {"K": build.given("real_key", "K", "bool")} if shapes.masks_k else {}
         self.row = build.given("row", items, "long")
-        self.head, self.group = build.given("head", items), build.given("group", items)
+        self.head, self.group = build.given("head", items + heads), build.given("group", items)
         self.part = build.given("part")
         self.place = build.given("place", "P")
         self.held = build.given("held", "P", "bool")
@@ -73,11 +76,12 @@ class Program:
         """Where the records of the head begin."""
         return self.build.given(f"{local(stored.name)}_at", type="pointer")
 
-    def pending(self, unit: Value) -> None:
-        """Leaves how many tokens `accept` may keep of the row. unit: a program's head or group."""
+    def pending(self, unit: Value, left: Value | None = None) -> None:
+        """Leaves how many tokens `accept` may keep of the row. unit: a program's head or group.
+        left: that number below 0; None: of a window."""
         build, slot = self.build, self.build.given("slot", type="long")
         first = [build.binary("eq", each, build.number(0)) for each in (self.part, unit)]
-        left = build.let("neg", (build.given("WINDOW"),), "", "int")
+        left = left or build.let("neg", (build.given("WINDOW"),), "", "int")
         pointer = build.given("pending_ptr", type="pointer")
         note = "what `accept` may keep of this row"
         build.store(pointer, slot, left, build.every(*first), note)
@@ -93,23 +97,32 @@ class Program:
     def once(self, axes: Axes, at_unit: bool = True) -> list[Value]:
         """Which of the programs, or of the tiles, that compute the same value store it. at_unit:
         whether a program does, before its tiles."""
-        build, zero = self.build, self.build.number(0)
-        per_head, found = self.single or not at_unit, []
-        if axes.head is None:
-            found.append(build.binary("eq", self.head if per_head else self.group, zero))
-        elif axes.head == "H" and self.ratio > 1 and per_head:
-            head = build.binary("mod", self.head, build.number(self.ratio))
-            found.append(build.binary("eq", head, zero, "leads"))
+        build, zero, found = self.build, self.build.number(0), []
+        if self.single or not at_unit:
+            found += self.leads(axes.head)
+        elif axes.head is None:
+            found.append(build.binary("eq", self.group, zero))
         if axes.channels != "V":
             found.append(build.binary("eq", self.part if at_unit else self.value_tile, zero))
         return [*found, *self.real(axes.channels)]
+
+    def leads(self, heads: str | None) -> list[Value]:
+        """Whether a head is the first of those that compute the same value. heads: the axis that it
+        has one for each of."""
+        build, zero = self.build, self.build.number(0)
+        if heads is None:
+            return [build.binary("eq", self.head, zero)]
+        if heads == "HV" or self.ratio == 1:
+            return []
+        of_group = build.binary("mod", self.head, build.number(self.ratio))
+        return [build.binary("eq", of_group, zero, "leads")]
 
 
 class Lanes(Program):
     """Those of a window's tokens, of one value head."""
 
-    def __init__(self, build: Builder, shapes: Shapes, ratio: int) -> None:
-        super().__init__(build, shapes, ratio)
+    def __init__(self, build: Builder, shapes: Shapes, ratio: int, heads: str = "") -> None:
+        super().__init__(build, shapes, ratio, heads=heads)
         self.token = build.given("token", "T")
         self.long_token = build.given("long_token", "T", "long")
         self.real_token = build.given("real_token", "T", "bool")

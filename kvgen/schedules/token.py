@@ -11,7 +11,6 @@ from kvgen.algebra.naming import described, value_names
 from kvgen.algebra.records import Records, Stored
 from kvgen.codegen.names import local
 from kvgen.codegen.shapes import HEADS, MOST_32, Shapes
-from kvgen.codegen.stores import same_head
 from kvgen.ir.build import Builder
 from kvgen.ir.values import Value
 from kvgen.language.spec import MAX_BUFFER
@@ -36,8 +35,10 @@ class TokenProgram(Program):
     """single: whether a program has one value head, which its template says, or goes over tiles of
     all value heads of a group."""
 
-    def __init__(self, build: Builder, shapes: Shapes, ratio: int, single: bool) -> None:
-        super().__init__(build, shapes, ratio)
+    def __init__(
+        self, build: Builder, shapes: Shapes, ratio: int, single: bool, heads: str = ""
+    ) -> None:
+        super().__init__(build, shapes, ratio, heads=heads)
         self.single, self.called = single, ""
         self.count = build.given("count")
         self.slot = build.given("slot", type="long")
@@ -61,6 +62,19 @@ class TokenProgram(Program):
 
     def at(self, stored: Stored) -> Value:
         return self._at(stored.name, stored.heads, self.each(stored.channel))
+
+    def record(self, stored: Stored, place: Value) -> tuple[Value, Value]:
+        """Where a token's record goes."""
+        return self.at(stored), self.within(place, stored.channel)
+
+    def after(self, count: Value) -> Value:
+        """Where carried states stand after so many records."""
+        return count
+
+    def room(self, place: Value, number: int) -> list[Value]:
+        """Whether there is a place for the record of so many tokens before: for the first one there
+        always is."""
+        return [self.build.binary("lt", place, self.build.given("PLACES"))] if number else []
 
     def plane(self, name: str) -> Value:
         return self._at(name, "HV", self.build.number(self.shapes.k * self.shapes.v))
@@ -118,7 +132,8 @@ class StepLoads(GivenLoads):
             return super().__call__(node, name)
         carry = next(c for c in self.form.carries if c.tensor.name == leaf.value)
         real = lanes.real(leaf.axes.channels)
-        pointer, offset = carried_at(lanes, self.form, carry, build.given("count"))
+        assert isinstance(lanes, TokenProgram)
+        pointer, offset = carried_at(lanes, self.form, carry, lanes.after(lanes.count))
         return build.load(pointer, offset, build.every(*real) if real else None, name, type="float")
 
 
@@ -180,23 +195,23 @@ class Leaving:
             if stored.node not in self.unit:
                 self.lanes.at(stored)
 
-    def store(self, at_unit: bool) -> None:
-        """What is known before the tiles, or what a tile adds."""
-        lanes, build = self.lanes, self.lanes.build
+    def store(self, at_unit: bool | None = None) -> None:
+        """What is known before the tiles, or what a tile adds; None: both."""
+        lanes = self.lanes
         place, after = (self._after(self.number + more) for more in (0, 1))
-        # the first token always has room
-        fits = [build.binary("lt", place, build.given("PLACES"))] if self.number else []
+        fits = lanes.room(place, self.number)
         for stored in self.records.stored:
             node = self._own(stored.node)
-            if (node in self.unit) == at_unit:
-                offset = lanes.within(place, stored.channel)
-                guards = *fits, *lanes.once(stored.node.axes, at_unit)
-                self._store(lanes.at(stored), offset, node, guards)
+            once = node in self.unit
+            if at_unit in (once, None):
+                guards = *fits, *lanes.once(stored.node.axes, once)
+                self._store(*lanes.record(stored, place), node, guards)
         for carry in self.form.carries:
             node, same = self._own(carry.after), same_head(carry.axes.head, lanes.single)
-            if (node in self.unit and same) == at_unit:
-                pointer, offset = carried_at(lanes, self.form, carry, after)
-                guards = *fits, *lanes.once(carry.axes, at_unit)
+            once = node in self.unit and same
+            if at_unit in (once, None):
+                pointer, offset = carried_at(lanes, self.form, carry, lanes.after(after))
+                guards = *fits, *lanes.once(carry.axes, once)
                 self._store(pointer, offset, node, guards)
 
     def remember(self, at_unit: bool) -> None:
@@ -231,6 +246,11 @@ class Leaving:
         guard = build.every(*real) if real else None
         value = self.token.value(self._own(finish or self.form.output))
         build.store(build.given("out_ptr", type="pointer"), offset, value, guard)
+
+
+def same_head(head: str | None, single: bool) -> bool:
+    """Whether a program has one of what lies along an axis of heads, or none."""
+    return single or head != "HV"
 
 
 def to_token(build: Builder, number: int, stride: str) -> list[Value]:

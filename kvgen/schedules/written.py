@@ -37,6 +37,7 @@ from kvgen.schedules.chunk import chunk
 from kvgen.schedules.decode import decode
 from kvgen.schedules.finish import finish
 from kvgen.schedules.folding import fold, folded, load, read, recurrent
+from kvgen.schedules.paged_decode import short_decode
 from kvgen.schedules.windows.extend import extend
 from kvgen.schedules.windows.paged import short_extend, short_verify
 from kvgen.schedules.windows.verify import verify
@@ -69,10 +70,19 @@ WINDOWS = f"""
 path_value log_value rest_key rest_value lasting_key lasting_value real_log
 position long_position real_token last block spot fits spot_page within
 """
-ROWS = {VERIFY.name: (verify, AS_BUILT), EXTEND.name: (extend, OF_BLOCKS)}
-ROWS |= {PAGED + VERIFY.name: (short_verify, AS_BUILT)}
-ROWS |= {PAGED + EXTEND.name: (short_extend, OF_BLOCKS)}
-PAGED_WINDOWS = frozenset(name for name in ROWS if name.startswith(PAGED))
+# of a token on pages
+PAGES = f"""
+{DECODES} count places blocks place held page within newer newer_page newer_within
+oldest oldest_page row_key fits spot spot_page
+"""
+WITH_PAGES = {
+    PAGED + DECODE.name: (short_decode, AS_BUILT, PAGES),
+    PAGED + VERIFY.name: (short_verify, AS_BUILT, WINDOWS),
+    PAGED + EXTEND.name: (short_extend, OF_BLOCKS, WINDOWS),
+}
+# what a recurrence has if it has windows
+ROWS = {VERIFY.name: (verify, AS_BUILT, WINDOWS), EXTEND.name: (extend, OF_BLOCKS, WINDOWS)}
+ROWS |= WITH_PAGES
 # of one tile of a head; `folded` is what other kernels begin with
 FOLDING = {FOLD.name: fold, RECURRENT.name: recurrent, "read": read, "load": load}
 FOLDING |= {"folded": folded, "folded_staged": partial(folded, stages="STAGES")}
@@ -119,11 +129,11 @@ def written(form: Form, records: Records, without: Collection[str] = ()) -> dict
         found[SWEEP.name] = replace(sweep, prepared=prompt.prepared)
     contexts = " ".join(f"{carry.tensor.name}_context" for carry in form.carries)
     if form.factored or not form.paged:
-        without = {*without, *PAGED_WINDOWS}
-    for name, (each, passes) in ROWS.items() if form.windows else ():
+        without = {*without, *WITH_PAGES}
+    for name, (each, passes, names) in ROWS.items() if form.windows else ():
         if name not in without:
             kernel = each(form, records, shapes)
-            found[name] = write(kernel, f"{WINDOWS} {places} {contexts}", single, passes=passes)
+            found[name] = write(kernel, f"{names} {places} {contexts}", single, passes=passes)
     for name, each in FOLDING.items():
         found[name] = write(each(form, records, shapes), FOLDS, kept=STANDING)
     return found
@@ -142,6 +152,7 @@ def _written(
     """own: names that are the schedule's. kept: of those of all, such as stand before its lines."""
     kernel = passed(kernel, passes or (AS_BUILT if kernel.axes == TOKEN else PASSES))
     extents = {"V": "TILE", "P": "SPAN", "K": str(shapes.span("K")), "S": "TOKENS", "T": "TOKENS"}
+    extents |= {"G": "TILES", "L": "ROWS"}
     namer = namer_for(form, records)
     namer.taken -= set(f"{OWN} {own}".split()) - {*kept.split(), *kernel.given}
     lines = printed(kernel, extents, namer.new)

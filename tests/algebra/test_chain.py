@@ -19,7 +19,7 @@ from kvgen.checking.checker import SAME, bounds
 from kvgen.checking.samples import Sampler
 from kvgen.checking.twin import Tensors, Twin, bits, worst
 from kvgen.checking.windows import Verify
-from kvgen.codegen import render
+from kvgen.rendering import render
 
 # a column meets a state of 16 bits in two parts, of which bfloat16 keeps 16 bits
 IN_PARTS = 1e-5

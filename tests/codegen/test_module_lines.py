@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from kvgen import compiler
-from kvgen.codegen import inlined
 from kvgen.codegen.features import ALL, DECODE, EXTEND, USUAL, VERIFY
+from kvgen.rendering import inlined
 from kvgen.shipped import resolve
 
 # the longest storage mode: two planes, their writes replayed, what is recorded derived anew

@@ -16,6 +16,7 @@ from kvgen.functions.exp import EXP
 from kvgen.ir.build import Builder
 from kvgen.ir.passes import dead, helpers, invariant, once
 from kvgen.ir.values import (
+    PAGES,
     ROWS,
     TOKEN,
     Block,
@@ -34,12 +35,14 @@ from kvgen.schedules.chain import chain
 from kvgen.schedules.chunk import chunk
 from kvgen.schedules.decode import decode
 from kvgen.schedules.folding import fold, load, read, recurrent
+from kvgen.schedules.paged_decode import short_decode
 from kvgen.schedules.windows.extend import extend
 from kvgen.schedules.windows.verify import verify
 from kvgen.schedules.written import PASSES, passed
 
 PRODUCT = Helper("_product")
 EXTENTS = {"V": "TILE", "P": "SPAN", "K": "64", "S": "TOKENS", "T": "TOKENS"}
+EXTENTS |= {"G": "TILES", "L": "ROWS"}
 
 
 def lines(kernel: Kernel) -> list[str]:
@@ -536,6 +539,49 @@ def test_a_window_s_rows_read_the_state_once() -> None:
         for name in ("since = ", "log_decay_first = ")
     )
     assert loop < since < oldest
+
+
+def test_a_token_on_pages_reads_a_state_only_where_there_is_one() -> None:
+    analysis = analysed("gated_deltanet", "state=split", "records=input", HV=4, K=64, V=64)
+    kernel = short_decode(analysis.form, analysis.records, Shapes(64, 64))
+    text = lines(passed(kernel, (dead.without_dead,)))
+    pages, stateful, few, rest = (
+        next(place for place, line in enumerate(text) if line.startswith(first))
+        for first in ("for back in ", "if stateful:", "    for first in ", "d = ")
+    )
+    assert pages < stateful < few < rest
+    # scores of a page's keys are those of all heads side by side, which weights are not
+    loop = [line.strip() for line in text[pages:stateful]]
+    assert "score = tl.sum(raw_ks.to(tl.float32) * k[None, :], 1) * inverse_norms" in loop
+    assert "since = total[:, None] + tl.cumsum(logs, 1, reverse=True)" in loop
+    assert any("[:, None] + (page * d_cache_slot + within * 64)[None, :]" in x for x in loop)
+    found = "ds.to(tl.float32) * (weight * score[None, :])[:, :, None]"
+    assert f"read += tl.sum({found}, 1)" in loop
+    # what is left of the state is known behind the pages
+    assert any(line.strip().startswith("kept = ") for line in text[stateful:few])
+    states = [place for place, line in enumerate(text) if "S_hi_cache_at" in line]
+    assert states and all(stateful < place < rest for place in states)
+    # nothing is stored before all is read
+    assert not any("tl.store(" in line for line in text[:rest])
+
+
+def test_a_loop_goes_as_far_as_a_value_says() -> None:
+    build = Builder(PAGES)
+    at, head = build.given("x_at", type="pointer"), build.given("head", "G")
+    count = build.helper(Helper("tl.cdiv", ("SPAN",)), build.given("count"), type="int")
+    with build.loop("back", count, "STAGES") as back:
+        value, few = (build.let("range", (), axis, "int") for axis in ("V", "L"))
+        rows = build.add(build.mul(build.add(few, back), build.number(8)), value)
+        begin = build.add(at, build.mul(head, build.number(64)), "begin")
+        build.store(begin, rows, build.load(begin, rows, None, type="float"))
+    kernel = passed(build.kernel(), (dead.without_dead, once.computed_once))
+    place = "begin[:, None, None] + "
+    place += "(tl.arange(0, ROWS)[None, :, None] + back) * 8 + tl.arange(0, TILE)[None, None, :]"
+    assert lines(kernel) == [
+        "for back in tl.range(tl.cdiv(count, SPAN), num_stages=STAGES):",
+        "    begin = x_at + head * 64",
+        f"    tl.store({place}, tl.load({place}))",
+    ]
 
 
 def test_what_a_prompt_s_blocks_have_in_common_is_in_front_of_them() -> None:

@@ -88,6 +88,9 @@ def _block(block: Block, wanted: set[Value], known: dict[Value, Value]) -> Block
                 found.append(Store(*args, statement.note))
             case Move(given, value):
                 found.append(Move(of(given), of(value), statement.note))
+            case Loop(_, Value() as count):
+                body = _block(statement.body, wanted, known)
+                found.append(replace(statement, count=of(count), body=body))
             case Loop() | When():
                 found.append(replace(statement, body=_block(statement.body, wanted, known)))
             case _:

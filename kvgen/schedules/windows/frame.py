@@ -12,7 +12,7 @@ from kvgen.algebra.solving import solve
 from kvgen.codegen.levels import unit_level
 from kvgen.codegen.shapes import Shapes
 from kvgen.ir.build import Builder
-from kvgen.ir.values import ROWS, Helper, Value, Wish
+from kvgen.ir.values import ROWS, Value, Wish
 from kvgen.runtime.numbers import power_of_two
 from kvgen.schedules.token import names_of
 from kvgen.schedules.windows.lanes import WindowProgram
@@ -84,10 +84,8 @@ class Frame:
     def zeros(self, axes: str, blocks: int = 1) -> Value:
         """blocks: how many vectors' tokens lie upon one another."""
         rows = {"T": "TOKENS", "R": f"{power_of_two(blocks)} * TOKENS", "P": "PLACES"}
-        extents = (rows.get(axis) or self.shapes.extent(axis) for axis in axes)
-        shape = f"[{', '.join(extents)}]"
-        helper = Helper("tl.zeros", (shape, "tl.float32"))
-        return self.build.again(self.build.helper(helper, axes=axes, name=Wish("zeros")))
+        extents = [rows.get(axis) or self.shapes.extent(axis) for axis in axes]
+        return self.build.zeros(axes, extents)
 
     def turned(self, value: Value) -> Value:
         """Tokens' vectors with tokens last."""

@@ -19,7 +19,7 @@ from kvgen.schedules.state import load_state
 from kvgen.schedules.windows.decays import ALONG, DOT
 from kvgen.schedules.windows.extend import blocks
 from kvgen.schedules.windows.frame import Frame
-from kvgen.schedules.windows.lanes import PagedProgram
+from kvgen.schedules.windows.lanes import PagedWindow
 from kvgen.schedules.windows.reads import Held, Reads, Stack
 from kvgen.schedules.windows.stores import leave, record, store_output
 from kvgen.schedules.windows.verify import begin_tile
@@ -28,7 +28,7 @@ from kvgen.schedules.windows.window import Window
 
 def short_verify(form: Form, records: Records, shapes: Shapes) -> Kernel:
     """A window on top of pages of records, and of a stored state where a row has one."""
-    frame = Frame(form, records, shapes, per_head(form, records), program=PagedProgram)
+    frame = Frame(form, records, shapes, per_head(form, records), program=PagedWindow)
     build, lanes = frame.build, frame.lanes
     lanes.pending(lanes.head if frame.single else lanes.group)
     with build.loop("step", "TILES", None) as step:
@@ -43,10 +43,10 @@ def short_verify(form: Form, records: Records, shapes: Shapes) -> Kernel:
 
 def short_extend(form: Form, records: Records, shapes: Shapes) -> Kernel:
     """Blocks of a prompt; tokens leave records where a row stays short."""
-    frame = Frame(form, records, shapes, True, prompt=True, program=PagedProgram)
+    frame = Frame(form, records, shapes, True, prompt=True, program=PagedWindow)
     lanes = frame.lanes
-    assert isinstance(lanes, PagedProgram)
-    with blocks(frame, lanes.find_spots):
+    assert isinstance(lanes, PagedWindow)
+    with blocks(frame, lanes.of_prompt):
         for stored in records.stored:
             record(frame, stored, once=False)
     return frame.build.kernel()
@@ -69,7 +69,7 @@ class PagedReads(Reads):
             self._page(back)
             for decay, total in totals.items():
                 self._sum_up(decay, total)
-            held = Held({}, self.buffered.weight, self.keys(), self.values())
+            held = Held({}, self.buffered.weight, self.keys(), self.buffered.values_given())
             for stack, whole in zip(stacks, found, strict=True):
                 build.move(whole, self.of_buffer(stack, held, whole, False))
         # only a row that has a state loads it
@@ -95,16 +95,12 @@ class PagedReads(Reads):
     def _page(self, back: Value) -> None:
         """The next page: which of its places are held, and where its records begin."""
         build, lanes = self.frame.build, self.frame.lanes
-        assert isinstance(lanes, PagedProgram)
+        assert isinstance(lanes, PagedWindow)
         zero, place = build.number(0), lanes.place
         last = build.binary("sub", build.given("pages_held"), build.number(1))
         index = build.binary("sub", last, back, "index")
-        table = build.mul(lanes.slot, build.given("table"))
-        at = build.add(table, index)
-        page = build.load(build.given("pages_ptr", type="pointer"), at, None, type="int")
-        lanes.page = build.cast(page, "long", "page")
-        pointer = build.given("skipped_ptr", type="pointer")
-        word = build.load(pointer, at, None, "word", type="int")
+        lanes.page = build.cast(lanes.of_row("pages", index), "long", "page")
+        word = lanes.of_row("skipped", index, name="word")
         number = build.add(build.mul(index, build.given("PLACES")), place)
         mark = build.binary("mod", build.binary("shr", word, place), build.number(2))
         lanes.held = build.every(

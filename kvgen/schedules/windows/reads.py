@@ -128,7 +128,7 @@ class Reads:
                 before = frame.token.known[form.factored.before]
                 found.kept["K"] = frame.build.function(EXP, before, name="kept_key")
         if recorded:
-            found.values = self.values()
+            found.values = self.buffered.values_given()
         return found
 
     def keys(self) -> list[tuple[Value, Value | None]]:
@@ -140,15 +140,6 @@ class Reads:
             given = buffered.key_given(key, stray) if key in self.products.vectors else None
             found.append(given or (buffered.key_now(index), None))
         return found
-
-    def values(self) -> list[Value]:
-        """Of every write, as they lie in memory if they do."""
-        buffered = self.buffered
-        whole = () if "V" in buffered.since else buffered.whole
-        return [
-            buffered.as_recorded(write.d) if write.d in whole else buffered.value_now(index)
-            for index, write in enumerate(self.frame.form.writes)
-        ]
 
     def of_stacks(self, stacks: list[Stack], held: Held) -> list[Value]:
         """What every stack of columns reads of the stored state and of the buffer."""

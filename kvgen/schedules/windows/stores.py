@@ -7,10 +7,9 @@ from kvgen.algebra.form import Carry
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Stored
 from kvgen.codegen.names import local
-from kvgen.codegen.stores import same_head
 from kvgen.ir.values import Value
 from kvgen.schedules.past import within_ring
-from kvgen.schedules.token import carried_at
+from kvgen.schedules.token import carried_at, same_head
 from kvgen.schedules.windows.frame import Frame
 
 Place = tuple[Value, Value]
@@ -34,7 +33,7 @@ def leave(frame: Frame) -> None:
 
 
 def record(frame: Frame, stored: Stored, once: bool) -> None:
-    _store(frame, stored.node, frame.lanes.record(stored), once)
+    _store(frame, stored.node, frame.lanes.record(stored, frame.lanes.spot), once)
 
 
 def _carried(frame: Frame, carry: Carry) -> Place:

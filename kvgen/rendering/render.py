@@ -8,16 +8,16 @@ from typing import Any
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.records import Records, plan_records
-from kvgen.codegen import inlined
 from kvgen.codegen.config import Tuned, configs_text, legend
 from kvgen.codegen.context import context_of, features_of, paged_of, scheduled_of, windows_of
-from kvgen.codegen.environment import environment
 from kvgen.codegen.features import ALL
 from kvgen.codegen.literals import escaped
 from kvgen.codegen.scheduled import Schedule, Scheduled
 from kvgen.codegen.signatures import choices_of, facts_of, short_signatures, signatures_of
 from kvgen.codegen.table import table_text
-from kvgen.codegen.wrapping import wrapped
+from kvgen.rendering import inlined
+from kvgen.rendering.environment import environment
+from kvgen.rendering.wrapping import wrapped
 
 # the templates that call the runtime
 SPOKEN = ("calls.py.jinja", "reference.py.jinja", "table.py.jinja")
@@ -79,7 +79,7 @@ def _short(
         context = context_of(plain, records, tuned, scheduled) | same
     context |= paged_of(plain, records, context, scheduled)
     short = context["short"]
-    several = [short[name] for name in ("verify", "extend")]
+    written = [short[name] for name in ("decode", "verify", "extend")]
     env = environment()
     names = ("short.py.jinja", "short_decode.py.jinja", "short_window.py.jinja")
     kernels = [env.get_template(name).render(context) for name in names]
@@ -91,10 +91,8 @@ def _short(
         "short_kernels": "".join(kernels),
         "short_table": table,
         "short": short,
-        "rows_helpers": context["rows_helpers"].union(*(each.helpers for each in several)),
-        "helpers": context["helpers"].union(
-            short["decode"].helpers, *(each.functions for each in several)
-        ),
+        "rows_helpers": context["rows_helpers"].union(*(each.helpers for each in written)),
+        "helpers": context["helpers"].union(*(each.functions for each in written)),
     }
 
 

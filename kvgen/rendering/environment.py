@@ -8,9 +8,9 @@ from functools import cache
 
 import jinja2
 
-from kvgen.codegen.wrapping import WIDTH
 from kvgen.data import data_dir
 from kvgen.functions.registry import torch_helpers, triton_helpers
+from kvgen.rendering.wrapping import WIDTH
 
 
 @cache

@@ -7,8 +7,8 @@ import ast
 import pytest
 
 from kvgen import compiler
-from kvgen.codegen import render
-from kvgen.codegen.wrapping import WIDTH
+from kvgen.rendering import render
+from kvgen.rendering.wrapping import WIDTH
 from kvgen.shipped import resolve, shipped
 
 STATES = ("float32", "split")
