@@ -128,6 +128,13 @@ class SpecName(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not str(value).endswith((".yaml", ".yml")):
+            from kvgen.language.names import refusal
+
+            if refusal(value):
+                text = f"'{value}' is neither the file of a spec nor a name that one can have"
+                if ctx is not None and ctx.info_name == "export":
+                    text += f"; records go to stdout: kvgen wisdom export > {shlex.quote(value)}"
+                self.fail(printable(text), param, ctx)
             return value
         from kvgen.language import spec as specs
 
