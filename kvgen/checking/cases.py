@@ -14,8 +14,9 @@ import torch
 from kvgen.algebra.graph import reachable
 from kvgen.checking import extremes
 from kvgen.checking.checker import SAME, Checker, rounded_apart
+from kvgen.checking.errors import worst
 from kvgen.checking.samples import Sampler, packed, padded
-from kvgen.checking.twin import Tensors, Twin, worst
+from kvgen.checking.twin import Tensors, Twin
 from kvgen.checking.windows import Extend, Server, Verify
 from kvgen.kernels.decode import DECODE
 from kvgen.kernels.recurrent import RECURRENT

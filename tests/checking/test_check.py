@@ -16,9 +16,9 @@ from kvgen import compiler
 from kvgen.analysis import Analysis
 from kvgen.checking import extremes, interpreter
 from kvgen.checking.check import CASES, Report, bounds, check
+from kvgen.checking.errors import errors
 from kvgen.checking.interpreter import ORDERS, ordered, rounding
 from kvgen.checking.samples import Sampler
-from kvgen.checking.twin import errors
 from kvgen.formats.registry import STATES
 from kvgen.language.storage import Storage
 from kvgen.shipped import resolve
