@@ -182,6 +182,24 @@ def test_bounds() -> None:
     assert bounds(Storage(STATES["bfloat16"]), torch.bfloat16) == (6e-3, 2e-2)
 
 
+def test_outputs_that_are_small_differences_of_rounded_records() -> None:
+    analysis = compiler.analyse("""\
+kvgen: 1
+name: differences
+sizes: {H: 1, HV: 1, K: 8, V: 8}
+inputs: {q: [H, K], k: [H, K], v: [HV, V]}
+state: {S: [HV, K, V]}
+storage: {records: bfloat16}
+step: |
+  S = 0.5 * S + outer(l2norm(k), 1 + 0.01 * v)
+  o = q @ S
+  o = o - sum(o) / V
+""")
+    report = check(analysis, "cpu", only=["buffer of 1"])
+    assert report.ok
+    assert max(row.error for row in report.rows) > 0.02
+
+
 def test_short_contexts_whose_keys_are_factored_elsewhere() -> None:
     analysis = analysed("rwkv7")
     assert analysis.form.factored
