@@ -128,6 +128,13 @@ class SpecName(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not str(value).endswith((".yaml", ".yml")):
+            from kvgen.language.names import refusal
+
+            if refusal(value):
+                text = f"'{value}' is neither the file of a spec nor a name that one can have"
+                if ctx is not None and ctx.info_name == "export":
+                    text += f"; records go to stdout: kvgen wisdom export > {shlex.quote(value)}"
+                self.fail(printable(text), param, ctx)
             return value
         from kvgen.language import spec as specs
 
@@ -254,18 +261,18 @@ def diagnostic(d: Diagnostic, path: str) -> dict[str, Any]:
     }
 
 
-def foreseen(analysis: Analysis) -> tuple[Diagnostic, ...]:
-    """What will disappoint in a spec that compiles, and in its module."""
+def foreseen(analysis: Analysis, asked: Sequence[str] = ()) -> tuple[Diagnostic, ...]:
+    """What will disappoint in a spec that compiles, and in a module with these features."""
     from kvgen.explaining import foresight
 
-    return (*analysis.warnings, *foresight.warnings(analysis))
+    return (*analysis.warnings, *foresight.warnings(analysis, asked))
 
 
-def warned(analysis: Analysis) -> None:
+def warned(analysis: Analysis, asked: Sequence[str] = ()) -> None:
     """Print it."""
     from kvgen.diagnostics import render
 
-    if found := foreseen(analysis):
+    if found := foreseen(analysis, asked):
         note(render(found, analysis.spec.path, analysis.spec.original))
 
 
@@ -457,7 +464,7 @@ def compile_(
             raise click.BadParameter(printable(f"'{out}' is the spec"), param_hint="'-o'")
         analysis = compiler.analyse(spec, dict(overrides))
         if not as_json:
-            warned(analysis)
+            warned(analysis, features)
         tuned = baking.known(analysis)
         try:
             path = compiler.write(analysis, out, tuned, features)
@@ -478,7 +485,7 @@ def compile_(
             {
                 "module": str(path),
                 "summary": dict(rows[1:]),
-                "warnings": [diagnostic(d, str(spec)) for d in foreseen(analysis)],
+                "warnings": [diagnostic(d, str(spec)) for d in foreseen(analysis, features)],
                 "tuned": [asdict(each) for each in standings],
                 "kernels": [{"target": t, **asdict(u)} for t in usages for u in usages[t]],
                 "verdicts": [

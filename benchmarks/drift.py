@@ -96,9 +96,9 @@ def drift(
     import torch
 
     from kvgen import compiler
+    from kvgen.checking.errors import errors
     from kvgen.checking.interpreter import require, rounding
     from kvgen.checking.samples import Sampler
-    from kvgen.checking.twin import errors
     from kvgen.shipped import resolve
 
     require(device)

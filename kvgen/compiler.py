@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -112,7 +113,8 @@ def compile(
     spec: a path, the name of a shipped spec, or the text. out: the file or directory to write to; a
     temporary directory where it is None. features: what the module can do, some of "decode",
     "verify", "extend", "short"; all of it where None. overrides: values by dotted path,
-    `**{"storage.state": "split"}`. What will disappoint is a SpecWarning. Raises SpecError;
+    `**{"storage.state": "split"}`. What will disappoint, a feature too that is asked for and cannot
+    be there, is a SpecWarning. Raises SpecError;
     ValueError for an unknown feature, or a file that would hide a module; LookupError for what is
     neither a file nor a shipped name; NotTuned where KVGEN_REQUIRE_TUNED is 1 and nothing is.
     """
@@ -130,6 +132,8 @@ def _compiled(
     overrides: Mapping[str, object],
     features: Iterable[str] | None,
 ) -> ModuleType:
+    from kvgen.codegen.features import completed
+
     if isinstance(spec, str) and "\n" not in spec:
         spec = shipped.resolve(spec)
     if out is not None and Path(out).suffix == ".py":
@@ -137,14 +141,23 @@ def _compiled(
     # a tuple is a list in YAML
     listed = {key: list(x) if isinstance(x, tuple) else x for key, x in overrides.items()}
     analysis = analyse(spec, {key: str(value) for key, value in listed.items()})
-    if analysis.warnings:
+    features = None if features is None else completed(features)
+    if report := _report(analysis, features):
         # for whoever called `compile` or `load`
-        warnings.warn(analysis.report, SpecWarning, stacklevel=3)
+        warnings.warn(report, SpecWarning, stacklevel=3)
     if out is not None:
         return imported(write(analysis, Path(out), None, features))
     table = baking.known(analysis)
     baking.required(analysis, table)
     return built(analysis, table, features)
+
+
+def _report(analysis: Analysis, features: Iterable[str] | None) -> str:
+    """What is said of a spec, and of features that are asked for in vain."""
+    from kvgen.explaining.foresight import refused
+
+    found = (*analysis.warnings, *refused(analysis, features or ()))
+    return replace(analysis, warnings=found).report if found else ""
 
 
 def built(

@@ -17,8 +17,9 @@ from twins import LAYERS, OTHERS, SPECS, within
 from benchmarks.drift import LAST, MODES, TOKENS, drift
 from kvgen import compiler
 from kvgen.checking.check import check
+from kvgen.checking.errors import worst
 from kvgen.checking.interpreter import require
-from kvgen.checking.twin import Made, Tensors, Twin, worst
+from kvgen.checking.twin import Made, Tensors, Twin
 from kvgen.shipped import resolve
 
 pytestmark = pytest.mark.gpu

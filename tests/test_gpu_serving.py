@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from kvgen import compiler
+from kvgen.checking.errors import worst
 from kvgen.checking.samples import Sampler
-from kvgen.checking.twin import Made, worst
+from kvgen.checking.twin import Made
 from kvgen.shipped import resolve
 from tests.test_gpu import captured, gpu  # noqa: F401
 

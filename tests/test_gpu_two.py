@@ -18,9 +18,10 @@ from short_contexts import PagedTwin as ShortRows
 from twins import within_rounding
 
 from kvgen import compiler
+from kvgen.checking.errors import worst
 from kvgen.checking.paged import PagedTwin
 from kvgen.checking.samples import Sampler
-from kvgen.checking.twin import Twin, worst
+from kvgen.checking.twin import Twin
 from kvgen.checking.windows import Server
 from kvgen.shipped import resolve
 from kvgen.tuning.plan import SINGLE, Options

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
@@ -11,6 +13,10 @@ from kvgen.diagnostics import Diagnostic, Span, warning
 from kvgen.language.spec import Spec
 from kvgen.language.syntax import Bin, Call, Expr, Index, Name, Neg, Stmt
 
+# as many statements of one kind are said one by one
+FEW = 3
+# of lines as many are named
+PARTS = 8
 CALLED = {"input": "input", "param": "parameter"}
 
 
@@ -23,6 +29,11 @@ def warnings(form: Form) -> Iterator[Diagnostic]:
     dead = list(idle(spec, form.unchanged))
     yield from _tensors(form, [statement for statement, _, _ in dead])
     yield from _states(form)
+    yield from _grouped(list(_statements(dead)))
+
+
+def _statements(dead: list[tuple[Stmt, Span | None, bool]]) -> Iterator[Diagnostic]:
+    """A warning for each statement that `idle` finds."""
     for statement, next_one, unchanged in dead:
         name, span, notes = statement.target, statement.target_span, ()
         later = (each.value for each, _, _ in dead if each.target_span > span)
@@ -40,6 +51,32 @@ def warnings(form: Form) -> Iterator[Diagnostic]:
             help = f"use '{name}' before it is assigned again, or choose another name"
             notes = ((f"'{name}' is assigned again", next_one),)
         yield warning("unused-value", message, span, help, notes)
+
+
+def _grouped(found: list[Diagnostic]) -> Iterator[Diagnostic]:
+    """Many that are alike but for the name as one: the first, which says where the others are."""
+    kinds: dict[str, list[Diagnostic]] = {}
+    for each in found:
+        kinds.setdefault(re.sub("'[^']*'", "''", each.message), []).append(each)
+    for alike in kinds.values():
+        if len(alike) <= FEW:
+            yield from alike
+            continue
+        first, *others = alike
+        lines = sorted({each.span.line for each in others if each.span})
+        more = f"{len(others)} more statements, of {_ranges(lines)}"
+        yield replace(first, message=f"{first.message}; so it is with {more}")
+
+
+def _ranges(lines: list[int]) -> str:
+    """Numbers of lines in words: "lines 3 to 5, 9"; of many parts the first."""
+    parts: list[tuple[int, int]] = []
+    for line in lines:
+        first, last = parts.pop() if parts and parts[-1][1] == line - 1 else (line, line - 1)
+        parts.append((first, last + 1))
+    texts = [str(a) if a == b else f"{a} to {b}" for a, b in parts]
+    shown = ", ".join(texts[:PARTS]) + (", …" if len(texts) > PARTS else "")
+    return f"{'line' if len(lines) == 1 else 'lines'} {shown}"
 
 
 def _tensors(form: Form, dead: list[Stmt]) -> Iterator[Diagnostic]:

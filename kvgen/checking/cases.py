@@ -14,8 +14,9 @@ import torch
 from kvgen.algebra.graph import reachable
 from kvgen.checking import extremes
 from kvgen.checking.checker import SAME, Checker, rounded_apart
+from kvgen.checking.errors import worst
 from kvgen.checking.samples import Sampler, packed, padded
-from kvgen.checking.twin import Tensors, Twin, worst
+from kvgen.checking.twin import Tensors, Twin
 from kvgen.checking.windows import Extend, Server, Verify
 from kvgen.kernels.decode import DECODE
 from kvgen.kernels.recurrent import RECURRENT
@@ -116,7 +117,9 @@ def one_place(checker: Checker, case: str) -> None:
             found[name] = max(found.get(name, 0.0), worst(got, states[name]))
     same = max(SAME, storage.records.bound, rounded_apart(checker.analysis.spec))
     for quantity, error in found.items():
-        checker.add(case, f"{quantity}, from recurrent's", error, same)
+        # an output may be a small difference, which shows what is rounded at more than its size
+        least = 3 * buffered.rounding if quantity == "output" else 0.0
+        checker.add(case, f"{quantity}, from recurrent's", error, max(same, least))
     for twin in (buffered, plain):
         twin.compare()
     checker.report(case, buffered)

@@ -12,6 +12,7 @@ import torch
 
 from kvgen import compiler
 from kvgen.checking.paged import PagedTwin
+from kvgen.checking.roundings import APART
 from kvgen.checking.twin import Made, Twin
 from kvgen.compiler import Analysis
 from kvgen.language.spec import Spec, Storage
@@ -156,6 +157,7 @@ class Checker:
                 bound = output if quantity == "output" else state
                 # a token's own error in float32, as those before it have added to it
                 bound = max(bound, TOKENS * twin.single.get(quantity, 0.0))
+                bound = max(bound, APART * twin.apart.get(quantity, 0.0))
                 self.add(case, quantity, error, bound)
 
     def add(self, case: str, quantity: str, error: float, bound: float) -> None:

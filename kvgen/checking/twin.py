@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
+from kvgen.checking import roundings
+from kvgen.checking.errors import most, worst
 from kvgen.checking.poison import poison, poison_beyond
 from kvgen.checking.samples import Layout, Sampler, plain
 from kvgen.compiler import Analysis
@@ -29,21 +31,6 @@ SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 TINY = 64
 # the cache's own tensors, which hold neither states nor records
 BOOKS = ("cursors", "pending", "skipped", "work", "pages", "state_pages", "stateful", "order")
-
-
-def errors(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """‖x − x*‖₂ / ‖x*‖₂ of every row; inf for a nan, and for an infinity of one side only."""
-    # a state without axes has one value to a row
-    got, wanted = (x.double().reshape(x.shape[0], -1) for x in (got, wanted))
-    # infinities, such as a stabiliser's first value, must agree and then count for nothing
-    same = (got == wanted) & wanted.isinf()
-    got, wanted = got.masked_fill(same, 0.0), wanted.masked_fill(same, 0.0)
-    distance, length = (got - wanted).norm(dim=1), wanted.norm(dim=1)
-    return torch.where(distance == 0, 0.0, distance / length).nan_to_num(math.inf, math.inf)
-
-
-def worst(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    return errors(got, wanted).max().item() if got.shape[0] else 0.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ class Twin:
     were not in use. rounding: the worst error that rounding the matrix state to 16 bits alone
     would give an exact token's outputs, where the storage reads it or records so. single: by
     quantity the worst error that one exact token has in float32, where a row has so few numbers
-    that all of them may be small differences at once.
+    that all of them may be small differences at once. apart: what its own roundings change in it.
     """
 
     def __init__(
@@ -110,6 +97,8 @@ class Twin:
         self.tokens = 0
         self.rounding = 0.0
         self.single: dict[str, float] = {}
+        self.apart: dict[str, float] = {}
+        self.rounds = roundings.rounds(self.form)
         spec = self.form.spec
         self.tiny = spec.size("K") * spec.size("V") * self.cache.heads <= TINY
         self.found: dict[str, float] = {"output": 0.0, "padding": 0.0, "other slots": 0.0}
@@ -277,8 +266,10 @@ class Twin:
 
     def token(self, layer: int, state: Tensors, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
         """The recurrence from any rows' states: the outputs and the states after."""
-        exact = {name: x.double() for name, x in {**inputs, **self.params[layer]}.items()}
-        return self.module.reference(state, **exact)
+        return self.module.reference(state, **self._exact(layer, inputs))
+
+    def _exact(self, layer: int, inputs: Tensors) -> Tensors:
+        return {name: x.double() for name, x in {**inputs, **self.params[layer]}.items()}
 
     def note_rounding(self, layer: int, state: Tensors, inputs: Tensors, out: torch.Tensor) -> None:
         """What rounding the state alone would do to a token's exact outputs; what is rounded in
@@ -286,6 +277,8 @@ class Twin:
         storage = self.form.spec.storage
         if self.tiny:
             self._note_single(layer, state, inputs)
+        if self.rounds:
+            most(self.apart, roundings.apart(self.module, state, self._exact(layer, inputs)))
         if storage.state.narrow or storage.records.vectors.narrow:
             name = self.form.state.name
             read = storage.state.read(state[name])
@@ -300,8 +293,7 @@ class Twin:
         single = {name: x.float() for name, x in state.items()}
         got, states = self.module.reference(single, **{n: x.float() for n, x in given.items()})
         pairs = {"output": (got, right)} | {name: (states[name], after[name]) for name in after}
-        for name, (found, wanted) in pairs.items():
-            self.single[name] = max(self.single.get(name, 0.0), worst(found, wanted))
+        most(self.single, pairs)
 
     def _admit(self, slots: Sequence[int]) -> None:
         for state in self.states:

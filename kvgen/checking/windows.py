@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from kvgen.checking.twin import Step, Tensors, Tokens, Twin, worst
+from kvgen.checking.errors import worst
+from kvgen.checking.twin import Step, Tensors, Tokens, Twin
 from kvgen.kernels.chain import CHAIN
 from kvgen.kernels.decode import DECODE
 from kvgen.kernels.recurrent import RECURRENT

@@ -14,7 +14,7 @@ from kvgen.algebra.records import Records
 from kvgen.codegen import cost
 from kvgen.codegen.arguments import arguments, window_arguments
 from kvgen.codegen.config import ANY_GPU, Tuned
-from kvgen.codegen.features import ALL, completed
+from kvgen.codegen.features import ALL, completed, without_short
 from kvgen.codegen.hint import command
 from kvgen.codegen.levels import newest_first, per_head
 from kvgen.codegen.literals import literal, quoted, text_literal, tuple_text
@@ -191,13 +191,8 @@ def features_of(form: Form, features: tuple[str, ...]) -> dict[str, object]:
         return f"`{command(form.spec, 'compile', '--with', wanted)}` puts it there"
 
     left_out = [name for name in ("verify", "extend") if name in offered and name not in chosen]
-    without = "this recurrence has no windows"
-    if form.remembered:
-        without = "pages of records have no room for the past of inputs"
-    elif form.emptied and form.windows:
-        without = f"records: {form.spec.storage.records.name} keeps none beyond a step"
-    elif form.windows:
-        without = f"this module has no short contexts: {more('short')}"
+    without = without_short(form)
+    without = without or f"this module has no short contexts: {more('short')}"
     return {
         "features": chosen,
         **{f"has_{name}": name in chosen for name in ALL},

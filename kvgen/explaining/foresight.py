@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kvgen.analysis import Analysis
 from kvgen.codegen.cost import cost, held
+from kvgen.codegen.features import SHORT, without_short
 from kvgen.diagnostics import Diagnostic, tidy, warning
 from kvgen.explaining import pace, windows
 from kvgen.explaining.derivation import Derivation
@@ -14,10 +15,19 @@ from kvgen.kernels.capacity import needs, unheld
 from kvgen.runtime.numbers import power_of_two
 
 
-def warnings(analysis: Analysis) -> tuple[Diagnostic, ...]:
-    """In the style of errors, with numbers; without a place, for the whole recurrence is meant."""
+def warnings(analysis: Analysis, asked: Iterable[str] = ()) -> tuple[Diagnostic, ...]:
+    """In the style of errors, with numbers; without a place, for the whole recurrence is meant.
+    asked: the features that the module should have."""
     d = Derivation(analysis)
-    return tidy((*_windows(d), *_kernels(analysis)))
+    return tidy((*_windows(d), *refused(analysis, asked), *_kernels(analysis)))
+
+
+def refused(analysis: Analysis, asked: Iterable[str]) -> Iterator[Diagnostic]:
+    """A feature that is asked for, and that no module of the recurrence has."""
+    why = without_short(analysis.form) if SHORT in asked else None
+    if why:
+        message = f"'{SHORT}' is asked for, and there are no short contexts: {why}"
+        yield warning("no-short", message, None, "leave it out")
 
 
 def _windows(d: Derivation) -> Iterator[Diagnostic]:

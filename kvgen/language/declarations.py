@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from kvgen.diagnostics import Span, did_you_mean, quote
-from kvgen.language.names import refusal
+from kvgen.language.names import STRIDES, refusal
 from kvgen.language.overrides import place_of
 from kvgen.language.schema import Reader
 from kvgen.language.source import Where
@@ -108,6 +108,10 @@ class Declarations:
         if refused := refusal(name):
             code, message, help = refused
             self.reader.report(code, message, where, help, key=True)
+        elif name in STRIDES and section in ("inputs", "params"):
+            message = f"'{name}' is reserved for generated modules"
+            help = f"write '{name}_' or 'x_{name}'"
+            self.reader.report("reserved-name", message, where, help, key=True)
         elif name == "o":
             message, help = "'o' is the output", "write 'o_' or 'x_o'"
             self.reader.report("reserved-name", message, where, help, key=True)

@@ -118,7 +118,8 @@ class Converter:
             return Bad(span), None
         return self._unknown(name, span), None
 
-    def _unknown(self, name: str, span: Span) -> Bad:
+    def _unknown(self, name: str, span: Span, otherwise: str | None = None) -> Bad:
+        """otherwise: the help where a name stands for nothing that is known."""
         scope = self.scope
         if name in FUNCTIONS:
             arguments = ", ".join("xy"[: FUNCTIONS[name].arity])
@@ -130,9 +131,8 @@ class Converter:
         if name in scope.ended:
             help = "a loop variable ends with its loop"
             return self.report("unknown-name", f"unknown name '{name}'", span, help)
-        help = did_you_mean(name, scope.known())
-        if name in ("inf", "nan"):
-            help = "inf stands only in 'init' and 'range'"
+        help = habits.NUMBERS.get(name) or habits.NOTHING.get(name) or past.meant(scope, name)
+        help = help or did_you_mean(name, scope.known()) or otherwise
         return self.report("unknown-name", f"unknown name {quote(name)}", span, help)
 
     def _binary(self, node: ast.BinOp) -> tuple[Expr, Constant | None]:
@@ -233,7 +233,7 @@ class Converter:
                 wanted += function.optional
                 given = f"{function.arity} or {wanted} arguments"
             message = f"'{name}' takes {given}, {len(args)} given"
-            help = function.usage
+            help = function.usage or f"{name}({', '.join('xy'[: function.arity])})"
             if function.eps is not None and len(args) == 2:
                 help = f"write 'eps={self.text(node.args[1])}'"
             where = self.span(node.args[wanted]) if len(args) > wanted else self.span(node)
@@ -325,20 +325,29 @@ class Converter:
             return self.report("unsupported", message, self._after(node), help)
         if isinstance(node.value, ast.Name) and node.value.id in habits.MODULES:
             message = "a module has no place in an expression"
-            return self.report("unsupported", message, self.span(node))
+            help = habits.NUMBERS.get(node.attr) or habits.NOTHING.get(node.attr)
+            return self.report("unsupported", message, self.span(node), help)
         self._convert(node.value)
         message = "an attribute has no place in an expression"
         return self.report("unsupported", message, self._after(node))
 
     def _index(self, node: ast.Subscript) -> Expr:
-        span, base = self.span(node), self.convert(node.value)
+        span, scope = self.span(node), self.scope
+        place = integer(node.slice, {**scope.sizes, **scope.loops})
+        if isinstance(node.value, ast.Name) and (place or 0) < 0:
+            name = node.value.id
+            if name in scope.later and name not in scope.known():
+                message = f"'{name}' has no value yet, and no past as an input has"
+                help = "a carried state keeps what the next token needs"
+                return self.report("unknown-name", message, span, help)
+        base = self.convert(node.value)
         if isinstance(node.slice, ast.Slice | ast.Tuple):
             what = "a slice" if isinstance(node.slice, ast.Slice) else "a list of indices"
             help = "one index, along the extra axis: k[i]"
             return self.report(
                 "bad-index", f"{what} has no place here", self.span(node.slice), help
             )
-        index = self._integer(node.slice)
+        index = self._integer(node.slice, base)
         if index is None or isinstance(base, Bad):
             return Bad(span)
         if index < 0 and isinstance(node.value, ast.Name):
@@ -348,26 +357,40 @@ class Converter:
             return self.report("bad-index", f"'{base.id}' is a size", span)
         if not isinstance(base, Name):
             help = "name it first, or index its parts"
+            if index < 0:
+                help = "take the past of the inputs in it, as in silu(x[-1])"
             return self.report("bad-index", "only a name can be indexed", span, help)
         if base.id in self.scope.assigned:
             # what a name has become is for the walk to know
             length = None
         elif (length := self.scope.extras.get(base.id)) is None:
             message = f"'{base.id}' has no extra axis to index"
-            return self.report("bad-index", message, span, "heads and channels have no numbers")
+            help = "heads and channels have no numbers"
+            if base.id in self.scope.inputs:
+                help += f"; '{base.id}' is this token's, '{base.id}[-1]' that of the one before"
+            return self.report("bad-index", message, span, help)
         if length is not None and index >= length:
             have = f": '{base.id}' has {length}" if length is not None else ""
             message = f"the index {index} is out of range{have}"
             return self.report("bad-index", message, self.span(node.slice), "the first is 0")
         return Index(base, index, span)
 
-    def _integer(self, node: ast.expr) -> int | None:
-        """The value of integers, sizes and loop variables under + - *; None is reported."""
-        if (value := integer(node, {**self.scope.sizes, **self.scope.loops})) is not None:
+    def _integer(self, node: ast.expr, base: Expr) -> int | None:
+        """The value of integers, sizes and loop variables under + - *; None is reported. base: what
+        is indexed."""
+        scope = self.scope
+        if (value := integer(node, {**scope.sizes, **scope.loops})) is not None:
             return value
-        if not isinstance(self.convert(node), Bad):
+        help = "such as x[0] or x[i + 1]"
+        if isinstance(base, Name) and base.id in scope.inputs and not scope.extras.get(base.id):
+            help = f"the token before is '{base.id}[-1]'"
+        names = [each for each in ast.walk(node) if isinstance(each, ast.Name)]
+        unknown = [each for each in names if each.id not in scope.known()]
+        for each in unknown:
+            self._unknown(each.id, self.span(each), help)
+        if not unknown and not isinstance(self.convert(node), Bad):
             message = "an index is made of loop variables and integers"
-            self.report("bad-index", message, self.span(node))
+            self.report("bad-index", message, self.span(node), help)
         return None
 
 

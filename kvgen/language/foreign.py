@@ -40,7 +40,8 @@ def instead(call: Foreign) -> str | None:
     # torch's own names of what is done in place
     name = call.name.rstrip("_") if call.dotted else call.name
     if name in NOTHING:
-        return f"leave it out: {NOTHING[name]}"
+        rounds = any("bfloat16" in each for each in (*call.args, *(x for _, x in call.keywords)))
+        return f"leave it out: {habits.ROUNDED if rounds else NOTHING[name]}"
     if name == IDENTITY and not call.dotted:
         return "write 'I' alone: its size is that of what it is multiplied with"
     if name in ("where", "select"):

@@ -134,6 +134,11 @@ CONVOLVED = (
     "the convolution over a token and those before it is 'conv({0}, w)', with w: [W, *axes of {0}] "
     "as a parameter, the oldest first, or 'conv({0}, w, bias)'"
 )
+SHIFTED = "an input as it was a token ago is 'x[-1]', two tokens ago 'x[-2]'"
+GROUPED = (
+    "a norm is over K or V of one head: 'rmsnorm({0})', or layernorm written out; one that several "
+    "heads share stays the model's, behind 'o'"
+)
 CHOOSING = "nothing is chosen or sorted: a value has the same form for every token"
 INVERSE = "nothing is solved or inverted: a state is read, x @ S or S @ y, not divided by"
 JOINING = "nothing is joined: what belongs together is one input, and its extra axis is indexed"
@@ -155,6 +160,10 @@ ADVICE = {
     "causal_conv1d": CONVOLVED,
     "causal_conv1d_fn": CONVOLVED,
     "causal_conv1d_update": CONVOLVED,
+    **dict.fromkeys(("shift", "roll", "token_shift", "prev", "previous", "delay", "lag"), SHIFTED),
+    "group_norm": GROUPED,
+    "groupnorm": GROUPED,
+    "round": "nothing is rounded to an integer; to a bfloat16 it is 'rounded({0})'",
     "argmax": CHOOSING,
     "argmin": CHOOSING,
     "topk": CHOOSING,
@@ -192,12 +201,12 @@ NOWHERE = _words("""
 """)
 
 # calls that say nothing here: everything is float32, and axes carry names
+SINGLE = "everything is computed in float32"
+ROUNDED = f"{SINGLE}; where a model rounds on its way, write 'rounded(x)'"
 NOTHING = {
-    "float": "everything is computed in float32",
-    "to": "everything is computed in float32",
-    "astype": "everything is computed in float32",
-    "type": "everything is computed in float32",
-    **{dtype.name: "everything is computed in float32" for dtype in FLOATS},
+    **dict.fromkeys(("float", "to", "astype", "type", "cast"), SINGLE),
+    **{dtype.name: SINGLE for dtype in FLOATS},
+    **dict.fromkeys(("bfloat16", "bf16"), ROUNDED),
     "contiguous": "layouts are the compiler's business",
     "clone": "names may be reassigned, nothing is updated in place",
     "detach": "there are no gradients",
@@ -207,6 +216,14 @@ NOTHING = {
     "reshape": "axes carry names: a factor without an axis is broadcast along it",
     "view": "axes carry names: a factor without an axis is broadcast along it",
     "repeat_interleave": "H meets HV by grouping",
+}
+
+# numbers that have names elsewhere, and what is said of them
+NUMBERS = {
+    "pi": "write 3.141592653589793",
+    "tau": "write 6.283185307179586",
+    "e": "write 'exp(1)', and 'exp(x)' for a power of it",
+    **dict.fromkeys(("inf", "nan"), "inf stands only in 'init' and 'range'"),
 }
 
 TRANSPOSES = ("T", "mT", "H", "mH", "t", "transpose", "swapaxes", "permute")

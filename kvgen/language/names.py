@@ -26,10 +26,14 @@ RESERVED = _words("""
 # what a generated module imports, defines or calls
 MODULE = _words("""
     Cache decode advance flush verify accept extend recurrent best reference
-    decode_rows recurrent_rows verify_rows extend_rows
+    decode_rows recurrent_rows verify_rows extend_rows check_shapes check_pasts
     SPEC FORM CONFIGS BUFFERS INPUTS PARAMS STATES SIZES FEATURES
     tl torch triton math os sys warnings np numpy kvgen
 """)
+
+# inputs and parameters whose pointers or strides, such as real_token, would be what kernels call
+# values of their own
+STRIDES = _words("left long real")
 
 # builtins that a module or a kernel may call; abs and sum are functions of the language anyhow
 BUILTINS = _words("""

@@ -43,6 +43,8 @@ def integer(node: ast.expr, values: Mapping[str, int]) -> int | None:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             value = integer(operand, values)
             return None if value is None else -value
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return integer(operand, values)
         case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult() as op, right=right):
             a, b = integer(left, values), integer(right, values)
             if a is None or b is None:

@@ -21,12 +21,14 @@ Run = Callable[..., None]
 ELEMENTS = 512
 
 
-def finished_token(run: Run) -> Run:
-    """One token a row, then its output's end."""
+def finished(run: Run) -> Run:
+    """One token a row, or a window of them, then their outputs' end."""
 
-    def call(cache: Any, layer: int, slots: Tensor, given: Given, out: Tensor) -> None:
+    def call(cache: Any, layer: int, slots: Tensor, *rest: Any) -> None:
+        # of a window its tree comes first
+        *tree, given, out = rest
         left = room_for(out)
-        run(cache, layer, slots, given, left)
+        run(cache, layer, slots, *tree, given, left)
         finish(cache, slots, given, left, out)
 
     return call
@@ -34,24 +36,11 @@ def finished_token(run: Run) -> Run:
 
 def finished_decode(run: Run) -> Run:
     """The same where a program with all of V finishes its head's output itself."""
-    apart = finished_token(run)
+    apart = finished(run)
 
     def call(cache: Any, layer: int, slots: Tensor, given: Given, out: Tensor) -> None:
         tile = configured(cache, "decode", slots.numel(), given)["TILE"]
         (run if tile >= cache.table.sizes["V"] else apart)(cache, layer, slots, given, out)
-
-    return call
-
-
-def finished_verify(run: Run) -> Run:
-    """A window of tokens a row, then their outputs' end."""
-
-    def call(
-        cache: Any, layer: int, slots: Tensor, parents: Tensor | None, given: Given, out: Tensor
-    ) -> None:
-        left = room_for(out)
-        run(cache, layer, slots, parents, given, left)
-        finish(cache, slots, given, left, out)
 
     return call
 

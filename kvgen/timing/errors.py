@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from kvgen.checking.errors import worst
 from kvgen.checking.samples import draw
-from kvgen.checking.twin import Made, Twin, worst
+from kvgen.checking.twin import Made, Twin
 from kvgen.checking.windows import Verify, accepted, tree
 from kvgen.compiler import Analysis
 from kvgen.timing import steps

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from kvgen.checking import roundings
 from kvgen.checking.checker import bounds
+from kvgen.checking.errors import most, worst
 from kvgen.checking.samples import Sampler
-from kvgen.checking.twin import worst
 from kvgen.compiler import Analysis
 from kvgen.kernels.kernel import Kernel
 
@@ -52,6 +53,25 @@ class Errors:
         )
 
 
+class Apart:
+    """What outputs and states may be off by: by the storage, and by what a recurrence rounds."""
+
+    def __init__(self, analysis: Analysis, module: ModuleType) -> None:
+        self.analysis, self.module = analysis, module
+        self.rounds = roundings.rounds(analysis.form)
+        self.found: dict[str, float] = {}
+
+    def note(self, state: Any, given: Tensors) -> None:
+        """See what the roundings of one token change."""
+        if self.rounds:
+            most(self.found, roundings.apart(self.module, state, given))
+
+    def bounds(self) -> tuple[float, float]:
+        output, state = bounds(self.analysis.spec.storage, DTYPE)
+        own = {name: roundings.APART * each for name, each in self.found.items()}
+        return max(output, own.pop("output", 0.0)), max(state, *own.values(), 0.0)
+
+
 class Oracle:
     """The case of a kernel, and of all that see the same of a row, for one buffer length."""
 
@@ -65,7 +85,7 @@ class Oracle:
     ) -> None:
         tokens = kernel.tokens(analysis.form)
         self.analysis, self.module, self.device, self.tokens = analysis, module, device, tokens
-        self.bounds = bounds(analysis.spec.storage, DTYPE)
+        self.apart = Apart(analysis, module)
         self.sampler = Sampler(analysis.spec, device, seed=7)
         self.params = self.sampler.params()
         window, places = kernel.window(tokens), kernel.places(analysis.form, buffer)
@@ -83,6 +103,7 @@ class Oracle:
         self.kept = {name: tensor.clone() for name, tensor in self.cache.tensors.items()}
         self.next = [self.sampler.inputs(len(numbers) + 1, DTYPE) for _ in range(tokens)]
         self.right = [self._token(inputs) for inputs in self.next]
+        self.bounds = self.apart.bounds()
 
     @property
     def rows(self) -> int:
@@ -159,6 +180,7 @@ class Oracle:
 
     def _exact(self, state: Tensors, inputs: Tensors) -> tuple[torch.Tensor, Tensors]:
         doubles = {name: value.double() for name, value in {**inputs, **self.params}.items()}
+        self.apart.note(state, doubles)
         return self.module.reference(state, **doubles)
 
     def _blank(self, *front: int) -> torch.Tensor:
@@ -182,11 +204,13 @@ class Prompt:
         tokens = [sampler.inputs(len(self.lengths), DTYPE) for _ in range(PROMPT)]
         self.inputs = {name: torch.stack([each[name] for each in tokens], 1) for name in tokens[0]}
         exact = {name: value.double() for name, value in self.params.items()}
+        apart = Apart(analysis, module)
         states: Tensors | None = None
         right: list[torch.Tensor] = []
         self.states: dict[int, Tensors] = {}
         for count, each in enumerate(tokens, 1):
             doubles = {name: value.double() for name, value in each.items()}
+            apart.note(states, {**doubles, **exact})
             o, states = module.reference(states, **doubles, **exact)
             right.append(o)
             if count in self.lengths:
@@ -194,7 +218,7 @@ class Prompt:
                 found = dict(states or {})
                 self.states[row] = {n: x[row : row + 1].clone() for n, x in found.items()}
         self.right = torch.stack(right, 1)
-        self.bounds = bounds(analysis.spec.storage, DTYPE)
+        self.bounds = apart.bounds()
 
     def errors(self, kernel: Kernel) -> Errors:
         """Of `extend` as the module is configured now."""

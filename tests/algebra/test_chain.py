@@ -16,8 +16,9 @@ from kvgen.algebra.chain import TOKENS, chained, chains
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.checking.checker import SAME, bounds
+from kvgen.checking.errors import worst
 from kvgen.checking.samples import Sampler
-from kvgen.checking.twin import Tensors, Twin, bits, worst
+from kvgen.checking.twin import Tensors, Twin, bits
 from kvgen.checking.windows import Verify
 from kvgen.rendering import render
 

@@ -83,6 +83,23 @@ def test_values_that_are_not() -> None:
     assert said("S = S + outer(k, v)", "y = q", "y = k", "o = q @ S") == ["unused-value y"] * 2
 
 
+def test_many_of_one_kind_are_one_warning() -> None:
+    dead = [f"x{number} = b + {number}" for number in range(40)]
+    found = said("S = S + outer(k, v)", *dead[:3], "o = q @ S")
+    assert found == [f"unused-value x{number}" for number in range(3)]
+    text = UNUSED.partition("step: |")[0] + "step: |\n"
+    lines = [*dead[:20], "S = S + outer(k, v)", *dead[20:], "y = x39", "o = q @ S"]
+    warnings = compiler.analyse(text + "".join(f"  {line}\n" for line in lines)).warnings
+    many, inside = (each for each in warnings if each.code == "unused-value")
+    begin = text.count("\n") + 1
+    assert many.span and many.span.line == begin
+    assert many.message == (
+        "'x0' is assigned here and never used; so it is with 39 more statements, of lines "
+        f"{begin + 1} to {begin + 19}, {begin + 21} to {begin + 39}, {begin + 41}"
+    )
+    assert inside.message == "'x39' is used only in what is itself never used"
+
+
 def test_the_command_line_warns_and_writes(tmp_path: Path) -> None:
     path = WARNED / "unread-state.yaml"
     run = CliRunner().invoke(cli, ["compile", str(path), "-o", str(tmp_path / "out.py")])

@@ -16,9 +16,9 @@ from kvgen import compiler
 from kvgen.analysis import Analysis
 from kvgen.checking import extremes, interpreter
 from kvgen.checking.check import CASES, Report, bounds, check
+from kvgen.checking.errors import errors
 from kvgen.checking.interpreter import ORDERS, ordered, rounding
 from kvgen.checking.samples import Sampler
-from kvgen.checking.twin import errors
 from kvgen.formats.registry import STATES
 from kvgen.language.storage import Storage
 from kvgen.shipped import resolve
@@ -180,6 +180,24 @@ def test_bounds() -> None:
     assert bounds(Storage(), torch.bfloat16) == (4e-3, 2e-5)
     assert bounds(Storage(STATES["split"]), torch.float32) == (6e-3, 2e-5)
     assert bounds(Storage(STATES["bfloat16"]), torch.bfloat16) == (6e-3, 2e-2)
+
+
+def test_outputs_that_are_small_differences_of_rounded_records() -> None:
+    analysis = compiler.analyse("""\
+kvgen: 1
+name: differences
+sizes: {H: 1, HV: 1, K: 8, V: 8}
+inputs: {q: [H, K], k: [H, K], v: [HV, V]}
+state: {S: [HV, K, V]}
+storage: {records: bfloat16}
+step: |
+  S = 0.5 * S + outer(l2norm(k), 1 + 0.01 * v)
+  o = q @ S
+  o = o - sum(o) / V
+""")
+    report = check(analysis, "cpu", only=["buffer of 1"])
+    assert report.ok
+    assert max(row.error for row in report.rows) > 0.02
 
 
 def test_short_contexts_whose_keys_are_factored_elsewhere() -> None:

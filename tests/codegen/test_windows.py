@@ -15,8 +15,9 @@ from wrong_values import WRONG, spoilt
 
 from kvgen import compiler
 from kvgen.checking.checker import SAME
+from kvgen.checking.errors import worst
 from kvgen.checking.samples import Sampler, packed, padded, plain
-from kvgen.checking.twin import Made, Tensors, Tokens, Twin, worst
+from kvgen.checking.twin import Made, Tensors, Tokens, Twin
 from kvgen.checking.windows import KINDS, Extend, Server, Verify, accepted, path_to, tree
 
 pytestmark = pytest.mark.usefixtures("rounded")

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from places import TESTS
 from twins import STATES, made, within
 
+import kvgen
 from cli import cli
 from kvgen import compiler
 from kvgen.checking.twin import Twin
@@ -50,7 +51,7 @@ def test_as_it_is_printed(
 ) -> None:
     monkeypatch.chdir(FORESEEN)
     analysis = compiler.analyse(Path(f"{name}.yaml"))
-    found = foresight.warnings(analysis)
+    found = foresight.warnings(analysis, ["short"] if name == "no-short" else [])
     assert {each.code for each in found} >= {name}
     text = render(found, analysis.spec.path, analysis.spec.original)
     assert golden(f"../foreseen/{name}.txt") == text + "\n"
@@ -192,6 +193,29 @@ def test_the_command_line_says_it(tmp_path: Path) -> None:
         assert found["code"] == "slow-window" and found["severity"] == "warning"
     run = CliRunner().invoke(cli, ["compile", "gated_deltanet", *out])
     assert run.exit_code == 0 and not run.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "storage", "why"),
+    [
+        ("nemotron_h_layer", "input", "pages of records have no room for the past of inputs"),
+        ("gated_deltanet", "replayed", "records: replayed keeps none beyond a step"),
+    ],
+)
+def test_short_contexts_that_cannot_be(name: str, storage: str, why: str, tmp_path: Path) -> None:
+    out, sizes = str(tmp_path / "out.py"), {"sizes.K": "16", "sizes.V": "16"}
+    chosen = {"storage.records": storage, **sizes}
+    sets = [part for key, value in chosen.items() for part in ("--set", f"{key}={value}")]
+    plain = ["compile", name, *sets, "-o", out]
+    assert "no-short" not in CliRunner().invoke(cli, plain).stderr
+    for asked in ("short", "decode,short"):
+        run = CliRunner().invoke(cli, [*plain, "--with", asked])
+        assert run.exit_code == 0
+        assert f"'short' is asked for, and there are no short contexts: {why}" in run.stderr
+    run = CliRunner().invoke(cli, [*plain, "--with", "short", "--json"])
+    assert json.loads(run.stdout)["warnings"][-1]["code"] == "no-short"
+    with pytest.warns(kvgen.SpecWarning, match=why):
+        kvgen.load(name, features=iter(["short"]), **chosen)
 
 
 @pytest.mark.parametrize("name", ["simple_gla", "gated_deltanet"])

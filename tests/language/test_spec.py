@@ -54,11 +54,11 @@ def test_every_code_has_a_bad_spec() -> None:
 
 # codes with several faces; others of the same beginning are the walk's
 FACES = (
-    "bad-axes-mamba1 bad-axes-mesanet bad-index-past bad-override-names bad-state-log-linear "
-    "bad-state-rwkv4 bad-state-slots bad-state-titans duplicate-name-plane missing-key-heads "
+    "bad-axes-mamba1 bad-axes-mesanet bad-index-past bad-index-tokens bad-override-names "
+    "bad-state-log-linear bad-state-rwkv4 bad-state-slots bad-state-titans duplicate-name-plane "
     "unknown-function-deltaformer unknown-function-reductions bad-operator-sides "
     "bad-value-buffer bad-value-init bad-yaml-colon bad-yaml-comment bad-yaml-map "
-    "duplicate-name-state"
+    "duplicate-name-state missing-key-heads"
 )
 FILES = [*CODES, *FACES.split()]
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from twins import SPECS, STATES, analysed, changed, ids, made, ratio, snapshot, twin, within
 
 from kvgen import compiler
+from kvgen.checking.errors import worst
 from kvgen.checking.samples import packed
-from kvgen.checking.twin import Made, Twin, bits, worst
+from kvgen.checking.twin import Made, Twin, bits
 from kvgen.language.names import refusal
 
 pytestmark = pytest.mark.usefixtures("rounded")

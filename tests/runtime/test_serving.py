@@ -9,8 +9,9 @@ import pytest
 import torch
 from twins import made
 
+from kvgen.checking.errors import worst
 from kvgen.checking.samples import Sampler
-from kvgen.checking.twin import Made, worst
+from kvgen.checking.twin import Made
 
 LAYERS, SLOTS, WINDOW = 2, 6, 3
 NAMES = ["gated_deltanet", "mlstm", "kimi_delta_attention"]

@@ -19,8 +19,9 @@ from twins import analysed, ids, untimed, within_rounding
 from kvgen import compiler
 from kvgen.algebra.chunk import chunks, chunks_trees
 from kvgen.checking.checker import EXACT
+from kvgen.checking.errors import worst
 from kvgen.checking.samples import packed, padded, plain
-from kvgen.checking.twin import Made, Twin, bits, worst
+from kvgen.checking.twin import Made, Twin, bits
 from kvgen.checking.windows import Server, Verify, accepted, tree
 from kvgen.kernels.chunk import CHUNK
 from kvgen.kernels.registry import kernels_of

@@ -10,8 +10,9 @@ import torch
 from twins import made
 
 from kvgen.checking.checker import bounds
+from kvgen.checking.errors import worst
 from kvgen.checking.samples import Sampler, packed, padded, plain
-from kvgen.checking.twin import BOOKS, Made, worst
+from kvgen.checking.twin import BOOKS, Made
 from kvgen.checking.windows import accepted, tree
 
 LAYERS, SLOTS, WINDOW, BUFFER, CONTEXT = 2, 7, 3, 6, 20

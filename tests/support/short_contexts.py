@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from kvgen.checking.checker import bounds
+from kvgen.checking.errors import worst
 from kvgen.checking.samples import Sampler
-from kvgen.checking.twin import Made, Tensors, worst
+from kvgen.checking.twin import Made, Tensors
 
 LAYERS, WINDOW, BUFFER = 2, 4, 8
 # rows of every call: a padding row between two slots

@@ -215,6 +215,17 @@ def test_why_where_nothing_is_known() -> None:
 # exchange ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("command", ["export", "show", "forget"])
+def test_what_cannot_be_a_spec_s_name(command: str) -> None:
+    for name in ("mine records.json", "./x", "", "k-1"):
+        found = run(command, name)
+        assert found.exit_code == 2 and f"'{name}' is neither the file of a spec" in found.stderr
+        assert ("kvgen wisdom export > " in found.stderr) == (command == "export")
+    assert "export > 'mine records.json'" in run("export", "mine records.json").stderr
+    # a spec that is gone may have left records
+    assert run("show", "gone").exit_code == 0
+
+
 def test_export_and_import(own: Path) -> None:
     mine = [measured(), measured(batch=16), measured(gpu=H200)]
     Store.default().add(mine)
