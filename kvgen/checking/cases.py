@@ -101,8 +101,7 @@ def one_place(checker: Checker, case: str) -> None:
     buffered, plain = (
         checker.twin(checker.one_group(), seed=6, layers=1, buffer=1) for _ in range(2)
     )
-    storage = checker.analysis.spec.storage
-    found: dict[str, float] = {}
+    storage, found = checker.analysis.spec.storage, dict[str, float]()
     for twin in (buffered, plain):
         twin.admit([4, 1])
     for _ in range(6):
@@ -118,8 +117,8 @@ def one_place(checker: Checker, case: str) -> None:
     same = max(SAME, storage.records.bound, rounded_apart(checker.analysis.spec))
     for quantity, error in found.items():
         # an output may be a small difference, which shows what is rounded at more than its size
-        least = 3 * buffered.rounding if quantity == "output" else 0.0
-        checker.add(case, f"{quantity}, from recurrent's", error, max(same, least))
+        bound = max(same, 3 * buffered.rounding) if quantity == "output" else same
+        checker.add(case, f"{quantity}, from recurrent's", error, bound)
     for twin in (buffered, plain):
         twin.compare()
     checker.report(case, buffered)
