@@ -16,6 +16,7 @@ import torch
 
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import LEAVES, reachable
+from kvgen.functions.rounded import ROUNDED
 
 Tensors = dict[str, torch.Tensor]
 # what one rounding to the other side changes, by what all of them do
@@ -24,8 +25,8 @@ APART = 3
 
 def rounds(form: Form) -> bool:
     """Whether a token rounds what it computes; inputs and parameters are rounded alike."""
-    nodes = reachable(form.whole)
-    return any(node.op == "rounded" and node.args[0].op not in (*LEAVES, "past") for node in nodes)
+    rounded = (node for node in reachable(form.whole) if node.op == ROUNDED.name)
+    return any(node.args[0].op not in (*LEAVES, "past") for node in rounded)
 
 
 def apart(module: ModuleType, state: Any, given: Tensors) -> dict[str, tuple[Any, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvgen.diagnostics import did_you_mean
+from kvgen.formats.dtypes import BFLOAT16
 from kvgen.functions.registry import FUNCTIONS
 from kvgen.language import habits
 from kvgen.language.habits import ADVICE, CHOICES, NOTHING, OVER, PLAIN, SPELT, TRANSPOSES, WITH
@@ -40,7 +41,8 @@ def instead(call: Foreign) -> str | None:
     # torch's own names of what is done in place
     name = call.name.rstrip("_") if call.dotted else call.name
     if name in NOTHING:
-        rounds = any("bfloat16" in each for each in (*call.args, *(x for _, x in call.keywords)))
+        given = (*call.args, *(value for _, value in call.keywords))
+        rounds = any(BFLOAT16.name in each for each in given)
         return f"leave it out: {habits.ROUNDED if rounds else NOTHING[name]}"
     if name == IDENTITY and not call.dotted:
         return "write 'I' alone: its size is that of what it is multiplied with"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from kvgen.formats.dtypes import FLOATS
+from kvgen.formats.dtypes import BFLOAT16, FLOATS
 
 
 def _words(text: str) -> frozenset[str]:
@@ -206,7 +206,7 @@ ROUNDED = f"{SINGLE}; where a model rounds on its way, write 'rounded(x)'"
 NOTHING = {
     **dict.fromkeys(("float", "to", "astype", "type", "cast"), SINGLE),
     **{dtype.name: SINGLE for dtype in FLOATS},
-    **dict.fromkeys(("bfloat16", "bf16"), ROUNDED),
+    **dict.fromkeys((BFLOAT16.name, "bf16"), ROUNDED),
     "contiguous": "layouts are the compiler's business",
     "clone": "names may be reassigned, nothing is updated in place",
     "detach": "there are no gradients",
