@@ -50,7 +50,7 @@ def test_what_kernels_use_is_taken(name: str) -> None:
 @pytest.mark.parametrize("name", [*sorted(STRIDES), "x_real", "first"])
 def test_no_argument_is_called_as_a_value_of_a_kernel(name: str) -> None:
     """Strides of tokens are named after inputs, and would hide what kernels have of tokens."""
-    stems = {each.removesuffix("_token") for each in KERNEL_NAMES.split() if "_token" in each}
+    stems = {each.removesuffix("_token") for each in KERNEL_NAMES if "_token" in each}
     assert not [stem for stem in stems - STRIDES if refusal(stem) is None]
     spec = f"""\
 kvgen: 1
