@@ -25,9 +25,9 @@ from kvgen.shipped import resolve
 
 CASES = (
     ("gated_deltanet", "bfloat16"),
-    ("gated_deltanet", "float32"),
+    pytest.param("gated_deltanet", "float32", marks=pytest.mark.slow),
     ("kimi_delta_attention", "split"),
-    ("kimi_delta_attention_bounded", "bfloat16"),
+    pytest.param("kimi_delta_attention_bounded", "bfloat16", marks=pytest.mark.slow),
     ("mlstm", "float32"),
 )
 WAIT, LET_GO = "griddepcontrol.wait", "griddepcontrol.launch_dependents"
