@@ -92,6 +92,21 @@ class Buffered:
             for index, (_, value) in enumerate(self.writes)
         ]
 
+    @property
+    def keys_whole(self) -> bool:
+        """Whether keys are needed as they are: reads give them back, or they decay by channels."""
+        back = any(read.axes.channels == "K" for read in self.form.reads)
+        return back or self.form.decay("K") is not None
+
+    def keys_given(self, wanted: Callable[[Node], bool]) -> list[tuple[Value, Value | None]]:
+        """Every write's key, and what its scores are still to be times: as the input that is
+        recorded of it, where that is wanted of the key and there is one."""
+        found: list[tuple[Value, Value | None]] = []
+        for index, ((key, _), stray) in enumerate(zip(self.writes, self.strays, strict=True)):
+            given = self.key_given(key, stray) if wanted(key) else None
+            found.append(given or (self.key_now(index), None))
+        return found
+
     def key_now(self, index: int) -> Value:
         return self._now(self.writes[index][0], self.strays[index], "K", "write_key")
 

@@ -82,13 +82,8 @@ class _Chain(OnePass):
     # -- before the tiles
 
     def find_keys(self) -> None:
-        buffer, form = self.buffer, self.form
-        # a key that reads give back is needed whole, and one that decays is no longer the input
-        whole = any(read.axes.channels == "K" for read in form.reads) or form.decay("K")
-        self.keys: list[tuple[Value, Value | None]] = []
-        for index, ((key, _), stray) in enumerate(zip(buffer.writes, buffer.strays, strict=True)):
-            given = None if whole or key.reads else buffer.key_given(key, stray)
-            self.keys.append(given or (buffer.key_now(index), None))
+        whole = self.buffer.keys_whole
+        self.keys = self.buffer.keys_given(lambda key: not (whole or key.reads))
 
     def wait(self) -> None:
         super().wait()

@@ -146,7 +146,8 @@ class _PagedDecode:
                 each.begin()
             for decay, total in totals.items():
                 self._sum_up(decay, total, buffer, newer)
-            held = Held(keys=self._keys(buffer), values=buffer.values_given())
+            keys = buffer.keys_given(lambda key: not buffer.keys_whole)
+            held = Held(keys=keys, values=buffer.values_given())
             for read in reads:
                 for *sides, number in held.sides(read.near):
                     near, far = (build.cast(side, "float") for side in sides)
@@ -177,16 +178,6 @@ class _PagedDecode:
         build.move(total, build.add(total, build.sum(log, "P")))
         if not channel:
             buffer.weight = build.function(EXP, since, name="weight")
-
-    def _keys(self, buffer: AtPlaces) -> list[tuple[Value, Value | None]]:
-        """Every write's key, or the input that is recorded of it, and the number that scores are
-        times for that: where keys neither decay by channels nor are read back."""
-        whole = self.form.decay("K") or any(x.axes.channels == "K" for x in self.form.reads)
-        found: list[tuple[Value, Value | None]] = []
-        for index, ((key, _), stray) in enumerate(zip(buffer.writes, buffer.strays, strict=True)):
-            given = None if whole else buffer.key_given(key, stray)
-            found.append(given or (buffer.key_now(index), None))
-        return found
 
     # -- the state
 

@@ -133,13 +133,7 @@ class Reads:
 
     def keys(self) -> list[tuple[Value, Value | None]]:
         """Of every write, as recorded inputs where columns meet these."""
-        buffered, found = self.buffered, []
-        for index, (key, stray) in enumerate(
-            zip(self.frame.form.keys, buffered.strays, strict=True)
-        ):
-            given = buffered.key_given(key, stray) if key in self.products.vectors else None
-            found.append(given or (buffered.key_now(index), None))
-        return found
+        return self.buffered.keys_given(lambda key: key in self.products.vectors)
 
     def of_stacks(self, stacks: list[Stack], held: Held) -> list[Value]:
         """What every stack of columns reads of the stored state and of the buffer."""
