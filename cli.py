@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +123,15 @@ class Override(click.ParamType):
 
 
 class SpecName(click.ParamType):
-    """SPEC where only its name counts: a path, a shipped name, or that of a spec that is gone."""
+    """SPEC where only its name counts: a path, a shipped name, or that of a spec that is gone.
+
+    instead: what to do with what is neither, whose name is {}, as it is typed in a shell.
+    """
 
     name = "spec"
+
+    def __init__(self, instead: str = "") -> None:
+        self.instead = instead
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not str(value).endswith((".yaml", ".yml")):
@@ -132,8 +139,8 @@ class SpecName(click.ParamType):
 
             if refusal(value):
                 text = f"'{value}' is neither the file of a spec nor a name that one can have"
-                if ctx is not None and ctx.info_name == "export":
-                    text += f"; records go to stdout: kvgen wisdom export > {shlex.quote(value)}"
+                if self.instead:
+                    text += f"; {self.instead.format(shlex.quote(value))}"
                 self.fail(printable(text), param, ctx)
             return value
         from kvgen.language import spec as specs
@@ -204,7 +211,7 @@ class Duration(click.ParamType):
 
 
 spec_argument = click.argument("spec", type=SpecFile(), metavar="SPEC")
-name_argument = click.argument("spec", type=SpecName(), metavar="[SPEC]", required=False)
+name_argument = partial(click.argument, "spec", metavar="[SPEC]", required=False)
 gpu_option = click.option("--gpu", metavar="NAME", help="Only GPUs with NAME in their names.")
 set_option = click.option(
     "--set",
@@ -1004,7 +1011,7 @@ def wisdom() -> None:
 
 
 @wisdom.command("show")
-@name_argument
+@name_argument(type=SpecName())
 @gpu_option
 @json_option
 def wisdom_show(spec: str | None, gpu: str | None, as_json: bool) -> None:
@@ -1118,7 +1125,7 @@ Examples:
   kvgen wisdom export --gpu H100 > h100.json
   kvgen wisdom export gated_deltanet > mine.json""",
 )
-@name_argument
+@name_argument(type=SpecName("records go to stdout: kvgen wisdom export > {}"))
 @gpu_option
 def wisdom_export(spec: str | None, gpu: str | None) -> None:
     """Print records for another machine: all but what ships with kvgen."""
@@ -1153,7 +1160,7 @@ def wisdom_import(file: Path) -> None:
 
 
 @wisdom.command("forget")
-@name_argument
+@name_argument(type=SpecName())
 @click.option("--gpu", metavar="NAME", help="Those of GPUs with NAME in their names.")
 @click.option("--all", "every", is_flag=True, help="All.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
