@@ -26,6 +26,7 @@ MEANINGS = {
     "EARLY": "a program's only tile is loaded before anything else",
     "TOKENS": "of a prompt, taken together",
     "DOT": "reads, or what a fold adds, go through tensor cores, where states are read in 16 bits",
+    "KEYS": "of a row's keys, such as lie along threads and not in their registers; 0: all",
     "PDL": "a launch begins before the kernel in front of it has ended",
     "programs": "persistent fold programs for each multiprocessor",
     "num_warps": "warps of a program",

@@ -18,7 +18,7 @@ from kvgen.codegen.features import ALL, completed, without_short
 from kvgen.codegen.hint import command
 from kvgen.codegen.levels import newest_first, per_head
 from kvgen.codegen.literals import literal, quoted, text_literal, tuple_text
-from kvgen.codegen.operands import multiplies
+from kvgen.codegen.operands import multiplies, parts_keys
 from kvgen.codegen.reference import reference_lines
 from kvgen.codegen.said import (
     argument_docs,
@@ -98,6 +98,8 @@ def context_of(
         "exact": records.exact,
         # whether a fold may take all records of a row at once
         "multiplies": multiplies(form),
+        # whether a decode's keys have two numbers each
+        "parts_keys": parts_keys(form),
         "emptied": form.emptied,
         "matrix_tensors": matrix_tensors,
         "step_tensors": step_tensors,

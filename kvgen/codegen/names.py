@@ -33,7 +33,7 @@ limit wanted PACKED LATE SAVE ahead out_token block wide layers src dst
 lengths_ptr parents_ptr parents_row parents_token
 numbers_ptr matrices_ptr numbers_at matrices_at vectors_at out_at
 first_head in_front begun HEADS NUMBERS HALVES
-EARLY PDL DOT INTERPRETED EXACT ROUGH PROMPT PROMPT_MARK
+EARLY PDL DOT KEYS ALONG INTERPRETED EXACT ROUGH PROMPT PROMPT_MARK
 order_ptr order_at ring back_1 to_come
 left_ptr left_row left_token left_head bit items rows real_item owner later counts
 FINISH ITEMS LENGTHS BITS

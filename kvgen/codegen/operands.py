@@ -12,6 +12,8 @@ from kvgen.algebra.graph import Node, leaf_of, reachable
 
 # what a tensor core contracts at a time
 LEAST = 16
+# keys that eight threads load together of a row in 32 bits
+ALONG = 32
 
 
 def offered(form: Form) -> bool:
@@ -19,6 +21,17 @@ def offered(form: Form) -> bool:
     state = form.spec.storage.state
     read = state.dots and not (state.partial and form.carries_read)
     return read and bool(form.reads) and form.spec.size("K") > LEAST // 2
+
+
+def parts_keys(form: Form) -> bool:
+    """Whether a decode may have some of a row's keys along its threads, and the others in their
+    registers: sums over keys that tensor cores do not take are then of fewer threads."""
+    return bool(form.reads) and not offered(form) and form.spec.size("K") > ALONG
+
+
+def choices(form: Form) -> dict[str, bool]:
+    """The constants that not every recurrence's decode has, and whether this one's does."""
+    return {"DOT": offered(form), "KEYS": parts_keys(form)}
 
 
 def multiplies(form: Form) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from kvgen.algebra.chunk import chunks_channels, chunks_trees
 from kvgen.algebra.form import Form
 from kvgen.codegen.literals import quoted, tuple_text
-from kvgen.codegen.operands import offered as offers_dots
+from kvgen.codegen.operands import choices
 from kvgen.codegen.table import Signature
 from kvgen.codegen.tensors import names_of
 from kvgen.language.spec import MAX_BUFFER, MAX_WINDOW
@@ -70,7 +70,7 @@ def facts_of(form: Form, context: dict[str, Any]) -> dict[str, object]:
         "tile": context["fold_tile"],
         "warps": context["fold_warps"],
         "tune": quoted(context["tune"]),
-        "dots": offers_dots(form),
+        "choices": tuple_text(name for name, has in choices(form).items() if has),
         "several": several,
     }
     if context["without_short"]:

@@ -32,10 +32,10 @@ from kvgen.ir.values import (
 
 
 class Builder:
-    """Appends to a kernel. order: of its axes."""
+    """Appends to a kernel. order: of its axes. parted: those with two dimensions."""
 
-    def __init__(self, order: str = WINDOWS) -> None:
-        self.order = order
+    def __init__(self, order: str = WINDOWS, parted: str = "") -> None:
+        self.order, self.parted = order, parted
         self.leaves: dict[str, Value] = {}
         self.numbers: dict[tuple[Type, float], Value] = {}
         # blocks that are open, each with the values that stand in it
@@ -43,7 +43,7 @@ class Builder:
 
     def kernel(self) -> Kernel:
         ((statements, _),) = self.open
-        return Kernel(self.leaves, Block(tuple(statements)), self.order)
+        return Kernel(self.leaves, Block(tuple(statements)), self.order, self.parted)
 
     def together(self, values: Sequence[Value]) -> str:
         """The axes of what is made of values element by element."""

@@ -19,6 +19,8 @@ from kvgen.functions.function import Function
 # the tokens of a window as columns or as rows, a token alone, one on pages, and heads of tokens
 # that nothing holds together
 WINDOWS, ROWS, TOKEN, PAGES, ITEMS = "VPSKT", "RTSPQKV", "PKVC", "GPLKV", "TKV"
+# a token alone, with a state of which each value channel's keys are a row
+TURNED = "PVKC"
 # the same tokens, as those that write and as those that read
 TOKENS = ("S", "T")
 
@@ -168,11 +170,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's own lines. given: what stands before them, by name. axes: in their order."""
+    """A kernel's own lines. given: what stands before them, by name. axes: in their order. parted:
+    those of which an element has two numbers, as tensors of the kernel have two dimensions there.
+    """
 
     given: dict[str, Value] = field(default_factory=dict)
     body: Block = Block()
     axes: str = WINDOWS
+    parted: str = ""
 
 
 def used(statement: Statement) -> tuple[Value, ...]:

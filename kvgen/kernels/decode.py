@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from kvgen.algebra.form import Form
 from kvgen.codegen.cost import Cost, buffer_length
@@ -79,7 +80,8 @@ DOTS = Choice(
 
 class Decode(Kernel):
     name = "decode"
-    knobs = ("TILE", "TILES", "STAGES", "EARLY", "DOT", "PDL", "num_warps")
+    knobs = ("TILE", "TILES", "STAGES", "EARLY", "DOT", "KEYS", "PDL", "num_warps")
+    newer: ClassVar[Config] = {"KEYS": 0}
     rules = (wide, fills_threads, divides, loops, early_alone, shallow)
     function = "decode"
     words = "buffered"
@@ -118,6 +120,7 @@ class Decode(Kernel):
             "STAGES": tiling.stages if tiles > 1 else 1,
             "EARLY": int(early),
             "DOT": 0,
+            "KEYS": 0,
             "PDL": 1,
             "num_warps": max(warps_for(load.k * width, tiling.each), beside),
         }
@@ -132,6 +135,7 @@ def _by_dots(load: Load, batch: int) -> Config:
         "STAGES": tiling.stages,
         "EARLY": int(tiling.tiles == 1),
         "DOT": 1,
+        "KEYS": 0,
         "PDL": 1,
         "num_warps": warps_for(load.k * width, tiling.each),
     }

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from kvgen.algebra.form import Form
 from kvgen.codegen.cost import Cost
-from kvgen.codegen.operands import offered
+from kvgen.codegen.operands import choices, offered, parts_keys
 from kvgen.kernels.knobs import LIMITS, Config
 from kvgen.kernels.load import ANY, BATCHES, Load
 from kvgen.kernels.rules import Rule
@@ -75,7 +75,10 @@ class Subject(ABC):
         """
         v = power_of_two(form.spec.size("V"))
         most = form.factored.most if form.factored else MAX_BUFFER
-        upper = {"TILE": v, "TOKENS": most, "DOT": int(self.dots(form)), "buffer": most}
+        keys = power_of_two(form.spec.size("K")) if parts_keys(form) else 0
+        upper = {
+            "TILE": v, "TOKENS": most, "DOT": int(self.dots(form)), "KEYS": keys, "buffer": most,
+        }  # fmt: skip
         lower = {"TILE": v if form.whole_v else 1}
         return set(config) == set(self.knobs) and all(
             LIMITS[knob].admits(value)
@@ -167,7 +170,8 @@ class Kernel(Subject):
 
     def constants(self, form: Form, config: Mapping[str, T]) -> dict[str, T]:
         """Those of a configuration that the form's kernel has."""
-        return {name: x for name, x in config.items() if name != "DOT" or self.dots(form)}
+        known = choices(form) | {"DOT": self.dots(form)}
+        return {name: x for name, x in config.items() if known.get(name, True)}
 
     def asked(self, config: Config) -> dict[str, float]:
         """A configuration as a module has it that is to run with it."""

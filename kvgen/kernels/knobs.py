@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kvgen.codegen.operands import ALONG
 from kvgen.language.declarations import MAX_SIZE
 from kvgen.language.spec import MAX_BUFFER
 from kvgen.runtime.numbers import power_of_two
@@ -27,7 +28,7 @@ class Limit(NamedTuple):
 
     def admits(self, value: float) -> bool:
         whole = self.least <= value <= self.most and value == int(value)
-        return whole and (not self.power or power_of_two(int(value)) == value)
+        return whole and (not self.power or not value or power_of_two(int(value)) == value)
 
     def __str__(self) -> str:
         what = "a power of two" if self.power else "an integer"
@@ -44,6 +45,7 @@ LIMITS = {
     "EARLY": SWITCH,
     "TOKENS": Limit(1, 16, power=True),
     "DOT": SWITCH,
+    "KEYS": Limit(0, MAX_SIZE, power=True),
     "PDL": SWITCH,
     "programs": Limit(1, 1024),
     "num_warps": Limit(1, 32, power=True),
@@ -58,6 +60,7 @@ VALUES: dict[str, tuple[int, ...]] = {
     "STAGES": (1, 2, 3, 4),
     "EARLY": (0, 1),
     "DOT": (0, 1),
+    "KEYS": (0, ALONG),
     "PDL": (0, 1),
     "num_warps": (1, 2, 4, 8),
     "programs": (2, 4, 8, 16),

@@ -63,6 +63,7 @@ class _Printer:
         self, kernel: Kernel, extents: Mapping[str, str], new: Callable[[str], str]
     ) -> None:
         self.extents, self.new, self.order = extents, new, kernel.axes
+        self.parted = kernel.parted
         self.uses = Counter(
             value for statement in everywhere(kernel.body) for value in used(statement)
         )
@@ -197,8 +198,12 @@ class _Printer:
         if self.spreads(value):
             text, binds = self.text(value, axes)
             return text if binds >= level else f"({text})"
-        places = ", ".join(":" if axis in value.axes else "None" for axis in axes)
+        places = ", ".join(":" if axis in value.axes else "None" for axis in self.dimensions(axes))
         return f"{self.inside(value, ATOM)}[{places}]"
+
+    def dimensions(self, axes: str) -> str:
+        """The axis that each dimension is of."""
+        return "".join(axis * 2 if axis in self.parted else axis for axis in axes)
 
     def spreads(self, value: Value) -> bool:
         """Whether what the value is made of gets its axes: numbers of places, times how far apart
@@ -248,9 +253,11 @@ class _Printer:
                 return self.load(value), ATOM
             case "total" | "scan":
                 assert isinstance(detail, Sum)
-                place = args[0].axes.index(detail.axis)
+                place = self.dimensions(args[0].axes).index(detail.axis)
                 inner = self.inside(args[0], AND)
                 if value.op == "total":
+                    if detail.axis in self.parted:
+                        inner = f"tl.sum({inner}, {place + 1})"
                     return f"tl.sum({inner}, {place})", ATOM
                 end = ", reverse=True" if detail.from_end else ""
                 return f"tl.cumsum({inner}, {place}{end})", ATOM

@@ -64,12 +64,12 @@ class Kernels(Storage):
     def run_decode(self, layer: int, slots: Tensor, given: Given, out: Tensor) -> None:
         config = configured(self, "decode", slots.numel(), given)
         grid, tiles = parts_grid(self, self.table.kernels["decode"], slots.numel(), config)
-        dots = {"DOT": config["DOT"]} if self.table.dots else {}
+        more = {name: config[name] for name in self.table.choices}
         launch_tokens(
             self, "decode", grid, layer, slots, given, out,
             step=step_of(self, layer, slots) if config["PDL"] else None,
             PLACES=self.buffer, SPAN=power_of_two(self.buffer), TILE=config["TILE"],
-            TILES=tiles, STAGES=config["STAGES"], EARLY=config["EARLY"] and tiles == 1, **dots,
+            TILES=tiles, STAGES=config["STAGES"], EARLY=config["EARLY"] and tiles == 1, **more,
             PDL=config["PDL"] and self.overlaps, num_warps=config["num_warps"],
         )  # fmt: skip
 

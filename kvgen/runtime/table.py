@@ -58,12 +58,12 @@ class Table(NamedTuple):
     kernel takes at least. chain: tokens that a kernel for chains takes, 0 without one. chunk: least
     lanes of tokens in a kernel for chunks, 0 without one; chunk_trees: if it takes trees;
     chunk_timed: if it is taken only where it has been timed. blocks: a `Blocks`, where prompts can
-    be taken so, as only then is that class there. dots: whether a decode reads states through
-    tensor cores where DOT says so, multiplies: whether a fold takes records at once there. several:
-    whether more tokens of a window need more warps. tile, warps: of kernels that are not tuned.
-    tune: the command that tunes. short: what differs in a cache of short contexts, and
-    short_buffer: its records of a row with a state, where not as tuned. without_short: why there
-    are none.
+    be taken so, as only then is that class there. choices: what a decode's configurations choose
+    that not every recurrence's can. multiplies: whether a fold takes records at once, on tensor
+    cores where DOT says so. several: whether more tokens of a window need more warps. tile, warps:
+    of kernels that are not tuned. tune: the command that tunes. short: what differs in a cache of
+    short contexts, and short_buffer: its records of a row with a state, where not as tuned.
+    without_short: why there are none.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Table(NamedTuple):
     chunk_trees: bool = True
     chunk_timed: bool = False
     blocks: Any = None
-    dots: bool = False
+    choices: tuple[str, ...] = ()
     multiplies: bool = False
     several: bool = False
     short: Table | None = None

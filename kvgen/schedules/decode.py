@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from kvgen.algebra.form import Form
 from kvgen.algebra.graph import Node
 from kvgen.algebra.records import Records
-from kvgen.codegen.operands import offered
+from kvgen.codegen.operands import offered, parts_keys
 from kvgen.codegen.shapes import Shapes
 from kvgen.ir.values import Helper, Kernel, Value
 from kvgen.schedules.one_pass import EARLY, OnePass
@@ -42,7 +42,9 @@ class _Decode(OnePass):
         roots = [*form.whole, *(stored.node for stored in records.stored)]
         self.dots = dots = offered(form)
         names = names_of(form, records)
-        super().__init__(form, records, shapes, names, StepLoads, roots, form.columns, raw=dots)
+        super().__init__(
+            form, records, shapes, names, StepLoads, roots, form.columns, dots, parts_keys(form)
+        )
         self.leaving = Leaving(self.lanes, self.token, form, records, self.unit)
         self.numbers: dict[Node, Value] = {}
         # by the channel that they are over, all columns side by side

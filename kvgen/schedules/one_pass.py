@@ -21,7 +21,7 @@ from kvgen.codegen.operands import component, times_input
 from kvgen.codegen.shapes import Shapes
 from kvgen.functions.exp import EXP
 from kvgen.ir.build import Builder
-from kvgen.ir.values import TOKEN, Helper, Kernel, Value, Wish
+from kvgen.ir.values import TOKEN, TURNED, Helper, Kernel, Value, Wish
 from kvgen.schedules.buffered import Buffered
 from kvgen.schedules.lowering import Lowering
 from kvgen.schedules.state import load_state
@@ -43,7 +43,8 @@ class Given:
 class OnePass(ABC):
     """names: what the tokens' values are called. loads: what is there of them. roots: what is
     computed, columns: what of it reads the state. raw: whether the state, and what reads it, are
-    multiplied as they lie in memory. oldest_last: in which order decays are loaded.
+    multiplied as they lie in memory. oldest_last: in which order decays are loaded. parted: whether
+    a key has two numbers, so that as few threads as KEYS says lie along them.
     """
 
     oldest_last = False
@@ -58,9 +59,11 @@ class OnePass(ABC):
         roots: list[Node],
         columns: tuple[Node, ...],
         raw: bool,
+        parted: bool = False,
     ) -> None:
         self.form, self.records, self.names = form, records, names
-        self.build = build = Builder(TOKEN)
+        turned = parted and form.spec.storage.layout == "vk"
+        self.build = build = Builder(TURNED if turned else TOKEN, "K" if parted else "")
         self.single = per_head(form, records)
         self.lanes = lanes = TokenProgram(build, shapes, form.spec.ratio, self.single)
         self.inputs = loads(build, lanes, names, form, records)

@@ -18,7 +18,7 @@ from kvgen.ir.passes.dead import without_dead
 from kvgen.ir.passes.helpers import helpers_of
 from kvgen.ir.passes.invariant import hoisted
 from kvgen.ir.passes.once import computed_once
-from kvgen.ir.values import TOKEN, Kernel
+from kvgen.ir.values import TOKEN, TURNED, Kernel
 from kvgen.ir.verifier import verified
 from kvgen.kernels.chain import CHAIN
 from kvgen.kernels.chunk import CHUNK
@@ -150,7 +150,7 @@ def _written(
     passes: Passes | None = None,
 ) -> Written:
     """own: names that are the schedule's. kept: of those of all, such as stand before its lines."""
-    kernel = passed(kernel, passes or (AS_BUILT if kernel.axes == TOKEN else PASSES))
+    kernel = passed(kernel, passes or (AS_BUILT if kernel.axes in (TOKEN, TURNED) else PASSES))
     extents = {"V": "TILE", "P": "SPAN", "K": str(shapes.span("K")), "S": "TOKENS", "T": "TOKENS"}
     extents |= {"G": "TILES", "L": "ROWS"}
     namer = namer_for(form, records)

@@ -36,13 +36,21 @@ def test_windows_are_as_exact_as_single_tokens(name: str) -> None:
     as_exact(name, 48, noise=0.0, decay=1.0)
 
 
-@pytest.mark.parametrize("seed", [0, 6])
-def test_so_are_those_that_tensor_cores_add_up(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_tensor_cores(monkeypatch)
+def test_so_are_those_that_tensor_cores_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     model = made("olmo_hybrid", K=96, V=16)
-    # no decay, and writes of twice an erasure: what a product is off by adds up
-    error = alike.run(model, 64, 0.0, 1.0, 16, seed=seed)["S"]
-    assert error <= 1.4e-5, error
+
+    def error(window: int) -> float:
+        # no decay, and writes of twice an erasure: what a product is off by adds up. The least
+        # error may happen to be any seed's, and depends on the processor that draws the inputs
+        found = [alike.run(model, 64, 0.0, 1.0, window, seed=seed)["S"] for seed in range(8)]
+        return sum(found) / len(found)
+
+    alone = error(1)
+    # products of its own in place of a chunk's, which the interpreter has exact
+    cache = model.module.Cache
+    monkeypatch.setattr(cache, "table", cache.table._replace(chunk=0))
+    on_tensor_cores(monkeypatch)
+    assert error(16) <= 1.3 * alone
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def test_a_module_that_cannot_be_imported() -> None:
 
 def test_spills_are_seen() -> None:
     text = module("gated_deltanet")
-    tiles = {"TILE": 128, "TILES": 1, "STAGES": 1, "EARLY": 0, "PDL": 0, "num_warps": 1}
+    tiles = {"TILE": 128, "TILES": 1, "STAGES": 1, "EARLY": 0, "KEYS": 0, "PDL": 0, "num_warps": 1}
     wide = f'{text}\nCONFIGS["default"]["decode"] = {{1: {tiles}}}\n'
     spills = [answer["spills"] for answer in _answers(wide, "sm_90", (1,), "decode")]
     assert all(bytes_ and bytes_ > 0 for bytes_ in spills) and spills
