@@ -86,7 +86,8 @@ near L* = {best:.1f}; kvgen takes the power of two with the fewest.
 Tile sizes and warps do not change what is computed. Nothing has been tuned yet: they are chosen by
 rule, here for a batch of 1 and one of 64. TILE is the value channels that are worked on at once,
 TILES how many such tiles a program goes over, EARLY whether a tile is loaded before all else, so
-that its latency is hidden:
+that its latency is hidden, KEYS how many keys of a row lie along threads, 0 for all, where the
+others are in their registers: a key has two numbers in the lines below, one for either:
 
 {configs}
 
