@@ -8,7 +8,6 @@ from tensor_cores import on_tensor_cores
 from twins import analysed, made
 
 from kvgen.checking.check import check
-from kvgen.checking.checker import EXACT
 
 TRIANGLES = alike.triangles()
 # a write that erases all that its key reads, decays of every key channel, a write of twice that
@@ -19,12 +18,11 @@ CASES = ("one key again and again", "keys that are alike")
 
 
 def as_exact(name: str, tokens: int, noise: float, decay: float) -> None:
-    alone = alike.run(made(name, K=32), tokens, noise, decay, 1)["S"]
+    model = made(name, K=32)
+    most = alike.most(model, tokens, noise, decay)
     for window in (0, 8, 16):
-        error = alike.run(made(name, K=32), tokens, noise, decay, window)["S"]
-        # where nothing decays, the last bit of a key's norm adds up, which may happen to be right
-        most = 10 * max(alone, 1e-6)
-        assert error <= (min(most, EXACT) if alone <= EXACT else most), (window, error, alone)
+        error = alike.run(model, tokens, noise, decay, window)["S"]
+        assert error <= most, (window, error)
 
 
 def test_eleven_recurrences_solve_a_triangle() -> None:
@@ -42,7 +40,7 @@ def test_so_are_those_that_tensor_cores_add_up(monkeypatch: pytest.MonkeyPatch) 
     def error(window: int) -> float:
         # no decay, and writes of twice an erasure: what a product is off by adds up. The least
         # error may happen to be any seed's, and depends on the processor that draws the inputs
-        found = [alike.run(model, 64, 0.0, 1.0, window, seed=seed)["S"] for seed in range(8)]
+        found = [alike.run(model, 64, 0.0, 1.0, window, seed=seed)["S"] for seed in range(5)]
         return sum(found) / len(found)
 
     alone = error(1)
