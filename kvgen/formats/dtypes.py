@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Dtype:
     """name: torch's. size: bytes of an element; None: those of the inputs. text: what a module's
-    code calls it. said: what it is called in words. largest: of the numbers that it can hold."""
+    code calls it. said: what it is called in words. largest: of the numbers that it can hold.
+    others: what it is called elsewhere."""
 
     name: str
     size: int | None
     text: str
     said: str
     largest: float = math.inf
+    others: tuple[str, ...] = ()
 
     def bytes(self, given: int) -> int:
         """Of an element. given: those of the inputs."""
@@ -42,13 +44,13 @@ class Dtype:
         return x.to(getattr(torch, self.name)).to(x.dtype)
 
 
-def _of_torch(name: str, size: int, largest: float) -> Dtype:
-    return Dtype(name, size, f"torch.{name}", name, largest)
+def _of_torch(name: str, size: int, largest: float, *others: str) -> Dtype:
+    return Dtype(name, size, f"torch.{name}", name, largest, others)
 
 
-FLOAT32 = _of_torch("float32", 4, 3.4028234663852886e38)
-BFLOAT16 = _of_torch("bfloat16", 2, 3.3895313892515355e38)
-FLOAT16 = _of_torch("float16", 2, 65504.0)
+FLOAT32 = _of_torch("float32", 4, 3.4028234663852886e38, "fp32", "f32", "float")
+BFLOAT16 = _of_torch("bfloat16", 2, 3.3895313892515355e38, "bf16")
+FLOAT16 = _of_torch("float16", 2, 65504.0, "fp16", "f16", "half")
 INT16 = _of_torch("int16", 2, 32767.0)
 # whatever the inputs have, which is the cache's
 GIVEN = Dtype("input", None, "dtype", "cache")

@@ -17,6 +17,7 @@ from kvgen.ir.values import (
     Sum,
     Value,
     When,
+    everywhere,
     used,
 )
 
@@ -36,7 +37,19 @@ def verified(kernel: Kernel) -> Kernel:
     for name, value in kernel.given.items():
         _expect(value.op == "given" and value.detail == name, value, f"not the given {name}")
     _block(kernel.body, set(kernel.given.values()), {}, kernel.axes)
+    for statement in everywhere(kernel.body):
+        if isinstance(statement, Let):
+            _dimensions(statement.value, kernel.parted)
     return kernel
+
+
+def _dimensions(value: Value, parted: str) -> None:
+    """Numbers along an axis with two dimensions stand before a kernel's lines, and no more is done
+    along it than adding up all of it."""
+    along = value.detail.axis if isinstance(value.detail, Sum) and value.op == "scan" else ""
+    if value.op in ("range", "dot", "turned", "column"):
+        along = "".join(arg.axes for arg in (value, *value.args))
+    _expect(not {*along} & {*parted}, value, "along an axis with two dimensions")
 
 
 def _block(block: Block, known: set[Value], within: Conditional, order: str) -> None:

@@ -11,6 +11,7 @@ from kvgen.language.constants import LARGEST
 from kvgen.language.overrides import place_of
 from kvgen.language.source import Document, Where
 
+NO_OTHERS: Mapping[str, str] = {}
 _INFINITE = {"inf": math.inf, "+inf": math.inf, "-inf": -math.inf}
 
 
@@ -143,11 +144,15 @@ class Reader:
             return float(value)
         return None
 
-    def choice(self, where: Where, options: Iterable[str]) -> str | None:
+    def choice(
+        self, where: Where, options: Iterable[str], others: Mapping[str, str] = NO_OTHERS
+    ) -> str | None:
+        """others: what options are called elsewhere, for the help."""
         value, options = self.value(where), list(options)
         if isinstance(value, str) and value in options:
             return value
         shown = quote(value) if isinstance(value, str | int | float) else "this"
-        help = did_you_mean(str(value), options) if isinstance(value, str) else None
+        meant = others.get(str(value).lower(), str(value))
+        help = did_you_mean(meant, options) if isinstance(value, str) else None
         self.report("bad-value", f"{shown} is not one of {one_of(options)}", where, help)
         return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvgen.diagnostics import Span
+from kvgen.formats.dtypes import FLOATS
 from kvgen.formats.record import RecordFormat
 from kvgen.formats.registry import RECORD, RECORDS, STATE, STATES
 from kvgen.formats.state import StateFormat
@@ -15,6 +16,8 @@ from kvgen.language.schema import Reader
 LAYOUTS = ("kv", "vk")
 # what a spec may say, of which the first is meant where it says nothing
 CHOICES = {"state": tuple(STATES), "records": tuple(RECORDS), "layout": LAYOUTS}
+# what formats of one dtype are called elsewhere
+OTHERS = {other: dtype.name for dtype in FLOATS for other in dtype.others}
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,6 @@ def read(reader: Reader) -> Storage:
     formats: dict[str, Mapping[str, Any]] = {"state": STATES, "records": RECORDS}
     chosen: dict[str, Any] = {}
     for key in reader.keys(("storage",), (), CHOICES):
-        if value := reader.choice(("storage", key), CHOICES[key]):
+        if value := reader.choice(("storage", key), CHOICES[key], OTHERS):
             chosen[key] = formats[key][value] if key in formats else value
     return Storage(**chosen, span=reader.span(("storage", "records"), key=False))

@@ -19,6 +19,7 @@ from kvgen.ir.values import (
     PAGES,
     ROWS,
     TOKEN,
+    TURNED,
     Block,
     Helper,
     Kernel,
@@ -740,3 +741,23 @@ def test_conditions_of_a_program_stand_with_those_of_rows() -> None:
         "mask=(True & leads & fits)[:, None] & real_key[None, :])",
         "tl.store(out_at + token, y, mask=True & leads & fits)",
     ]
+
+
+def test_an_axis_with_two_dimensions_is_added_up_along_both() -> None:
+    build = Builder(TURNED, "K")
+    key, value = build.given("key", "K"), build.given("value", "V")
+    pointers = (build.given(name, type="pointer") for name in ("state_at", "query_at", "out_at"))
+    state_at, query_at, out_at = pointers
+    rows = build.mul(value, build.number(64))
+    state = build.load(state_at, build.add(key, rows), None, "state", type="float")
+    query = build.load(query_at, key, None, "query", type="float")
+    build.store(out_at, value, build.sum(build.mul(state, query), "K", "found"))
+    assert printed(passed(build.kernel(), ()), {}, str) == [
+        "    state = tl.load(state_at + key[None, :, :] + value[:, None, None] * 64)",
+        "    query = tl.load(query_at + key)",
+        "    found = tl.sum(tl.sum(state * query[None, :, :], 2), 1)",
+        "    tl.store(out_at + value, found)",
+    ]
+    build.store(out_at, build.add(key, rows), build.turned(state))
+    with pytest.raises(Malformed, match="along an axis with two dimensions"):
+        verified(build.kernel())

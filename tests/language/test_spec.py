@@ -57,8 +57,8 @@ FACES = (
     "bad-axes-mamba1 bad-axes-mesanet bad-index-past bad-index-tokens bad-override-names "
     "bad-state-log-linear bad-state-rwkv4 bad-state-slots bad-state-titans duplicate-name-plane "
     "unknown-function-deltaformer unknown-function-reductions bad-operator-sides "
-    "bad-value-buffer bad-value-init bad-yaml-colon bad-yaml-comment bad-yaml-map "
-    "duplicate-name-state missing-key-heads"
+    "bad-value-buffer bad-value-init bad-value-storage bad-yaml-colon bad-yaml-comment "
+    "bad-yaml-map duplicate-name-state missing-key-heads"
 )
 FILES = [*CODES, *FACES.split()]
 
