@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ HERE = Path(__file__).parent
 pytestmark = pytest.mark.engine
 
 # vLLM's own kernels on a CPU keep less than float32 of a state from one token to the next, so that
-# their log-probabilities are off by so much
-APART = 0.5
+# a few of their log-probabilities are off by so much: how far, hangs on the processor, too, which
+# draws the weights and rounds in its own way
+APART = 1.0
 REQUESTS = {
     "long": 5,
     "short": 8,
@@ -70,17 +72,19 @@ def ran(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 def agree(ours: Any, stock: Any) -> int:
     """How many tokens are the same before vLLM's two best are too close to tell."""
-    same = 0
+    same, apart = 0, []
     for name, (found, chances) in ours.items():
         tokens, best = stock[name]
         assert len(found) == len(tokens) == REQUESTS[name]
         for place, (token, other) in enumerate(zip(tokens, found, strict=True)):
             first, second = best[place]
-            assert abs(first - chances[place][0]) < APART, (name, place)
+            apart.append(abs(first - chances[place][0]))
+            assert apart[-1] < APART, (name, place)
             if token != other:
-                assert first - second < 2 * APART, (name, place)
+                assert first - second < APART, (name, place)
                 break
             same += 1
+    assert statistics.median(apart) < APART / 10
     return same
 
 
