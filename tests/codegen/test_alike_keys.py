@@ -38,8 +38,8 @@ def test_so_are_those_that_tensor_cores_add_up(monkeypatch: pytest.MonkeyPatch) 
     model = made("olmo_hybrid", K=96, V=16)
 
     def error(window: int) -> float:
-        # no decay, and writes of twice an erasure: what a product is off by adds up. The least
-        # error may happen to be any seed's, and depends on the processor that draws the inputs
+        # no decay, and writes of twice an erasure: what a product is off by adds up. How much one
+        # draw is off happens to be so, and is another on another processor
         found = [alike.run(model, 64, 0.0, 1.0, window, seed=seed)["S"] for seed in range(5)]
         return sum(found) / len(found)
 

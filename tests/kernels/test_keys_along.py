@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from kvgen.wisdom.reading import from_data
 from kvgen.wisdom.store import Store
 
 # one key head to several value heads, decays by channel, writes and reads over V, several writes,
-# a carried vector over K, a state that is joined of two planes and carries what it reads
+# a carried vector over K
 NAMES = ["gated_deltanet", "kimi_delta_attention", "gated_oja", "gated_deltaproduct", "mlstm"]
 OTHERS = ["rwkv7", "gla", "mamba2", "rwkv6", "preconditioned_gated_deltanet", "lightnet"]
+INVENTIONS = Path(__file__).parents[1] / "inventions"
 Along = Callable[..., Twin]
 
 
@@ -54,6 +56,15 @@ def test_the_recurrence_is_what_it_was(name: str, layout: str, along: Along) -> 
 @pytest.mark.parametrize("name", OTHERS)
 def test_so_is_that_of_others(name: str, layout: str, along: Along) -> None:
     decoded(along(ALONG, made(name, f"layout={layout}", K=64), slots=5))
+
+
+@pytest.mark.parametrize("layout", ["kv", "vk"])
+def test_a_state_that_is_joined_of_two_planes(layout: str, along: Along) -> None:
+    """As what is read is carried on, all that is kept is read."""
+    storage = {"storage.state": "split", "storage.layout": layout, "sizes.K": "48"}
+    analysis = compiler.analyse(INVENTIONS / "echo.yaml", storage)
+    assert "KEYS" in compiler.emit(analysis, {}, ("decode",)) and analysis.form.carries_read
+    decoded(along(ALONG, Made(analysis, compiler.built(analysis)), slots=5))
 
 
 @pytest.mark.parametrize("keys", [16, 32, 64])
