@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from kvgen.runtime.numbers import power_of_two
+
 
 def prepare() -> dict[str, Any]:
     """Let prompts go token by token; what LLM is given. Before vLLM and triton are imported."""
@@ -45,9 +47,10 @@ def token_by_token(
     from vllm.third_party.flash_linear_attention.ops import fused_recurrent
 
     count = states.shape[0]
-    # the kernel leaves state 0 alone, and looks up where to write after each token
+    # the kernel leaves state 0 alone, and looks up where to write after each token; it is compiled
+    # anew for every length of this, so there are few
     own = torch.arange(1, count + 1, dtype=torch.int32, device=q.device)
-    where = own[:, None].expand(count, q.shape[1]).contiguous()
+    where = own[:, None].expand(count, power_of_two(q.shape[1])).contiguous()
     held = torch.cat((torch.zeros_like(states[:1]), states)).float()
     out, held = fused_recurrent.fused_recurrent_gated_delta_rule(
         q.contiguous(), k.contiguous(), v.contiguous(), g.contiguous(), beta.contiguous(),
