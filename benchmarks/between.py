@@ -1,6 +1,7 @@
 """Time two trees' decodes between other kernels, as a server has them, on this machine's GPU.
 
     python benchmarks/between.py OLD NEW --warm 12 --json docs/data/FILE.json
+    python benchmarks/between.py OLD NEW --kernel recurrent --json FILE      plain kernels
 
 OLD and NEW are folders as benchmarks/turns.py takes them. A layer is a product with weights larger
 than the L2 cache, an elementwise kernel, the decode, and another product; a step's end folds. What
@@ -21,29 +22,32 @@ import torch
 from benchmarks.servers.gpu_time import events
 from benchmarks.turns import compiled, files_of, loaded, names_in, of_two_trees, report, row, say
 from benchmarks.warming import warm
+from kvgen.kernels.decode import DECODE
+from kvgen.kernels.recurrent import RECURRENT
 from kvgen.timing.steps import DEVICE, Step, make_step
 
 BATCHES = (1, 4, 8, 16, 32, 64, 256)
 LAYERS = 12
-CALL = "decode between"
 # weights of 50 MB and 25 MB are read between two decodes
 WIDE, HIDDEN = 12288, 2048
 Weights = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def main() -> None:
-    args = of_two_trees(__doc__, BATCHES).parse_args()
+    parser = of_two_trees(__doc__, BATCHES)
+    parser.add_argument("--kernel", default=DECODE.name, choices=[DECODE.name, RECURRENT.name])
+    args = parser.parse_args()
     batches = [int(batch) for batch in args.batch.split(",")]
     names = names_in(args.old)
     if args.warm:
         files = files_of(args, names)
         jobs = [(file, "decode + advance", batch) for file in files for batch in batches]
         warm(args.warm, compiled, jobs, say)
-    report(between(names, args.old, args.new, batches), args.json)
+    report(between(names, args.old, args.new, batches, args.kernel), args.json)
 
 
 def between(
-    names: list[str], old: Path, new: Path, batches: list[int]
+    names: list[str], old: Path, new: Path, batches: list[int], kernel: str
 ) -> Iterator[dict[str, object]]:
     weights = [_weights() for _ in range(LAYERS)]
     for name in names:
@@ -52,11 +56,11 @@ def between(
             folders = (old, new)[:: -1 if number % 2 else 1]
             pairs = {folder: loaded(folder / name) for folder in folders}
             found = {
-                folder: timed(make_step(*pair, batch, LAYERS), weights)
+                folder: timed(make_step(*pair, batch, LAYERS), weights, kernel)
                 for folder, pair in pairs.items()
             }
             decodes, ends = zip(found[old], found[new], strict=True)
-            yield row(Path(name).stem, CALL, batch, LAYERS, *decodes)
+            yield row(Path(name).stem, f"{kernel} between", batch, LAYERS, *decodes)
             yield row(Path(name).stem, "end of a step", batch, LAYERS, *ends)
             torch.cuda.empty_cache()
 
@@ -69,15 +73,17 @@ def _weights() -> tuple[torch.Tensor, torch.Tensor]:
     return wide, narrow
 
 
-def timed(step: Step, weights: Weights) -> tuple[float, float]:
-    """Microseconds of a decode, and of a step's end, over all phases of the buffer."""
+def timed(step: Step, weights: Weights, kernel: str) -> tuple[float, float]:
+    """Microseconds of a decode, or of the plain kernel, and of a step's end, over all phases of the
+    buffer."""
     rows = step.slots.numel()
     hidden = torch.randn(rows, HIDDEN, device=DEVICE, dtype=torch.bfloat16)
+    call = getattr(step.module, kernel)
 
     def run() -> None:
         for layer, (wide, narrow) in enumerate(weights):
             torch.nn.functional.silu(hidden @ wide).matmul(narrow)
-            step.module.decode(
+            call(
                 step.cache, layer, step.slots, **step.inputs[layer], **step.params[layer],
                 out=step.out[layer],
             )  # fmt: skip
@@ -102,9 +108,9 @@ def timed(step: Step, weights: Weights) -> tuple[float, float]:
     for name, start, stop in sorted(events(profile), key=lambda each: each[1:]):
         us = max(0.0, stop - max(start, free))
         free = max(free, stop)
-        decode += us if name.startswith("_decode") else 0.0
+        decode += us if name.startswith(f"_{kernel}_kernel") else 0.0
         end += us if name.startswith(("_advance", "_fold", "_turn")) else 0.0
-    step.check(CALL)
+    step.check(kernel)
     return decode / steps / len(weights), end / steps
 
 

@@ -109,13 +109,15 @@ def run_all(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def joined(files: list[dict[str, Any]]) -> dict[str, Any]:
-    """The runs of several files; of the same arm, model and prompts the later one."""
+    """The runs of several files; of the same arm, model, prompts and batch the later one."""
     runs: dict[tuple[str, ...], Any] = {}
     for file in files:
         for run in file["runs"]:
             about = run["about"]
             kind = about["model"], about["staggered"], about["buffer"], about.get("overlap", False)
-            runs[run["arm"], *map(str, kind)] = run
+            key = run["arm"], *map(str, kind)
+            rows = {row["batch"]: row for row in [*runs.get(key, run)["rows"], *run["rows"]]}
+            runs[key] = {**run, "rows": [rows[batch] for batch in sorted(rows)]}
     return {"runs": list(runs.values())}
 
 

@@ -77,8 +77,9 @@ def recurrent(form: Form, records: Records, shapes: Shapes) -> Kernel:
     """What a row still holds, then a token, on the state itself."""
     tile = _Tile(form, records, shapes)
     tile.load()
+    token = tile.token()
     tile.fold(None, "what an earlier decode left in the buffer comes first", suffix="_j")
-    tile.step()
+    tile.step(token)
     return tile.build.kernel()
 
 
@@ -177,17 +178,29 @@ class _Tile:
 
     # -- a token
 
-    def step(self) -> None:
-        """A token of the plain kernel, its output, and the state after it."""
+    def token(self) -> Lowering:
+        """A token of the plain kernel, up to what it reads of the state: on the way while the state
+        is, and not behind what the buffer holds."""
         build, form, lanes = self.build, self.form, self.lanes
         inputs = StepLoads(build, lanes, self.names, form, self.records)
         token = Lowering(build, form.graph, inputs, self.names, lanes.masks)
-        factors = self._factors(form.decays)
-        roots = [*form.roots, *factors.values()]
+        roots = self._roots()
         _, before_reads = boundary(form.columns, roots, set())
         give_lines(self.names, before_reads)
+        for node in token.found(roots):
+            token.value(node)
         for node in before_reads:
             token.value(node)
+        return token
+
+    def _roots(self) -> list[Node]:
+        return [*self.form.roots, *self._factors(self.form.decays).values()]
+
+    def step(self, token: Lowering) -> None:
+        """Its output, and the state after it."""
+        build, form, lanes = self.build, self.form, self.lanes
+        factors = self._factors(form.decays)
+        roots = self._roots()
         self._read(token, form.reads)
         for node in roots:
             token.value(node)

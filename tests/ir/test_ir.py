@@ -40,6 +40,7 @@ from kvgen.schedules.paged_decode import short_decode
 from kvgen.schedules.windows.extend import extend
 from kvgen.schedules.windows.verify import verify
 from kvgen.schedules.written import PASSES, passed
+from kvgen.shipped import shipped
 
 PRODUCT = Helper("_product")
 EXTENTS = {"V": "TILE", "P": "SPAN", "K": "64", "S": "TOKENS", "T": "TOKENS"}
@@ -609,6 +610,19 @@ def test_a_kernel_of_the_state_itself_stores_no_record(each: Callable[..., Kerne
     assert stored and not any("k_cache_at" in line or "v_cache_at" in line for line in stored)
     planes = [line for line in stored if "S_hi_cache_at" in line or "S_lo_cache_at" in line]
     assert len(planes) == (0 if each is read else 2)
+
+
+@pytest.mark.parametrize("name", [each.name for each in shipped()])
+def test_a_token_of_the_plain_kernel_is_on_the_way_while_its_state_is(name: str) -> None:
+    analysis = analysed(name)
+    spec = analysis.spec
+    shapes = Shapes(spec.size("K"), spec.size("V"))
+    kernel = passed(recurrent(analysis.form, analysis.records, shapes))
+    text = [line.strip() for line in lines(kernel)]
+    loop = next(place for place, line in enumerate(text) if line.startswith("for "))
+    first = next(place for place, line in enumerate(text) if line.startswith("state = "))
+    given = [place for place, line in enumerate(text) if re.search(r"tl\.load\(\w+_ptr ", line)]
+    assert given and first < min(given) and max(given) < loop
 
 
 def test_a_schedule_names_its_values_after_the_graph() -> None:
