@@ -164,9 +164,12 @@ def _builtins(patch: Any) -> Any:
     from triton.language import core
     from triton.language.semantic import TritonSemantic
 
+    from kvgen.checking.direct import Direct
+
     # a function is a closure of the decorator's, which asks whether a compiler is given
     asks = core.builtin(_builtins).__code__
     known: dict[Any, list[tuple[str, Any]]] = {}
+    direct: dict[Any, Direct] = {}
 
     def interpreted(member: Any, semantic: Any) -> Any:
         function = member.__wrapped__ if member.__code__ is asks else member
@@ -177,12 +180,22 @@ def _builtins(patch: Any) -> Any:
 
         return call
 
+    def found(package: Any, builder: Any) -> Iterator[tuple[str, Any]]:
+        if builder not in direct:
+            direct[builder] = Direct(TritonSemantic(builder))
+        made, semantic = direct[builder].made, direct[builder].semantic
+        for name, member in inspect.getmembers(package):
+            if core.is_builtin(member):
+                yield name, made(package, name, interpreted(member, semantic))
+
     def made(package: Any, builder: Any, scope: Any) -> None:
-        if package not in known:
-            members = inspect.getmembers(package)
-            known[package] = [each for each in members if core.is_builtin(each[1])]
-        semantic = TritonSemantic(builder)
-        for name, member in known[package]:
-            scope.set_attr(package, name, interpreted(member, semantic))
+        if (package, builder) not in known:
+            known[package, builder] = list(found(package, builder))
+        functions = known[package, builder]
+        # a launch sees some packages through more than one module
+        if functions and vars(package).get(functions[0][0]) is functions[0][1]:
+            return
+        for name, call in functions:
+            scope.set_attr(package, name, call)
 
     return made

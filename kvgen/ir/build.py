@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 
 from kvgen.functions.function import Function
 from kvgen.ir.values import (
@@ -47,7 +48,7 @@ class Builder:
 
     def together(self, values: Sequence[Value]) -> str:
         """The axes of what is made of values element by element."""
-        return "".join(axis for axis in self.order if any(axis in each.axes for each in values))
+        return _together(self.order, tuple([each.axes for each in values]))
 
     # -- leaves
 
@@ -290,6 +291,12 @@ class Builder:
         yield
         statements, _ = self.open.pop()
         self.open[-1][0].extend(statements)
+
+
+# of few axes, asked for each value again
+@cache
+def _together(order: str, several: tuple[str, ...]) -> str:
+    return "".join(axis for axis in order if any(axis in axes for axes in several))
 
 
 def other(axis: str) -> str:

@@ -202,6 +202,7 @@ def inner(statement: Statement) -> Block | None:
 
 def everywhere(block: Block) -> Iterator[Statement]:
     """All statements, those within others after them."""
-    for statement in block:
+    for statement in block.statements:
         yield statement
-        yield from everywhere(inner(statement) or Block())
+        if isinstance(statement, Loop | When):
+            yield from everywhere(statement.body)

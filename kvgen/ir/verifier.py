@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from kvgen.ir.values import (
     ARITHMETIC,
     COMPARISONS,
@@ -37,7 +39,8 @@ def verified(kernel: Kernel) -> Kernel:
     for name, value in kernel.given.items():
         _expect(value.op == "given" and value.detail == name, value, f"not the given {name}")
     _block(kernel.body, set(kernel.given.values()), {}, kernel.axes)
-    for statement in everywhere(kernel.body):
+    # most kernels have none
+    for statement in everywhere(kernel.body) if kernel.parted else ():
         if isinstance(statement, Let):
             _dimensions(statement.value, kernel.parted)
     return kernel
@@ -57,8 +60,8 @@ def _block(block: Block, known: set[Value], within: Conditional, order: str) -> 
     there if a constant is above a number or is not. order: the kernel's axes."""
     known, within = set(known), dict(within)
     for statement in block:
-        for value in used(statement):
-            if not (isinstance(statement, Let) and statement.value.op == "either"):
+        if not (isinstance(statement, Let) and statement.value.op == "either"):
+            for value in used(statement):
                 there = value in known or value.op == "number"
                 _expect(there, value, "used before it stands there")
         match statement:
@@ -101,10 +104,10 @@ def _implied(when: When, within: Conditional) -> set[Value]:
 
 def _value(value: Value, order: str) -> None:
     args = value.args
-    _expect(all(axis in order for axis in value.axes), value, "an unknown axis")
-    _expect(len(set(value.axes)) == len(value.axes), value, "an axis twice")
-    _expect(len({*value.axes} - {"G"}) <= 2, value, "no axes of a tile, nor of some side by side")
-    _expect(_axes(value, order), value, f"not the axes of what is made of {[x.axes for x in args]}")
+    wrong = _of_no_tile(value.axes, order)
+    _expect(not wrong, value, wrong)
+    if not _axes(value, order):
+        _expect(False, value, f"not the axes of what is made of {[x.axes for x in args]}")
     match value.op:
         case "lt" | "gt" | "eq" | "every":
             _expect(value.type == "bool", value, "a comparison that is no condition")
@@ -123,10 +126,20 @@ def _value(value: Value, order: str) -> None:
             pass
 
 
+@cache
+def _of_no_tile(axes: str, order: str) -> str:
+    """What is wrong with some axes, whatever has them."""
+    if any(axis not in order for axis in axes):
+        return "an unknown axis"
+    if len(set(axes)) < len(axes):
+        return "an axis twice"
+    return "no axes of a tile, nor of some side by side" if len({*axes} - {"G"}) > 2 else ""
+
+
 def _axes(value: Value, order: str) -> bool:
     """Whether the value has the axes that follow from its arguments'."""
     axes, args = value.axes, value.args
-    whole = "".join(axis for axis in order if any(axis in arg.axes for arg in args))
+    whole = _whole(order, tuple([arg.axes for arg in args]))
     match value.op:
         case op if op in ELEMENTWISE:
             return axes == whole
@@ -162,6 +175,13 @@ def _axes(value: Value, order: str) -> bool:
             return axes == whole or not value.detail.elementwise
         case _:
             return True
+
+
+# found by itself, not as the builder finds it; few axes, asked for each value again
+@cache
+def _whole(order: str, several: tuple[str, ...]) -> str:
+    found = set().union(*several)
+    return "".join(axis for axis in order if axis in found)
 
 
 def _expect(holds: bool, value: Value, wrong: str) -> None:

@@ -88,9 +88,14 @@ def _parts(inner: str, indent: int) -> list[str]:
 
 def _outer(text: str, what: str) -> Iterator[int]:
     """Where something stands in no brackets."""
+    if what not in text:
+        return
     depth = 0
     for at, character in _code(text):
-        depth += (character in OPEN) - (character in CLOSE)
+        if character in OPEN:
+            depth += 1
+        elif character in CLOSE:
+            depth -= 1
         if depth == 0 and text.startswith(what, at):
             yield at
 
