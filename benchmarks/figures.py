@@ -5,9 +5,9 @@ the same bytes.
 
 time.svg: a layer's time against batch for the recurrences that are served most. gain.svg: the gain
 over the plain kernel for all recurrences. Both are of docs/data/h100-tuned.json. drafts.svg: the
-time of verify over that of decode against batch, of docs/data/h100-drafts.json. peers.svg: a
-layer's time beside other libraries' kernels, of docs/data/h100-peers.json. Colours are those of
-`kvgen bench --html`. matplotlib is in the extra dev.
+time of verify over that of decode against batch, of docs/data/h100-drafts.json. peers.svg,
+peers-h200.svg: a layer's time beside other libraries' kernels, of docs/data/h100-peers.json and
+h200-peers.json. Colours are those of `kvgen bench --html`. matplotlib is in the extra dev.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 # the panels of time.svg, and what they show a state in
 SERVED = ("gated_deltanet", "kimi_delta_attention", "mamba2", "lightning_attention")
 DRAFTS = DOCS / "data" / "h100-drafts.json"
-PEERS = DOCS / "data" / "h100-peers.json"
+PEERS = [DOCS / "data" / f"{gpu}-peers.json" for gpu in ("h100", "h200")]
 
 
 def palette() -> dict[str, str]:
@@ -207,8 +207,9 @@ def drawn() -> dict[str, Figure]:
     figures = {"time": times(every), "gain": gains(every)}
     if DRAFTS.is_file():
         figures["drafts"] = ratios(drafts_page.read(DRAFTS).reports)
-    if PEERS.is_file():
-        figures["peers"] = peers(pages.level(peers_page.read(PEERS)[0])[0])
+    for kept in filter(Path.is_file, PEERS):
+        report = pages.level(peers_page.read(kept)[0])[0]
+        figures[peers_page.page_of(report).figure] = peers(report)
     return figures
 
 

@@ -1,6 +1,8 @@
-"""docs/performance.md: tuned times beside other libraries' and the goals.
+"""docs/performance.md and performance-peers-h200.md: tuned times beside other libraries' and the
+goals.
 
     python benchmarks/peers_page.py docs/data/h100-peers.json      the page from kept figures
+    python benchmarks/peers_page.py docs/data/h200-peers.json --out docs/performance-peers-h200.md
 
 peers.py measures. The figures are those of `kvgen bench --json`, a report for each spec and state.
 """
@@ -11,7 +13,8 @@ import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,13 +26,42 @@ from kvgen.benching.report import OURS, Report, Row
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
-# microseconds for a layer, by spec, state and batch
-GOALS = {
-    ("gated_deltanet", "split"): {1: 2.4, 4: 3.7, 16: 9.5, 64: 36, 256: 135},
-    ("gated_deltanet", "bfloat16"): {1: 2.2, 4: 3.3, 16: 8.5, 64: 32, 256: 122},
+# microseconds for a layer, by batch
+Goals = Mapping[tuple[str, str], Mapping[int, float]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What is a GPU's own of a page. figure: the file's name in docs/figures. goals: by spec and
+    state."""
+
+    title: str
+    figure: str
+    goals: Goals
+
+
+USUAL = Page(
+    "Performance",
+    "peers",
+    {
+        ("gated_deltanet", "split"): {1: 2.4, 4: 3.7, 16: 9.5, 64: 36, 256: 135},
+        ("gated_deltanet", "bfloat16"): {1: 2.2, 4: 3.3, 16: 8.5, 64: 32, 256: 122},
+    },
+)
+# by what stands in a GPU's name
+PAGES = {
+    "H200": Page(
+        "Performance on an H200, beside other libraries",
+        "peers-h200",
+        {
+            ("gated_deltanet", "split"): {1: 2.6, 4: 4.2, 16: 8.6, 64: 28, 256: 99},
+            ("gated_deltanet", "bfloat16"): {1: 2.2, 4: 3.8, 16: 7.8, 64: 25, 256: 90},
+            ("kimi_delta_attention", "bfloat16"): {1: 2.7, 4: 4.4, 16: 9.0, 64: 28, 256: 101},
+        },
+    )
 }
 
-HEADER = """# Performance
+HEADER = """# {title}
 
 The recurrences that are served most, {tuned}, beside the decode kernels of other libraries.
 All recurrences, before and after tuning, are in [performance-family.md](performance-family.md),
@@ -61,6 +93,10 @@ def write(path: Path, reports: Sequence[Report], command: str) -> None:
     path.write_text(page(level(list(reports)), command), encoding="utf-8")
 
 
+def page_of(report: Report) -> Page:
+    return next((page for gpu, page in PAGES.items() if gpu in report.device), USUAL)
+
+
 def page(reports: Sequence[Report], command: str) -> str:
     """The whole page; the reports have floors at one bandwidth."""
     parts = [heading(reports, command)]
@@ -81,7 +117,8 @@ def heading(reports: Sequence[Report], command: str) -> str:
     return HEADER.format(
         tuned=tuned,
         spec=first.spec,
-        figure="figures/peers.svg",
+        title=page_of(first).title,
+        figure=f"figures/{page_of(first).figure}.svg",
         method=method(
             device=first.device,
             versions=first.versions,
@@ -100,7 +137,7 @@ def table(report: Report) -> str:
     found = {each.name: {row.batch: row for row in each.rows} for each in figures.series(report)}
     own = [name for name, rows in found.items() if library(rows) == OURS]
     others = [name for name in found if name not in own]
-    goals = GOALS.get((report.spec, report.storage), {})
+    goals = page_of(report).goals.get((report.spec, report.storage), {})
     head = ["batch", *(name.removeprefix(f"{OURS}, ") for name in own)]
     head += ["goal"] if goals else []
     head += ["floor", "share", *others, *(["ahead"] if others else [])]

@@ -78,8 +78,6 @@ class Direct(Values):
         make = self.table.get((package, name))
         return own if make is None else make(own)
 
-    # -- values
-
     # -- operations
 
     def binary(

@@ -11,7 +11,7 @@ import pytest
 from places import ROOT
 
 SVG = "{http://www.w3.org/2000/svg}"
-NAMES = ("drafts", "gain", "peers", "time")
+NAMES = ("drafts", "gain", "peers", "peers-h200", "time")
 
 
 @pytest.fixture(scope="module")
