@@ -28,6 +28,8 @@ ROWS, LAYERS, STEPS = 4, 4, 20
 WAIT = 2_000_000
 # and what of them counts at a time: while others have the GPU, the clock goes on
 TURN = 10_000
+# at seeing what is read too early
+TRIES = 5
 STATES = ({"storage.state": "split"}, {"storage.state": "bfloat16", "storage.records": "input"})
 NAMES = ("gated_deltanet", "kimi_delta_attention")
 
@@ -174,7 +176,9 @@ def test_what_is_written_in_front_of_a_step_is_seen(overrides: dict[str, str], t
     missed: list[str] = []
     for name in ("slots", *read):
         assert same(disturbed(Session(pair, True, tokens), name, careless=False), wanted), name
-        if not same(disturbed(Session(pair, True, tokens), name, careless=True), wanted):
+        # what else runs on the GPU may hold a kernel back until what comes late is there
+        tries = (disturbed(Session(pair, True, tokens), name, careless=True) for _ in range(TRIES))
+        if any(not same(found, wanted) for found in tries):
             missed.append(name)
     # the rule is what makes it so
     assert {"slots", "cursors"} <= set(missed)
