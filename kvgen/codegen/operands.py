@@ -43,21 +43,43 @@ def multiplies(form: Form) -> bool:
 
 def times_input(form: Form, node: Node) -> tuple[Node, Node] | None:
     """An input's vector and the number for each head, whose product a vector is."""
+    raw = input_of(node)
+    if raw is None:
+        return None
     graph = form.graph
     scale = graph.const(1.0)
-    while True:
-        if leaf_of(node).op == "input":
-            return node, scale
-        if node.op == "mul" and any(not arg.axes.channels for arg in node.args):
-            node, factor = node.args if not node.args[1].axes.channels else node.args[::-1]
-            scale = graph.mul(factor, scale)
-        elif node.op == "div" and not node.args[1].axes.channels:
-            node, divisor = node.args
-            scale = graph.div(scale, divisor)
-        elif node.op == "neg":
-            node, scale = node.args[0], graph.neg(scale)
+    while node is not raw:
+        inner, number = _apart(node)
+        assert inner is not None
+        if number is None:
+            scale = graph.neg(scale)
         else:
-            return None
+            scale = graph.mul(number, scale) if node.op == "mul" else graph.div(scale, number)
+        node = inner
+    return raw, scale
+
+
+def input_of(node: Node) -> Node | None:
+    """The input's vector alone: of a long chain the number takes a while to be made."""
+    inner: Node | None = node
+    while inner is not None and leaf_of(inner).op != "input":
+        inner, _ = _apart(inner)
+    return inner
+
+
+def _apart(node: Node) -> tuple[Node | None, Node | None]:
+    """The vector that a product, a quotient or a negative is of, and the number that it is with."""
+    match node.op, node.args:
+        case "mul", (x, y) if not y.axes.channels:
+            return x, y
+        case "mul", (number, x) if not number.axes.channels:
+            return x, number
+        case "div", (x, number) if not number.axes.channels:
+            return x, number
+        case "neg", (x,):
+            return x, None
+        case _:
+            return None, None
 
 
 def few_bits(form: Form) -> bool:
@@ -80,7 +102,7 @@ def _of_one_input(form: Form, vector: Node) -> bool:
 def all_given(form: Form) -> bool:
     """Whether all that is multiplied with the state, or added to it, is an input times a number."""
     vectors = (*form.columns, *form.keys)
-    return all(times_input(form, vector) is not None for vector in vectors)
+    return all(input_of(vector) is not None for vector in vectors)
 
 
 def component(raw: Node) -> str:

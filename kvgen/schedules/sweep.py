@@ -7,7 +7,7 @@ from kvgen.algebra.graph import Node, leaf_of, reachable
 from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import Records
 from kvgen.algebra.solving import solve
-from kvgen.codegen.operands import component, few_bits, times_input
+from kvgen.codegen.operands import component, few_bits, input_of, times_input
 from kvgen.codegen.shapes import Shapes
 from kvgen.ir.build import Builder
 from kvgen.ir.values import Helper, Kernel, Value
@@ -116,7 +116,7 @@ class Sweep:
         called = self._called(column)
         state = build.given("state", "VK", "float")
         factor, by_channel = self._whole(read)[1], self.form.decay("K") is not None
-        if by_channel or times_input(self.form, column) is None:
+        if by_channel or input_of(column) is None:
             # only where vectors are prepared for that are they times what they are to be
             wanted = Item("kept", column, factor=factor) if by_channel else Item("kept", column)
             columns = [build.turned(each) for each in self._parts(wanted, f"{called}_rows")]
@@ -152,9 +152,9 @@ class Sweep:
 
     def _rows(self, node: Node) -> Value:
         """An input's vector of every token, as it came."""
-        found = times_input(self.form, node)
-        assert found is not None
-        return self.inputs.stored(found[0], f"{self.names.get(found[0], component(found[0]))}_rows")
+        raw = input_of(node)
+        assert raw is not None
+        return self.inputs.stored(raw, f"{self.names.get(raw, component(raw))}_rows")
 
     def _parts(self, item: Item, name: str) -> list[Value]:
         """Prepared vectors of every token, in parts."""
@@ -169,9 +169,9 @@ class Sweep:
         return found is not None and not found[1].is_number(1.0)
 
     def _called(self, node: Node) -> str:
-        found = times_input(self.form, node)
-        raw = self.names.get(found[0], component(found[0])) if found else "vector"
-        return self.names.get(node, raw)
+        raw = input_of(node)
+        called = "vector" if raw is None else self.names.get(raw, component(raw))
+        return self.names.get(node, called)
 
     def _of_tokens(self, value: Value, name: str | None = None) -> Value:
         """Of tokens that write, with zeros for those that only fill the block up."""
@@ -187,7 +187,7 @@ class Sweep:
             found = build.mul(state, self._number(Item("lasting"), "lasting", axes))
         for index, key in enumerate(form.keys):
             value = self.writes[index]
-            if by_channel or times_input(form, key) is None:
+            if by_channel or input_of(key) is None:
                 rows = self._parts(Item("rest", key, index), "rest_rows")
                 found = build.helper(VECTORS, value, found, *rows, axes="VK")
                 continue

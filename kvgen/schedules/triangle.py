@@ -14,7 +14,7 @@ from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.naming import value_names
 from kvgen.algebra.records import Records
 from kvgen.algebra.solving import solve
-from kvgen.codegen.operands import component, times_input
+from kvgen.codegen.operands import component, input_of, times_input
 from kvgen.codegen.shapes import Shapes
 from kvgen.functions.exp import EXP
 from kvgen.functions.registry import reduces
@@ -110,10 +110,10 @@ class Triangle:
         for node in reachable(roots):
             if not reduces(node) or node.args[0].op != "mul":
                 continue
+            if any(input_of(side) not in self.raw for side in node.args[0].args):
+                continue
             sides = [times_input(self.form, side) for side in node.args[0].args]
             (first, scale), (second, other) = (side or (node, node) for side in sides)
-            if first not in self.raw or second not in self.raw:
-                continue
             if any(key is second for key, _ in self._given_keys()):
                 first, second = second, first
             scores = self._product(self.raw[first], self.raw[second])

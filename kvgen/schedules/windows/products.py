@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from kvgen.algebra.graph import Node, reachable
 from kvgen.algebra.naming import described
-from kvgen.codegen.operands import component, times_input
+from kvgen.codegen.operands import component, input_of, times_input
 from kvgen.functions.registry import reduces
 from kvgen.ir.passes.once import ONCE
 from kvgen.ir.values import Helper, Value, Wish
@@ -113,17 +113,20 @@ class Products:
         for node in reachable(frame.roots):
             if not reduces(node) or node.args[0].op != "mul" or node not in frame.unit:
                 continue
-            first, second = (times_input(form, side) for side in node.args[0].args)
-            if first is None or second is None:
+            sides = node.args[0].args
+            pairs = [(side, raw) for side in sides if (raw := input_of(side)) is not None]
+            if len(pairs) < 2:
                 continue
-            if first[0] not in asked or second[0] not in near:
-                first, second = second, first
-            if first[0] not in asked or second[0] not in near:
+            if pairs[0][1] not in asked or pairs[1][1] not in near:
+                pairs.reverse()
+            (one, first), (other, second) = pairs
+            if first not in asked or second not in near:
                 continue
-            whole, place, count = asked[first[0]]
-            scores = self.block(self.of(whole, self.came[second[0]]), place, count)
+            scales = [x[1] for side in (one, other) if (x := times_input(form, side))]
+            whole, place, count = asked[first]
+            scores = self.block(self.of(whole, self.came[second]), place, count)
             found = build.helper(OWN, scores, frame.lanes.token, axes="T")
-            found = build.times(found, *(self.times(scale) for _, scale in (first, second)))
+            found = build.times(found, *map(self.times, scales))
             token.known[node] = build.helper(ONCE, found, name=token.name(node))
 
     def _asked_as_given(self) -> dict[Node, tuple[Value, int, int]]:
