@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import addressing
 import pytest
 import recurrences
-from places import ROOT, SUPPORT
+from front_end import FrontEnd
+from places import ROOT
 from twins import LAYERS, OTHERS, SPECS, analysed
 
 from kvgen import compiler
@@ -35,6 +36,14 @@ DEALT = list(zip([*SPECS, *OTHERS, *LAYERS], cycle(STORED), strict=False))
 # windows read these rounded: they have lost more themselves
 ROUGH = ("state=bfloat16", "state=float16", "state=split")
 
+FRONT_END = FrontEnd()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    FRONT_END.close()
+
 
 def lowered(
     modules: Mapping[str, compiler.Analysis],
@@ -47,13 +56,8 @@ def lowered(
         for name, analysis in modules.items()
     }
     request = {"batch": 16, "modules": paths, "kernels": kernels, "configs": configs, "ptx": ptx}
-    environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
-    found = subprocess.run(
-        [sys.executable, str(SUPPORT / "lowering.py"), json.dumps(request)],
-        capture_output=True, text=True, check=True, env=environment, cwd=ROOT,
-    )  # fmt: skip
-    answers = [json.loads(line) for line in found.stdout.splitlines() if line.startswith("{")]
-    assert {answer["name"] for answer in answers} == set(modules), found.stderr[-2000:]
+    answers = FRONT_END.ask(request)
+    assert {answer["name"] for answer in answers} == set(modules)
     return answers
 
 

@@ -1,28 +1,35 @@
 """The kernels of modules through Triton's front end, for an H100.
 
-As a script: python tests/support/lowering.py REQUEST
-REQUEST is JSON: {"batch", "modules": {name: path}, "kernels": [] for all, "configs": {kernel:
-{knob: value}}, "ptx": whether to go on to assembly}. Every program has a line of JSON: {"name",
-"kernel", "config", "error", "rounded", "narrow", "unmet"}, where rounded are the dots of float32
-that keep ten bits of them, narrow the strides that are multiplied in 32 bits, and unmet what may be
-written before all threads have read it. In a process of its own, as the tests' have the
-interpreter.
+As a script: python tests/support/lowering.py
+Every line that it reads is a request in JSON: {"batch", "modules": {name: path}, "kernels": [] for
+all, "configs": {kernel: {knob: value}}, "ptx": whether to go on to assembly}. Every program has a
+line of JSON: {"name", "kernel", "config", "error", "rounded", "narrow", "unmet"}, where rounded are
+the dots of float32 that keep ten bits of them, narrow the strides that are multiplied in 32 bits,
+and unmet what may be written before all threads have read it. A line with null ends an answer. In a
+process of its own, as the tests' have the interpreter (`front_end.py`); one for many requests, for
+torch and Triton take as long to be imported as a small module's kernels here.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
-from collections.abc import Callable
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import addressing
 from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, code_generator
 from triton.compiler.compiler import make_backend
+from triton.language import constexpr
 from triton.runtime.jit import JITFunction
 
 from kvgen.compiler import imported
@@ -103,13 +110,48 @@ def text(function: JITFunction[Any]) -> str:
     )
 
 
-def main() -> None:
-    request = json.loads(sys.argv[1])
+def exactly(launch: Launch) -> str:
+    """All that is given to the front end with a launch, to find it again in another request."""
+    rest = (globals_of(launch.function), launch.constants, launch.attributes, launch.options)
+    return repr((program(launch), *rest))
+
+
+def globals_of(function: JITFunction[Any]) -> list[tuple[str, str]]:
+    """The numbers of its module that a kernel looks at, and those that it calls."""
+    found: list[tuple[str, str]] = []
+    for name in function.fn.__code__.co_names:
+        value = function.__globals__.get(name)
+        if isinstance(value, JITFunction):
+            found += globals_of(value)
+        elif isinstance(value, bool | int | float | str | constexpr):
+            found.append((name, repr(value)))
+    return found
+
+
+def looked_at(launch: Launch, last: str) -> dict[str, Any]:
+    """What is found of a launch's program."""
+    answer: dict[str, Any] = {"error": None, "rounded": [], "narrow": [], "unmet": []}
+    try:
+        texts = lowered(launch, last)
+        answer["rounded"] = rounded(texts["ttir"])
+        answer["narrow"] = addressing.narrow(texts["ttir"])
+        answer["unmet"] = addressing.unmet(texts["ttir"], planes(launch))
+        if "ptx" in texts:
+            answer["narrow"] += addressing.narrow_in_ptx(texts["ptx"], strides(launch))
+    except Exception as error:
+        answer["error"] = f"{type(error).__name__}: {error}"
+    return answer
+
+
+def answers(request: dict[str, Any], before: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """before: what requests have found so far, by all that their launches gave."""
     last = "ptx" if request.get("ptx") else "ttir"
     known: set[str] = set()
     known_as = {kernel.name: kernel for kernel in KERNELS}
     for name, path in request["modules"].items():
         module = imported(Path(path))
+        # what is changed here of it is not for another request of the same text
+        del sys.modules[module.__name__]
         for kernel in filter(None, map(known_as.get, request["kernels"])):
             # what would run in its place is not asked for
             module.CONFIGS["default"] = kernel.alone(module.CONFIGS["default"])
@@ -123,18 +165,38 @@ def main() -> None:
                 if program(launch) in known:
                     continue
                 known.add(program(launch))
-            answer = {"name": name, "kernel": launch.kernel, "config": launch.config}
-            answer |= {"error": None, "rounded": [], "narrow": [], "unmet": []}
-            try:
-                texts = lowered(launch, last)
-                answer["rounded"] = rounded(texts["ttir"])
-                answer["narrow"] = addressing.narrow(texts["ttir"])
-                answer["unmet"] = addressing.unmet(texts["ttir"], planes(launch))
-                if "ptx" in texts:
-                    answer["narrow"] += addressing.narrow_in_ptx(texts["ptx"], strides(launch))
-            except Exception as error:
-                answer["error"] = f"{type(error).__name__}: {error}"
+            given = f"{last} {exactly(launch)}"
+            if given not in before:
+                before[given] = looked_at(launch, last)
+            yield {"name": name, "kernel": launch.kernel, "config": launch.config, **before[given]}
+
+
+def without_ado() -> None:
+    """The front end asks for the same functions' signatures at every call of them, and sets up
+    Python's warnings anew at every node: a sixth of its time, and nothing of what it makes."""
+    signatures = types.ModuleType("inspect")
+    vars(signatures).update(vars(inspect))
+    of_functions = cache(inspect.signature)
+
+    def signature(called: Any) -> inspect.Signature:
+        return (of_functions if inspect.isfunction(called) else inspect.signature)(called)
+
+    vars(signatures)["signature"] = signature
+    silent = types.ModuleType("warnings")
+    vars(silent).update(vars(warnings))
+    vars(silent).update(catch_warnings=nullcontext, simplefilter=lambda *_: None)
+    for name, value in (("inspect", signatures), ("warnings", silent)):
+        if hasattr(code_generator, name):
+            setattr(code_generator, name, value)
+
+
+def main() -> None:
+    without_ado()
+    before: dict[str, dict[str, Any]] = {}
+    for line in sys.stdin:
+        for answer in answers(json.loads(line), before):
             print(json.dumps(answer), flush=True)
+        print("null", flush=True)
 
 
 if __name__ == "__main__":
