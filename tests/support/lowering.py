@@ -173,7 +173,7 @@ def answers(request: dict[str, Any], before: dict[str, dict[str, Any]]) -> Itera
 
 def without_ado() -> None:
     """The front end asks for the same functions' signatures at every call of them, and sets up
-    Python's warnings anew at every node: a sixth of its time, and nothing of what it makes."""
+    Python's warnings anew at every node, which takes time and makes nothing."""
     signatures = types.ModuleType("inspect")
     vars(signatures).update(vars(inspect))
     of_functions = cache(inspect.signature)
