@@ -11,6 +11,7 @@ from kvgen import compiler
 from kvgen.checking.check import check
 
 CASES = ("recurrent, after decodes", "dropped steps, repeated layers")
+WINDOWS = ("drafts, chains", "drafts, trees", "prompts", "short contexts")
 INVENTIONS = sorted((TESTS / "inventions").glob("*.yaml"))
 
 
@@ -20,4 +21,16 @@ def test_passes_check(path: Path, state: str) -> None:
     small = {"sizes.H": "1", "sizes.HV": "2", "sizes.K": "12", "sizes.V": "10"}
     analysis = compiler.analyse(path, {**small, "storage.state": state})
     report = check(analysis, "cpu", only=CASES)
+    assert report.ok, [row for row in report.rows if not row.ok]
+
+
+@pytest.mark.parametrize("carried", ["[]", "[H]", "[HV]"])
+@pytest.mark.parametrize("state", ["float32", "bfloat16"])
+def test_keys_that_are_times_what_is_carried(carried: str, state: str) -> None:
+    """Their products among a window's tokens are times numbers that the tokens carry."""
+    text = (TESTS / "inventions" / "grown_key.yaml").read_text(encoding="utf-8")
+    assert "m: [H]\n" in text
+    text = text.replace("m: [H]\n", f"m: {carried}\n")
+    analysis = compiler.analyse(text, {"sizes.HV": "2", "storage.state": state})
+    report = check(analysis, "cpu", only=WINDOWS)
     assert report.ok, [row for row in report.rows if not row.ok]

@@ -7,7 +7,7 @@ number comes after.
 
 from __future__ import annotations
 
-from kvgen.algebra.graph import Node, reachable
+from kvgen.algebra.graph import Node, reachable, users_of
 from kvgen.algebra.naming import described
 from kvgen.codegen.operands import component, input_of, times_input
 from kvgen.functions.registry import reduces
@@ -102,16 +102,23 @@ class Products:
         build = self.frame.build
         return build.again(build.helper(helper, whole, axes=axes, name=name))
 
-    def own(self) -> None:
+    def own(self, carried: bool = False) -> None:
         """What a token's own vectors give with each other, where those of all tokens are
         multiplied anyway: a key is then as long as its products with keys like it say, however
-        those are rounded, and what stays of a write that it erases does not add up."""
+        those are rounded, and what stays of a write that it erases does not add up.
+
+        carried: of vectors whose numbers follow from carried states, which are there by then.
+        """
         frame, form = self.frame, self.frame.form
         build, token = frame.build, frame.token
         asked = self._asked_as_given()
         near = [self.vectors[key][0] for key in form.keys if key in self.vectors]
-        for node in reachable(frame.roots):
+        nodes = reachable(frame.roots)
+        following = users_of(nodes, {carry.before for carry in form.carries})
+        for node in nodes:
             if not reduces(node) or node.args[0].op != "mul" or node not in frame.unit:
+                continue
+            if (node in following) != carried:
                 continue
             sides = node.args[0].args
             pairs = [(side, raw) for side in sides if (raw := input_of(side)) is not None]

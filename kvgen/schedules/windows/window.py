@@ -34,6 +34,7 @@ class Window:
         if frame.carries_at_unit:
             with frame.at(True):
                 self.carries.chain()
+                self.products.own(carried=True)
         self.decays.find(once=True)
         wanted = self._wanted()
         with frame.at(True):
