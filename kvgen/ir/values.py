@@ -204,5 +204,5 @@ def everywhere(block: Block) -> Iterator[Statement]:
     """All statements, those within others after them."""
     for statement in block.statements:
         yield statement
-        if isinstance(statement, Loop | When):
-            yield from everywhere(statement.body)
+        if (body := inner(statement)) is not None:
+            yield from everywhere(body)

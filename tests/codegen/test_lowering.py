@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from typing import Any
 import addressing
 import pytest
 import recurrences
-from front_end import FrontEnd
-from places import ROOT
+from places import ROOT, SUPPORT
 from twins import LAYERS, OTHERS, SPECS, analysed
 
 from kvgen import compiler
+from kvgen.conversation import Child
 from kvgen.shipped import resolve
 
 # every state with every kind of record and either layout, dealt over the specs
@@ -36,13 +37,20 @@ DEALT = list(zip([*SPECS, *OTHERS, *LAYERS], cycle(STORED), strict=False))
 # windows read these rounded: they have lost more themselves
 ROUGH = ("state=bfloat16", "state=float16", "state=split")
 
-FRONT_END = FrontEnd()
+
+@cache
+def front_end() -> Child:
+    """Triton's, for all requests of this file."""
+    environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
+    script = [sys.executable, str(SUPPORT / "lowering.py")]
+    return Child("lowering", environment=environment, command=script)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def closed() -> Iterator[None]:
     yield
-    FRONT_END.close()
+    if front_end.cache_info().currsize:
+        front_end().close()
 
 
 def lowered(
@@ -56,7 +64,7 @@ def lowered(
         for name, analysis in modules.items()
     }
     request = {"batch": 16, "modules": paths, "kernels": kernels, "configs": configs, "ptx": ptx}
-    answers = FRONT_END.ask(request)
+    answers = front_end().send(**request)[1].result()["programs"]
     assert {answer["name"] for answer in answers} == set(modules)
     return answers
 

@@ -1,13 +1,12 @@
 """The kernels of modules through Triton's front end, for an H100.
 
-As a script: python tests/support/lowering.py
-Every line that it reads is a request in JSON: {"batch", "modules": {name: path}, "kernels": [] for
-all, "configs": {kernel: {knob: value}}, "ptx": whether to go on to assembly}. Every program has a
-line of JSON: {"name", "kernel", "config", "error", "rounded", "narrow", "unmet"}, where rounded are
-the dots of float32 that keep ten bits of them, narrow the strides that are multiplied in 32 bits,
-and unmet what may be written before all threads have read it. A line with null ends an answer. In a
-process of its own, as the tests' have the interpreter (`front_end.py`); one for many requests, for
-torch and Triton take as long to be imported as a small module's kernels here.
+As a script it is a child of kvgen.conversation. A request has "batch", "modules": {name: path},
+"kernels": [] for all, "configs": {kernel: {knob: value}} and "ptx": whether to go on to assembly.
+The answer's "programs" are {"name", "kernel", "config", "error", "rounded", "narrow", "unmet"},
+where rounded are the dots of float32 that keep ten bits of them, narrow the strides that are
+multiplied in 32 bits, and unmet what may be written before all threads have read it. In a process
+of its own, as the tests' have the interpreter; one for many requests, for torch and Triton take as
+long to be imported as a small module's kernels here.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from triton.compiler.compiler import make_backend
 from triton.language import constexpr
 from triton.runtime.jit import JITFunction
 
+from kvgen import conversation
 from kvgen.compiler import imported
 from kvgen.kernels.registry import KERNELS
 from kvgen.probing.launches import Launch, record
@@ -191,12 +191,12 @@ def without_ado() -> None:
 
 
 def main() -> None:
+    stream = conversation.answers()
     without_ado()
     before: dict[str, dict[str, Any]] = {}
-    for line in sys.stdin:
-        for answer in answers(json.loads(line), before):
-            print(json.dumps(answer), flush=True)
-        print("null", flush=True)
+    for request in conversation.requests():
+        found = {"id": request["id"], "programs": list(answers(request, before))}
+        print(json.dumps(found), file=stream, flush=True)
 
 
 if __name__ == "__main__":
