@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ ENVIRONMENT = {
 }
 
 BUFFER = 16
+# by what vLLM finds plug-ins, and its own name for ours
+PLUGINS, KVGEN = "vllm.general_plugins", "kvgen"
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ def start(
     batches: what graphs are captured for; none: no graphs. options: LLM's own, over those here.
     """
     prepare(tiny)
+    if arm.ours:
+        check_installed()
     from vllm import LLM
 
     graphs = {
@@ -102,6 +107,15 @@ def start(
         **options,
     }
     return LLM(**settings)
+
+
+def check_installed() -> None:
+    """Without its entry point vLLM would decode by itself, and kvgen's arms be its own."""
+    if KVGEN not in (each.name for each in metadata.entry_points(group=PLUGINS)):
+        raise SystemExit(
+            f"kvgen: no {PLUGINS} entry point in this environment, expected kvgen installed "
+            "(pip install .), not only on the path"
+        )
 
 
 def spread(ranks: int) -> dict[str, Any]:

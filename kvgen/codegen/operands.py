@@ -25,8 +25,13 @@ def offered(form: Form) -> bool:
 
 def parts_keys(form: Form) -> bool:
     """Whether a decode may have some of a row's keys along its threads, and the others in their
-    registers: sums over keys that tensor cores do not take are then of fewer threads."""
-    return bool(form.reads) and not offered(form) and form.spec.size("K") > ALONG
+    registers: sums over keys that tensor cores do not take are then of fewer threads. Where these
+    may take some, keys must lie in rows of the state and reads add up all of them, and a
+    convolution leaves no column as its input came: such columns take tensor cores twice as long.
+    """
+    over_keys = all(read.axes.channels != "K" for read in form.reads)
+    rows = form.spec.storage.layout == "vk" and over_keys and bool(form.remembered)
+    return bool(form.reads) and (rows or not offered(form)) and form.spec.size("K") > ALONG
 
 
 def choices(form: Form) -> dict[str, bool]:

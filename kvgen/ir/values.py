@@ -4,8 +4,8 @@ A value's elements lie along its axes, in the order that its kernel has them in:
 channels; P, places of the buffer; S, the tokens of a window as those that write; K, key channels;
 T, the same tokens as those that read; C, vectors side by side; R, several vectors' tokens, row upon
 row; Q, places that places are compared with; G, value heads of a group side by side; L, key
-channels of a few rows of the state. A product contracts the last axis of its first factor
-with the first of its second.
+channels of a few rows of the state; F, key channels with one number each where K has two. A product
+contracts the last axis of its first factor with the first of its second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kvgen.functions.function import Function
 # that nothing holds together
 WINDOWS, ROWS, TOKEN, PAGES, ITEMS = "VPSKT", "RTSPQKV", "PKVC", "GPLKV", "TKV"
 # a token alone, with a state of which each value channel's keys are a row
-TURNED = "PVKC"
+TURNED = "PVKFC"
 # the same tokens, as those that write and as those that read
 TOKENS = ("S", "T")
 

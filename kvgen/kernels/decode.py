@@ -102,9 +102,10 @@ class Decode(Kernel):
         # all of V in a program spares a layer the kernel that finishes outputs
         load = replace(load, finishes=True)
         form, facts = load.form, load.facts(batch)
-        # decays over K make columns that are no inputs, which tensor cores take in twice as many
-        # steps; and one column alone leaves them as empty as a sum leaves the other units
-        dots = offered(form) and load.columns > 1 and not load.whole_v and not load.channels
+        # decays over K and convolutions make columns that are no inputs, which tensor cores take in
+        # twice as many steps; and one column alone leaves them as empty as a sum leaves other units
+        given = not load.channels and not form.remembered
+        dots = offered(form) and load.columns > 1 and not load.whole_v and given
         # many rows with keys of 32 bits in their buffers leave them no registers
         if dots and (facts["filled"] <= 16 or facts["narrow_records"]):
             return _by_dots(load, batch)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kvgen.algebra.form import Form
-from kvgen.algebra.graph import Node
+from kvgen.algebra.graph import Node, leaf_of
 from kvgen.algebra.records import Records
 from kvgen.codegen.operands import offered, parts_keys
 from kvgen.codegen.shapes import Shapes
@@ -14,7 +14,7 @@ from kvgen.ir.values import Helper, Kernel, Value
 from kvgen.schedules.one_pass import EARLY, OnePass
 from kvgen.schedules.token import Leaving, StepLoads, names_of
 
-TIMES = Helper("_times")
+TIMES, FLAT = Helper("_times"), Helper("_flat")
 # whether a program has all value channels of a head, so that it finishes outputs
 FINISH = "FINISH"
 
@@ -52,8 +52,13 @@ class _Decode(OnePass):
         self.reads: dict[Node, Read] = {}
 
     def find_keys(self) -> None:
+        found = self.token.found(self.roots)
+        past = [node for node in found if leaf_of(node).op == "past"]
+        for node in past:
+            if node in self.unit:
+                self.token.value(node)
         self.keys = self.buffer.keys_now()
-        self._records_ahead()
+        self._records_ahead([node for node in past if node not in self.unit])
 
     def vectors(self, nodes: Iterable[Node]) -> None:
         nodes = list(nodes)
@@ -62,15 +67,17 @@ class _Decode(OnePass):
         self._inputs_ahead()
         super().vectors(nodes)
 
-    def _records_ahead(self) -> None:
-        """What a program's only tile needs of the buffer: decays of its head, and values."""
+    def _records_ahead(self, past: list[Node]) -> None:
+        """What a program's only tile needs of what a cache alone writes: of the buffer decays of
+        its head, and values, and what inputs were."""
         buffer = self.buffer
         logs = [decay.log for decay in self.summed_decays(at_unit=False)]
         values = buffer.buffered.found([d for _, d in buffer.writes])
-        if not buffer.writes:
+        if not (buffer.writes or past):
             return
         note = "so is what it needs of the buffer, and then of the token"
         with self.build.when(EARLY, note=note):
+            self.token.load_ahead(past, EARLY)
             for side in (buffer.newer, buffer.first) if logs else ():
                 side.load_ahead(side.found(logs), EARLY)
             buffer.buffered.load_ahead([each for each in values if each not in self.unit], EARLY)
@@ -78,9 +85,9 @@ class _Decode(OnePass):
     def _inputs_ahead(self) -> None:
         """What it needs of the token."""
         given = {raw for _, raw, _ in self.columns_given(at_unit=False)}
-        found = self.token.found(self.roots)
+        found, there = self.token.found(self.roots), {*self.unit, *given, *self.token.ahead}
         with self.build.when(EARLY):
-            self.token.load_ahead([each for each in found if each not in self.unit | given], EARLY)
+            self.token.load_ahead([each for each in found if each not in there], EARLY)
 
     def begin(self) -> None:
         self.leaving.begin()
@@ -147,8 +154,8 @@ class _Decode(OnePass):
         for near in ("K", "V") if self.dots else ():
             columns = self.through(near)
             if columns and all(column in self.unit for column in columns) == at_unit:
-                vectors = [self._operand(column) for column in columns]
-                self.operands[near] = self.beside(vectors, near)
+                vectors = [self._flat(self._operand(column)) for column in columns]
+                self.operands[near] = self.beside(vectors, vectors[0].axes)
 
     def _on_tensor_cores(self, state: Value) -> dict[Node, Value]:
         """Of every read what it finds in the stored state, there if DOT says so."""
@@ -171,7 +178,8 @@ class _Decode(OnePass):
         """The reads on tensor cores: a tile of the state times all columns side by side."""
         build, found = self.build, {}
         for near, columns in self.operands.items():
-            tile = build.turned(state) if near == "K" else state
+            tile = state if (near == "K") == self.turned else build.turned(state)
+            tile = self._flat(tile)
             through = self.through(near)
             product = build.dot(tile, columns, TIMES, name="found")
             names = [self._through_name(column) for column in through]
@@ -198,6 +206,11 @@ class _Decode(OnePass):
         if number:
             self.numbers[column] = number
         return self.given[column].came
+
+    def _flat(self, x: Value) -> Value:
+        """As tensor cores take it, with one number for each key."""
+        axes = x.axes.replace("K", "F") if self.parted else x.axes
+        return x if axes == x.axes else self.build.helper(FLAT, x, axes=axes, type=x.type)
 
     def _read(self, read: Read, found: Value) -> Value:
         """With what the buffer adds."""

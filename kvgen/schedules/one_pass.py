@@ -62,8 +62,8 @@ class OnePass(ABC):
         parted: bool = False,
     ) -> None:
         self.form, self.records, self.names = form, records, names
-        turned = parted and form.spec.storage.layout == "vk"
-        self.build = build = Builder(TURNED if turned else TOKEN, "K" if parted else "")
+        self.parted, self.turned = parted, parted and form.spec.storage.layout == "vk"
+        self.build = build = Builder(TURNED if self.turned else TOKEN, "K" if parted else "")
         self.single = per_head(form, records)
         self.lanes = lanes = TokenProgram(build, shapes, form.spec.ratio, self.single)
         self.inputs = loads(build, lanes, names, form, records)

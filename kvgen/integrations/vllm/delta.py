@@ -18,6 +18,8 @@ if current_platform.is_cpu():
 else:
     from kvgen.integrations.vllm import on_cuda as own
 
+# what inputs were, as a module that convolves keeps it
+RINGS = ("past_q", "past_k", "past_v")
 # what a layer projects beside q, k and v, by the module's names, [tokens, …]
 Gates = Mapping[str, torch.Tensor]
 
@@ -29,6 +31,9 @@ class DeltaLayer(Buffered):
     """
 
     sizes: Mapping[str, int]
+    # the convolution's weights, where the module convolves, and which ones they are
+    copies: dict[str, torch.Tensor] | None = None
+    copied: tuple[int, int] | None = None
 
     def chunk(
         self, step: Any, mixed: torch.Tensor, gates: Gates, state: torch.Tensor
@@ -61,16 +66,33 @@ class DeltaLayer(Buffered):
     ) -> None:
         """Rows without drafts: those with one token first, then prompts."""
         single = step.num_decode_tokens if step.num_prefills else mixed.shape[0]
+        convolved = mixed
         if step.num_prefills:
-            mixed = own.convolve_prompts(self, step, mixed)
-        else:
-            mixed = own.convolve(self, step, mixed)
+            convolved = self.convolve_prompts(step, mixed)
+        elif not self.served.convolves:
+            convolved = own.convolve(self, step, mixed)
         if single:
             ours = {name: gate[:single] for name, gate in gates.items()}
-            self.group.decode(self.place, self.inputs(mixed[:single], ours), out[:single])
+            taken = (mixed if self.served.convolves else convolved)[:single]
+            self.group.decode(self.place, self.inputs(taken, ours), out[:single])
         if step.num_prefills:
             rest = {name: gate[single:] for name, gate in gates.items()}
-            self.run_prompts(step, mixed[single:], rest, out[single:])
+            self.run_prompts(step, convolved[single:], rest, out[single:])
+
+    def convolve_prompts(self: Any, step: Any, mixed: torch.Tensor) -> torch.Tensor:
+        """A step with prompts, on top of what rows that continue have kept, which they keep where
+        their single tokens find it."""
+        if not self.served.convolves:
+            return own.convolve_prompts(self, step, mixed)
+        slots, kept = step.prefill_state_indices.contiguous(), own.state_of(self)
+        blocks = slots.long()
+        past = self.group.past(self.place, slots)
+        flat = torch.cat([past[name].flatten(2) for name in RINGS], dim=-1)
+        kept[blocks] = flat.transpose(1, 2).to(kept.dtype)
+        found = own.convolve_prompts(self, step, mixed)
+        after = kept[blocks].transpose(1, 2).to(mixed.dtype)
+        self.group.remember(self.place, slots, dict(zip(RINGS, self.parts(after), strict=True)))
+        return found
 
     def run_prompts(
         self: Any, step: Any, mixed: torch.Tensor, gates: Gates, out: torch.Tensor
@@ -118,18 +140,39 @@ class DeltaLayer(Buffered):
 
     def inputs(self: Any, mixed: torch.Tensor, gates: Gates) -> dict[str, torch.Tensor]:
         """Inputs and parameters by name. mixed: [..., channels of q, k and v]."""
+        vectors = dict(zip("qkv", self.parts(mixed), strict=True))
+        return {**vectors, **gates, **self.weights(), **self.taps()}
+
+    def parts(self: Any, mixed: torch.Tensor) -> list[torch.Tensor]:
+        """Those of q, k and v, [..., heads, channels]. mixed: [..., all their channels]."""
         sizes = self.sizes
         keys, values = sizes["H"] * sizes["K"], sizes["HV"] * sizes["V"]
         parts = mixed.split([each // self.tp_size for each in (keys, keys, values)], dim=-1)
         channels = (sizes["K"], sizes["K"], sizes["V"])
-        vectors = {
-            name: part.unflatten(-1, (-1, size))
-            for name, part, size in zip("qkv", parts, channels, strict=True)
-        }
-        return {**vectors, **gates, **self.weights()}
+        return [part.unflatten(-1, (-1, size)) for part, size in zip(parts, channels, strict=True)]
 
     def weights(self: Any) -> dict[str, torch.Tensor]:
         return {"A_log": self.A_log, "dt_bias": self.dt_bias}
+
+    def taps(self: Any) -> dict[str, torch.Tensor]:
+        """The convolution's weights as the module takes them, [tokens, heads, channels]: copies,
+        which follow the layer's own, at one address for graphs."""
+        if not self.served.convolves:
+            return {}
+        weight = own.weight_of(self)
+        version = version_of(weight)
+        if self.copies is None:
+            parts = zip(("wq", "wk", "wv"), self.parts(weight.T), strict=True)
+            self.copies = {
+                name: part.clone(memory_format=torch.contiguous_format) for name, part in parts
+            }
+        elif self.copied != version and not capturing(weight):
+            for copy, part in zip(self.copies.values(), self.parts(weight.T), strict=True):
+                copy.copy_(part)
+        else:
+            return self.copies
+        self.copied = version
+        return self.copies
 
     def given(self: Any, rows: int, tokens: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Inputs of no meaning, shaped as a step has them, and `out`."""
@@ -149,3 +192,12 @@ class DeltaLayer(Buffered):
 
 def picked(gates: Gates, tokens: torch.Tensor) -> Gates:
     return {name: gate[tokens] for name, gate in gates.items()}
+
+
+def version_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """Where it lies, and how often it was written to; in inference mode nobody counts."""
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
+def capturing(tensor: torch.Tensor) -> bool:
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()

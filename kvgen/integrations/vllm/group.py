@@ -49,6 +49,20 @@ class Group:
         """A window of tokens of the rows with drafts. given: inputs [rows, tokens, …] by name."""
         return self.module.verify(self.cache, layer, self.drafted, **given)
 
+    def past(self, layer: int, slots: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What inputs were, [rows, tokens, heads, channels] by their rings' names, oldest first."""
+        cache, found = self.cache, {}
+        for name, shape in cache.past_shapes(slots.numel()).items():
+            rows = torch.empty(shape, dtype=cache.dtype, device=cache.device)
+            cache.move_past(name, rows[:, None], slots, layer, save=True)
+            found[name] = rows
+        return found
+
+    def remember(self, layer: int, slots: torch.Tensor, given: Held) -> None:
+        """Have it be what is given, for what is not."""
+        for name, rows in given.items():
+            self.cache.move_past(name, rows.contiguous()[:, None], slots, layer, save=False)
+
 
 class Groups:
     """All groups of a model, and the steps that they take together.

@@ -36,13 +36,15 @@ def asked() -> settings.Settings:
 
 @dataclass(frozen=True)
 class Served:
-    """How a layer is served."""
+    """How a layer is served. convolves: whether the module does what is in front of a decode, too,
+    and keeps the past of its inputs."""
 
     module: ModuleType
     settings: settings.Settings
     page: page.Page
     window: int
     rows: int
+    convolves: bool
 
 
 class Buffered:
@@ -65,16 +67,25 @@ class Buffered:
         """Why a layer that is made with these arguments stays vLLM's own, if it does."""
         return None
 
-    def serve(self: Any, name: str, layout: str | None = None) -> None:
+    def serve(
+        self: Any, name: str, layout: str | None = None, convolved: str | None = None
+    ) -> None:
         """Compile the module of a spec for this layer, and lay out its page. The spec's sizes are
         those of the whole model, so that ranks share one module.
 
-        layout: of its state, as vLLM's prompts have it; None: that of gated delta rules.
+        layout: of its state, as vLLM's prompts have it; None: that of gated delta rules. convolved:
+        the spec of the same behind its convolutions, W tokens long, for single tokens alone: those
+        of drafts are vLLM's own, which takes back what is not accepted.
         """
         config, sizes = get_current_vllm_config(), self.sizes
         wanted = asked()
         on_cpu = config.device_config.device_type == "cpu"
         window = settings.window_of(config)
+        # the spec rounds between them as vLLM does for models in bfloat16
+        rounds = config.model_config.dtype == torch.bfloat16
+        convolves = convolved is not None and rounds and not window
+        if convolved is not None and convolves:
+            name, sizes = convolved, {**sizes, "W": self.conv1d.weight.shape[-1]}
         more = {"storage.layout": layout or ("kv" if on_cpu else "vk")}
         features = ("decode", "verify") if window else ("decode",)
         module = compiled(name, tuple(sizes.items()), wanted.state, features, tuple(more.items()))
@@ -92,7 +103,7 @@ class Buffered:
             device="cpu" if on_cpu else "cuda",
         )
         rows = config.scheduler_config.max_num_seqs
-        self.served = Served(module, wanted, plan, window, rows)
+        self.served = Served(module, wanted, plan, window, rows, convolves)
 
     # -- vLLM asks for its pages
 

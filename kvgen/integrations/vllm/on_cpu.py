@@ -27,6 +27,11 @@ def state_of(layer: Any) -> torch.Tensor:
     return kept if is_conv_state_dim_first() else kept.transpose(-1, -2)
 
 
+def weight_of(layer: Any) -> torch.Tensor:
+    """The convolution's, [channels, tokens], oldest first."""
+    return own._unpacked_conv_weight(layer)
+
+
 def native(layer: Any) -> bool:
     """Whether vLLM convolves here with its own kernels, for which weights are packed."""
     if own.is_arm_bf16():
@@ -45,7 +50,7 @@ def convolve(layer: Any, step: Any, mixed: torch.Tensor) -> torch.Tensor:
             bias=layer.conv1d.bias, silu_activation=layer.activation == ACTIVATION,
             conv_state_indices=blocks, is_weight_packed=True,
         )  # fmt: skip
-    weight = own._unpacked_conv_weight(layer)
+    weight = weight_of(layer)
     return causal_conv1d_update_cpu(
         x=mixed.contiguous(), conv_state=state_of(layer)[:, :, : weight.shape[1] - 1],
         weight=weight, bias=layer.conv1d.bias, activation=layer.activation,
@@ -70,7 +75,7 @@ def convolve_prompts(layer: Any, step: Any, mixed: torch.Tensor) -> torch.Tensor
             is_weight_packed=True, **shared,
         )  # fmt: skip
     else:
-        weight = own._unpacked_conv_weight(layer)
+        weight = weight_of(layer)
         found = causal_conv1d_fn_cpu(weight=weight, activation=layer.activation, **shared)
     return found.transpose(0, 1)
 
@@ -78,7 +83,7 @@ def convolve_prompts(layer: Any, step: Any, mixed: torch.Tensor) -> torch.Tensor
 def convolve_drafts(layer: Any, step: Any, mixed: torch.Tensor, most: int) -> torch.Tensor:
     """Windows of at most so many tokens, behind what was kept of the last ones: a row finds its
     past from as many tokens on as were kept, but one, as on a GPU."""
-    weight = own._unpacked_conv_weight(layer)
+    weight = weight_of(layer)
     past, out = weight.shape[1] - 1, torch.empty_like(mixed)
     starts = step.spec_query_start_loc.tolist()
     blocks = step.spec_state_indices_tensor[:, 0].tolist()

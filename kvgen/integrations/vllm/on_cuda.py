@@ -22,6 +22,7 @@ def state_of(layer: Any) -> torch.Tensor:
 
 
 def weight_of(layer: Any) -> torch.Tensor:
+    """The convolution's, [channels, tokens], oldest first."""
     return layer.conv1d.weight.flatten(1)
 
 

@@ -112,6 +112,24 @@ def quicken(module: Any) -> None:
             config["TILE"] = module.SIZES["V"]
 
 
+def follows(layer: Any) -> bool | None:
+    """Whether a module's copies of a layer's weights become those that the layer is given, where
+    they lie; None where it has none."""
+    import torch
+
+    from kvgen.integrations.vllm.delta import own
+
+    copies = layer.taps()
+    if not copies:
+        return None
+    places = [each.data_ptr() for each in copies.values()]
+    weight = own.weight_of(layer)
+    weight.mul_(2.0)
+    after = layer.taps()
+    flat = torch.cat([each.flatten(1) for each in after.values()], dim=1)
+    return torch.equal(flat, weight.T) and places == [each.data_ptr() for each in after.values()]
+
+
 def main(folder: str, out: str, given: str, drafts: str = "0") -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -138,6 +156,7 @@ def main(folder: str, out: str, given: str, drafts: str = "0") -> None:
     core.scheduler._preempt_request = preempt
     session = Session(engine)
     play(session, int(drafts))
+    found["follows"] = [follows(layer) for layer in layers if hasattr(layer, "taps")]
     groups = {id(layer.group): layer.group for layer in layers if hasattr(layer, "served")}
     found |= {
         "said": session.said,

@@ -15,12 +15,12 @@ Row = tuple[int, int, int]
 
 
 class Shadow:
-    """states: of each row as they must be. worst: errors of outputs and of folded states, as
-    ‖x − x*‖ / ‖x*‖. counts: what was seen of each."""
+    """states: of each row as they must be, what inputs were among them. worst: errors of outputs
+    and of folded states, as ‖x − x*‖ / ‖x*‖. counts: what was seen of each."""
 
     def __init__(self, state: str) -> None:
         self.format = registry.STATES[state]
-        self.states: dict[Row, torch.Tensor] = {}
+        self.states: dict[Row, dict[str, torch.Tensor]] = {}
         self.windows: dict[Row, dict[str, torch.Tensor]] = {}
         self.worst: dict[str, float] = {"output": 0.0, "state": 0.0}
         self.counts: Counter[str] = Counter()
@@ -87,7 +87,7 @@ class Shadow:
                     self.folded(group, row)
                     self.counts["folded"] += 1
                 else:
-                    self.states[row] = self.kept(group, row)
+                    self.states[row] = {"S": self.kept(group, row), **self.past(group, row)}
 
     def kept(self, group: Group, row: Row) -> torch.Tensor:
         """What lies in a page, [HV, K, V]."""
@@ -97,18 +97,29 @@ class Shadow:
         state = self.format.joined(planes).double().clone()
         return state.mT if table.held[0].axes[-1] == "K" else state
 
+    def past(self, group: Group, row: Row) -> dict[str, torch.Tensor]:
+        """What inputs were, of a module that convolves."""
+        _, layer, block = row
+        if not hasattr(group.cache, "pasts"):
+            return {}
+        found = group.past(layer, torch.tensor([block], dtype=torch.int32))
+        return {name: rows[0].double() for name, rows in found.items()}
+
     def folded(self, group: Group, row: Row) -> None:
-        found, state = self.kept(group, row), self.states[row]
+        found, state = self.kept(group, row), self.states[row]["S"]
         self.note("state", found, state)
 
-    def next(self, group: Group, row: Row, given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def next(
+        self, group: Group, row: Row, given: Any
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         module = group.module
         one = {
             name: x.double()[None] if name in module.INPUTS else x.double()
             for name, x in given.items()
         }
-        o, states = module.reference({"S": self.states[row][None]}, **one)
-        return o[0], states["S"][0]
+        before = {name: state[None] for name, state in self.states[row].items()}
+        o, states = module.reference(before, **one)
+        return o[0], {name: state[0] for name, state in states.items()}
 
     def taken(self, group: Group, row: Row, given: Any, out: torch.Tensor) -> None:
         o, self.states[row] = self.next(group, row, given)

@@ -286,6 +286,55 @@ def test_blocks_are_recycled_and_prompts_continue(cache_folder, state):
     assert group.cache.cursors.tolist() == [0, 0, 0, 0]
 
 
+def test_prompts_leave_what_inputs_were_where_single_tokens_find_it(cache_folder):
+    """Of a module that convolves: what a server's own convolution has kept goes into the rings, and
+    comes back when a prompt goes on, whatever tokens have come between."""
+    module = modules.serving(
+        "gated_deltanet_conv", SIZES | {"W": 4}, "float32", ["decode"], **{"storage.layout": "vk"}
+    )
+    groups = paged(module, blocks=4, layers=2, window=0)
+    group, generator = groups.each[0], torch.Generator().manual_seed(6)
+    params = {
+        name: torch.randn(*(module.SIZES[axis] for axis in axes), generator=generator)
+        for name, axes in module.PARAMS.items()
+    }
+    block = torch.tensor([2], dtype=torch.int32)
+    groups.begin([{"prompts": block, "continued": torch.tensor([False])}])
+    known = []
+    for layer in range(2):
+        group.cache.tensors["S"][2, layer] = 0
+        past = {
+            name: torch.randn(tensor.shape, generator=generator).to(torch.bfloat16)
+            for name, tensor in group.past(layer, block).items()
+        }
+        # as parts of what all channels share, which lie apart
+        wide = torch.cat([each.flatten(2) for each in past.values()], dim=-1)
+        parts = wide.split([each[0, 0].numel() for each in past.values()], dim=-1)
+        named = zip(past.items(), parts, strict=True)
+        group.remember(layer, block, {name: part.view(x.shape) for (name, x), part in named})
+        before = group.past(layer, block)
+        assert all(torch.equal(before[name], past[name]) for name in past)
+        state = torch.zeros(1, 2, 16, 16, dtype=torch.float64)
+        known.append({"S": state, **{name: x.double() for name, x in past.items()}})
+    groups.end()
+    for _ in range(6):
+        groups.begin([{"decoding": torch.tensor([2, 0], dtype=torch.int32)}])
+        for layer in range(2):
+            given = drawn(module, generator, 2)
+            out = torch.empty(2, 2, 16, dtype=torch.bfloat16)
+            group.decode(layer, given | params, out)
+            row = {name: x[:1] for name, x in given.items()}
+            o, known[layer] = exact(module, known[layer], row, params)
+            assert (out[:1].double() - o).norm() < 1e-2 * o.norm() and not out[1].any()
+        groups.end()
+    groups.begin([{"prompts": block, "continued": torch.tensor([True])}])
+    for layer in range(2):
+        found = group.past(layer, block)
+        assert found and all(torch.equal(x.double(), known[layer][n]) for n, x in found.items())
+        state = group.cache.tensors["S"][2:, layer][:1].double().mT
+        assert (state - known[layer]["S"]).norm() < 1e-5 * known[layer]["S"].norm()
+
+
 def test_what_is_kept_of_drafts_is_said_a_step_later(cache_folder):
     module = served()
     groups = paged(module, blocks=4, layers=1, window=3)
