@@ -87,41 +87,68 @@ def speed(found: Figures) -> str:
         parts.append("Milliseconds between tokens, median and 99th percentile:\n")
         parts.append(by_batch(runs, between))
         if all("gpu" in row for run in runs for row in run["rows"]):
-            parts.append(
-                "Linear attention on the GPU, microseconds a step: the recurrence alone, with "
-                f"convolution and norm, and this over {own}:\n"
-            )
-            parts.append(by_batch(runs, linear))
-            parts.append(
-                f"All kernels of a step, microseconds, and over {server.name}'s own likewise:\n"
-            )
-            parts.append(by_batch(runs, busy))
+            parts += of_kernels(runs, own, stock_of)
     return "\n".join(parts)
 
 
+def on_gpu(found: Figures) -> str:
+    """What kernels take alone, each arm beside the server's own with states of the same type."""
+    runs, about = found["runs"], found["runs"][0]["about"]
+    server = served(about)
+    runs.sort(key=lambda run: server.order(run["arm"]))
+    head = (
+        f"Measured on {machine(about)}, model `{about['model']}`, prompts of {about['prompt']} "
+        f"tokens. {shares(runs)}\n"
+    )
+    own = f"{server.name}'s own with the same states"
+    return "\n".join([head, *of_kernels(runs, own, stock_alike)])
+
+
+def of_kernels(runs: Sequence[Figures], own: str, stock: Stock) -> list[str]:
+    server = served(runs[0]["about"])
+    return [
+        "Linear attention on the GPU, microseconds a step: the recurrence alone, with "
+        f"convolution and norm, and this over {own}:\n",
+        by_batch(runs, linear, stock),
+        f"All kernels of a step, microseconds, and over {server.name}'s own likewise:\n",
+        by_batch(runs, busy, stock),
+    ]
+
+
 Cell = Callable[[Figures, "Figures | None"], str]
+# which of some runs one of them is compared with
+Stock = Callable[[Sequence[Figures], Figures], "Figures | None"]
 
 
-def stock_of(runs: Sequence[Figures]) -> Figures | None:
+def stock_of(runs: Sequence[Figures], run: Figures | None = None) -> Figures | None:
     """What the others are compared with: the server's own with float32 states, where it ran."""
     named = {run["arm"]: run for run in runs}
     return named.get(STOCK) or next((named[arm] for arm in named if arm.startswith("stock-")), None)
 
 
-def by_batch(runs: Sequence[Figures], cell: Cell) -> str:
+def stock_alike(runs: Sequence[Figures], run: Figures) -> Figures | None:
+    """The server's own with states of the same type."""
+    state = run["arm"].partition("-")[2]
+    return next((each for each in runs if each["arm"] == f"stock-{state}"), None)
+
+
+def by_batch(runs: Sequence[Figures], cell: Cell, stock: Stock = stock_of) -> str:
     """cell: of an arm's row, and stock's of the same batch where it was measured."""
-    stock = stock_of(runs)
-    base = {row["batch"]: row for row in stock["rows"]} if stock else {}
     batches = list(dict.fromkeys(row["batch"] for run in runs for row in run["rows"]))
     rows = []
     for batch in batches:
         line = [str(batch)]
         for run in runs:
-            row = next((row for row in run["rows"] if row["batch"] == batch), None)
-            line.append(cell(row, base.get(batch)) if row else "–")
+            base = stock(runs, run)
+            row, other = (of_batch(each, batch) if each else None for each in (run, base))
+            line.append(cell(row, other) if row else "–")
         rows.append(line)
     server = served(runs[0]["about"])
     return table(["batch", *(server.arm(run["arm"]) for run in runs)], rows)
+
+
+def of_batch(run: Figures, batch: int) -> Figures | None:
+    return next((row for row in run["rows"] if row["batch"] == batch), None)
 
 
 def middle(row: Figures, key: str) -> float:
@@ -339,6 +366,7 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     "between": (decodes, "h200-between.json"),
     "vllm-speed": (speed, "h200-vllm-speed.json"),
     "vllm-speed-few": (speed, "h200-vllm-speed-few.json"),
+    "vllm-speed-conv": (on_gpu, "h200-vllm-speed-conv.json"),
     "vllm-speed-deep": (speed, "h200-vllm-speed-deep.json"),
     "vllm-equal": (equal, "h200-vllm-equal.json"),
     "vllm-equal-float32": (equal, "h200-vllm-equal-float32.json"),

@@ -52,6 +52,17 @@ def run(arm: str, ms: float, linear: float, staggered: bool = False) -> dict[str
     return {"arm": arm, "about": about, "rows": [{"batch": 8, "rounds": rounds, "gpu": gpu}]}
 
 
+def test_kernels_alone_are_over_those_of_the_same_states(tmp_path: Path) -> None:
+    """Of arms that did not run side by side no wall clock is shown."""
+    stock = [run("stock-float32", 4.0, 400.0), run("stock-bfloat16", 4.0, 200.0)]
+    runs = [run("kvgen-bfloat16", 2.0, 100.0), run("kvgen-float32", 2.0, 300.0), *stock]
+    found = written(tmp_path, "vllm-speed-conv", {"runs": runs})
+    linear, busy = (part for part in found.split("\n\n") if part.startswith("| batch"))
+    assert "| 8 | 380 / 400 | 180 / 200 | 280 / 300 (0.75) | 80 / 100 (0.50) |" in linear
+    assert "| 8 | 1000 | 1000 | 1000 (1.00) | 1000 (1.00) |" in busy
+    assert "Tokens a second" not in found and "between tokens" not in found
+
+
 def test_speed_is_the_fastest_round_over_stock_float32(tmp_path: Path) -> None:
     runs = [run("kvgen-split", 2.0, 100.0), run("stock-float32", 4.0, 400.0)]
     found = written(tmp_path, "vllm-speed", {"runs": runs})
