@@ -20,6 +20,8 @@ else:
 
 # what inputs were, as a module that convolves keeps it
 RINGS = ("past_q", "past_k", "past_v")
+# and the convolution's weights, as it takes them
+TAPS: tuple[str, ...] = ("wq", "wk", "wv")
 # what a layer projects beside q, k and v, by the module's names, [tokens, …]
 Gates = Mapping[str, torch.Tensor]
 
@@ -161,17 +163,17 @@ class DeltaLayer(Buffered):
             return {}
         weight = own.weight_of(self)
         version = version_of(weight)
-        if self.copies is None:
-            parts = zip(("wq", "wk", "wv"), self.parts(weight.T), strict=True)
-            self.copies = {
-                name: part.clone(memory_format=torch.contiguous_format) for name, part in parts
-            }
-        elif self.copied != version and not capturing(weight):
-            for copy, part in zip(self.copies.values(), self.parts(weight.T), strict=True):
+        if self.copied != version and not (self.copies and capturing(weight)):
+            parts = self.parts(weight.T)
+            if self.copies is None:
+                # what is made in inference mode could not be written to outside it
+                with torch.inference_mode(False):
+                    kept = [part.new_empty(part.shape) for part in parts]
+                self.copies = dict(zip(TAPS, kept, strict=True))
+            for copy, part in zip(self.copies.values(), parts, strict=True):
                 copy.copy_(part)
-        else:
-            return self.copies
-        self.copied = version
+            self.copied = version
+        assert self.copies is not None
         return self.copies
 
     def given(self: Any, rows: int, tokens: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
