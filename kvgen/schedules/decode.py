@@ -209,8 +209,10 @@ class _Decode(OnePass):
 
     def _flat(self, x: Value) -> Value:
         """As tensor cores take it, with one number for each key."""
-        axes = x.axes.replace("K", "F") if self.parted else x.axes
-        return x if axes == x.axes else self.build.helper(FLAT, x, axes=axes, type=x.type)
+        if not self.parted or "K" not in x.axes:
+            return x
+        axes = "".join("F" if axis == "K" else axis for axis in x.axes)
+        return self.build.helper(FLAT, x, axes=axes, type=x.type)
 
     def _read(self, read: Read, found: Value) -> Value:
         """With what the buffer adds."""

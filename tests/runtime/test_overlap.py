@@ -138,7 +138,7 @@ def owned_by_cache(name: str, state: str, kernel: str) -> set[int]:
     text = text_of(name, state)
     head = text[text.index(f"def _{kernel}_kernel(") :]
     names = re.findall(r"\w+(?=,)", head[: head.index("):")])
-    books = ("slots_ptr", "cursors_ptr", "skipped_ptr")
+    books = ("slots_ptr", "cursors_ptr", "skipped_ptr", "order_ptr")
     return {i for i, each in enumerate(names) if each in books or each.endswith("_cache_ptr")}
 
 
@@ -158,9 +158,12 @@ def test_nothing_is_stored_and_no_input_read_before_the_wait(
 def test_a_layer_s_decode_and_the_end_of_its_output_wait() -> None:
     case = "qwen3_next_layer", "bfloat16"
     decodes, ends = programs(*case, "decode"), programs(*case, "finish")
-    assert decodes and ends
+    owned = owned_by_cache(*case, "decode")
+    # slots, cursors, skipped, order, then of the cache a state, three records and three rings
+    assert decodes and ends and {1, 2, 3, 4} < owned and len(owned) == 4 + 7
     for text in decodes.values():
-        assert text.count(WAIT) == 2 and wrongs(text, owned_by_cache(*case, "decode")) == []
+        assert text.count(WAIT) == 2 and wrongs(text, owned) == []
+        assert 4 in early_reads(Ptx(text))
     for text in ends.values():
         early = Ptx(text).before_waiting()
         assert text.count(WAIT) == 1
