@@ -236,6 +236,23 @@ def exact(module, state, given, params):
     return module.reference(state, **{n: x.double() for n, x in (given | params).items()})
 
 
+def decoded(groups: Groups, tokens: int, known, params, generator):
+    """So many tokens of block 2, beside a row of padding, from what its two layers must hold → what
+    they must hold then."""
+    module, group = groups.module, groups.each[0]
+    for _ in range(tokens):
+        groups.begin([{"decoding": torch.tensor([2, 0], dtype=torch.int32)}])
+        for layer in range(2):
+            given = drawn(module, generator, 2)
+            out = torch.empty(2, 2, 16, dtype=torch.bfloat16)
+            group.decode(layer, given | params, out)
+            row = {name: x[:1] for name, x in given.items()}
+            o, known[layer] = exact(module, known[layer], row, params)
+            assert (out[:1].double() - o).norm() < 1e-2 * o.norm() and not out[1].any()
+        groups.end()
+    return known
+
+
 @pytest.mark.parametrize("state", ["float32", "split"])
 def test_blocks_are_recycled_and_prompts_continue(cache_folder, state):
     module = served(state, **{"storage.records": "input"} if state == "split" else {})
@@ -260,17 +277,7 @@ def test_blocks_are_recycled_and_prompts_continue(cache_folder, state):
 
     prompt(begun, False)
     known = [{"S": each.double()} for each in begun]
-    for _ in range(6):
-        # a row of padding beside it
-        groups.begin([{"decoding": torch.tensor([2, 0], dtype=torch.int32)}])
-        for layer in range(2):
-            given = drawn(module, generator, 2)
-            out = torch.empty(2, 2, 16, dtype=torch.bfloat16)
-            group.decode(layer, given | params, out)
-            row = {name: x[:1] for name, x in given.items()}
-            o, known[layer] = exact(module, known[layer], row, params)
-            assert (out[:1].double() - o).norm() < 1e-2 * o.norm() and not out[1].any()
-        groups.end()
+    known = decoded(groups, 6, known, params, generator)
     assert group.cache.cursors.tolist()[2] == 2
     # a chunk that continues finds all six tokens in the state
     for found, expected in zip(prompt(begun, True), known, strict=True):
@@ -317,16 +324,7 @@ def test_prompts_leave_what_inputs_were_where_single_tokens_find_it(cache_folder
         state = torch.zeros(1, 2, 16, 16, dtype=torch.float64)
         known.append({"S": state, **{name: x.double() for name, x in past.items()}})
     groups.end()
-    for _ in range(6):
-        groups.begin([{"decoding": torch.tensor([2, 0], dtype=torch.int32)}])
-        for layer in range(2):
-            given = drawn(module, generator, 2)
-            out = torch.empty(2, 2, 16, dtype=torch.bfloat16)
-            group.decode(layer, given | params, out)
-            row = {name: x[:1] for name, x in given.items()}
-            o, known[layer] = exact(module, known[layer], row, params)
-            assert (out[:1].double() - o).norm() < 1e-2 * o.norm() and not out[1].any()
-        groups.end()
+    known = decoded(groups, 6, known, params, generator)
     groups.begin([{"prompts": block, "continued": torch.tensor([True])}])
     for layer in range(2):
         found = group.past(layer, block)
