@@ -122,7 +122,7 @@ Stock = Callable[[Sequence[Figures], Figures], "Figures | None"]
 
 def stock_of(runs: Sequence[Figures], run: Figures | None = None) -> Figures | None:
     """What the others are compared with: the server's own with float32 states, where it ran."""
-    named = {run["arm"]: run for run in runs}
+    named = {each["arm"]: each for each in runs}
     return named.get(STOCK) or next((named[arm] for arm in named if arm.startswith("stock-")), None)
 
 

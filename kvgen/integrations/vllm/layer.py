@@ -82,9 +82,9 @@ class Buffered:
         on_cpu = config.device_config.device_type == "cpu"
         window = settings.window_of(config)
         # the spec rounds between them as vLLM does for models in bfloat16
-        rounds = config.model_config.dtype == torch.bfloat16
-        convolves = convolved is not None and rounds and not window
-        if convolved is not None and convolves:
+        if window or config.model_config.dtype != torch.bfloat16:
+            convolved = None
+        if convolved is not None:
             name, sizes = convolved, {**sizes, "W": self.conv1d.weight.shape[-1]}
         more = {"storage.layout": layout or ("kv" if on_cpu else "vk")}
         features = ("decode", "verify") if window else ("decode",)
@@ -103,7 +103,7 @@ class Buffered:
             device="cpu" if on_cpu else "cuda",
         )
         rows = config.scheduler_config.max_num_seqs
-        self.served = Served(module, wanted, plan, window, rows, convolves)
+        self.served = Served(module, wanted, plan, window, rows, convolved is not None)
 
     # -- vLLM asks for its pages
 
