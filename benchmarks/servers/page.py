@@ -9,6 +9,7 @@ The page is written by hand but for what stands between `<!-- NAME -->` and `<!-
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 import sys
@@ -101,7 +102,14 @@ def on_gpu(found: Figures) -> str:
         f"tokens. {shares(runs)}\n"
     )
     own = f"{server.name}'s own with the same states"
-    return "\n".join([head, *of_kernels(runs, own, stock_alike)])
+    parts = [head, *of_kernels(runs, own, stock_alike)]
+    laps = max(len(row["rounds"]) for run in runs for row in run["rows"])
+    if laps > 1:
+        parts.append(
+            f"Tokens a second, mean of {laps} rounds and its standard error, and over {own}:\n"
+        )
+        parts.append(by_batch(runs, rate_with_error, stock_alike))
+    return "\n".join(parts)
 
 
 def of_kernels(runs: Sequence[Figures], own: str, stock: Stock) -> list[str]:
@@ -127,8 +135,8 @@ def stock_of(runs: Sequence[Figures], run: Figures | None = None) -> Figures | N
 
 
 def stock_alike(runs: Sequence[Figures], run: Figures) -> Figures | None:
-    """The server's own with states of the same type."""
-    state = run["arm"].partition("-")[2]
+    """The server's own with states of the same type; a split one is a float32."""
+    state = run["arm"].partition("-")[2].replace("split", "float32")
     return next((each for each in runs if each["arm"] == f"stock-{state}"), None)
 
 
@@ -172,6 +180,24 @@ def rate(row: Figures, stock: Figures | None) -> str:
     if stock is None or stock is row:
         return f"{own:,.0f}"
     return f"{own:,.0f} ({own / most(stock['rounds']):.2f})"
+
+
+def rate_with_error(row: Figures, stock: Figures | None) -> str:
+    if len(row["rounds"]) == 1:
+        return "–"
+    own, error = mean_of(row["rounds"])
+    told = f"{own:,.0f} ± {error:,.0f}"
+    if stock is None or stock is row:
+        return told
+    other, of_other = mean_of(stock["rounds"])
+    ratio = own / other
+    return f"{told} ({ratio:.2f} ± {ratio * math.hypot(error / own, of_other / other):.2f})"
+
+
+def mean_of(rounds: Sequence[Figures]) -> tuple[float, float]:
+    """Tokens a second, and the standard error of that."""
+    found = [each["tokens_s"] for each in rounds]
+    return statistics.mean(found), statistics.stdev(found) / math.sqrt(len(found))
 
 
 def between(row: Figures, stock: Figures | None) -> str:

@@ -4,7 +4,7 @@
     python benchmarks/servers/vllm_speed.py --from OLD.json NEW.json --json FILE    one of several
 
 An arm is a process with one engine. All start side by side, with the same memory for states and
-keys; then they take turns, a round of all batches at a time. Requests of a batch are admitted
+keys; then they take turns, a round of one batch at a time. Requests of a batch are admitted
 together, with prompts of one length (--staggered: of many); the first steps are dropped.
 Time between tokens is the wall clock between two steps' tokens at the engine's core, scheduling
 included; a server's front end is another process. Time on the GPU is the sum over its kernels, by
@@ -30,8 +30,8 @@ from benchmarks.servers.processes import all_ready, patient, side_by_side, turn
 
 BATCHES = (1, 8, 32, 64, 128, 256, 512)
 PROMPT, TOKENS, DROPPED, ROUNDS, PROFILED = 128, 256, 32, 3, 20
-# for states and keys, in every arm
-MEMORY = 18 << 30
+# for states and keys, in every arm: what a layer takes of a request, and what there is for few
+PAGE, FEW = 3 << 20, 2 << 30
 # seconds after which a batch does not end any more
 STUCK = 90.0
 # batches, prompt, tokens, dropped and profiled on a machine without a GPU
@@ -135,13 +135,18 @@ def measured(args: argparse.Namespace, folder: Path) -> None:
     if args.tiny:
         batches, prompt, tokens, dropped, profiled = TINY
     largest = max(batches)
+    layers = models.config(args.model)["num_hidden_layers"]
+    memory = {
+        "kv_cache_memory_bytes": max(FEW, largest * layers * PAGE),
+        "gpu_memory_utilization": 0.05,
+    }
     started = time.time()
     llm = engine.start(
         arm, models.write(folder, args.model, args.tiny), batches=batches, tiny=args.tiny,
         buffer=args.buffer, max_num_seqs=largest, max_model_len=prompt + prompt // 2 + tokens + 1,
         # all prompts of a batch in one step
         max_num_batched_tokens=max(2048, largest * prompt),
-        **({} if args.tiny else {"kv_cache_memory_bytes": MEMORY, "gpu_memory_utilization": 0.05}),
+        **({} if args.tiny else memory),
     )  # fmt: skip
     engine.settle()
     engine.say(f"started in {time.time() - started:.0f} s")
@@ -176,15 +181,15 @@ def measured(args: argparse.Namespace, folder: Path) -> None:
     patient(0)
     all_ready(folder, arm.name, args.arms)
     for lap in range(args.rounds):
-        with turn(folder):
-            for batch in batches:
+        for batch in batches:
+            with turn(folder):
                 patient(stuck)
                 found = engine.run(llm, requests(batch, tokens, f"{lap}-{batch}"))
                 rows[batch]["rounds"].append(timed(found, batch, dropped))
                 engine.say(f"batch {batch}: {rows[batch]['rounds'][-1]}")
                 keep()
-            patient(0)
-            engine.yielded()
+                patient(0)
+                engine.yielded()
     if args.no_profile:
         return
     for batch in batches:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -50,11 +50,11 @@ class Blocks(NamedTuple):
             return False
         return best_of(table, cache.gpu, "sweep", "extend", batch_of(cache, rows)) == "sweep"
 
-    def in_flight(self, config: Mapping[str, int], device: torch.device) -> int:
-        """As many blocks as are asked for and there is room for."""
-        stages, width = config["STAGES"], config["TILE"]
-        if device.type == "cpu":
-            return stages
+    def in_flight(self, config: Mapping[str, int], inputs: Sequence[Tensor]) -> int:
+        """As many blocks as are asked for and there is room for; of inputs in 32 bits one."""
+        stages, width, device = config["STAGES"], config["TILE"], inputs[0].device
+        if device.type == "cpu" or max(x.element_size() for x in inputs) > 2:
+            return 1
         room = shared_memory(device) - self.beside - self.beside_channel * width
         return max(1, min(stages, room // (self.turn + self.turn_channel * width)))
 
@@ -66,7 +66,7 @@ class Blocks(NamedTuple):
         time as there is room for."""
         rows, block = slots.numel(), self.tokens
         config = configured(cache, "sweep", rows, given)
-        stages = self.in_flight(config, slots.device)
+        stages = self.in_flight(config, [given[name] for name in cache.tokens])
         # packed rows have so many blocks together at most
         blocks = out.shape[0] // block + rows if packed else parts_of(out.shape[1], block)
         each = blocks * cache.heads * (4 * self.numbers + 2 * self.halves)

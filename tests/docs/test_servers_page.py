@@ -53,14 +53,32 @@ def run(arm: str, ms: float, linear: float, staggered: bool = False) -> dict[str
 
 
 def test_kernels_alone_are_over_those_of_the_same_states(tmp_path: Path) -> None:
-    """Of arms that did not run side by side no wall clock is shown."""
+    """Of one round each no wall clock is shown."""
     stock = [run("stock-float32", 4.0, 400.0), run("stock-bfloat16", 4.0, 200.0)]
     runs = [run("kvgen-bfloat16", 2.0, 100.0), run("kvgen-float32", 2.0, 300.0), *stock]
+    for each in runs:
+        del each["rows"][0]["rounds"][1:]
     found = written(tmp_path, "vllm-speed-conv", {"runs": runs})
     linear, busy = (part for part in found.split("\n\n") if part.startswith("| batch"))
     assert "| 8 | 380 / 400 | 180 / 200 | 280 / 300 (0.75) | 80 / 100 (0.50) |" in linear
     assert "| 8 | 1000 | 1000 | 1000 (1.00) | 1000 (1.00) |" in busy
     assert "Tokens a second" not in found and "between tokens" not in found
+
+
+def test_tokens_a_second_have_their_error(tmp_path: Path) -> None:
+    """Split states beside the server's float32; a batch with one round has none."""
+    runs = [run("stock-float32", 4.0, 400.0), run("kvgen-split", 2.0, 100.0)]
+    for each, sixteen in zip(
+        runs, (run("x-split", 4.0, 9.0), run("x-split", 2.0, 9.0)), strict=True
+    ):
+        (row,) = sixteen["rows"]
+        each["rows"].append(row | {"batch": 16, "rounds": row["rounds"][:1]})
+    found = written(tmp_path, "vllm-speed-conv", {"runs": runs})
+    *_, rates = (part for part in found.split("\n\n") if part.startswith("| batch"))
+    # of 1,333, 2,000 and 2,222 the mean, and 461 over the root of 3
+    assert line(rates, "8") == ["8", "1,852 ± 267", "3,704 ± 534 (2.00 ± 0.41)"]
+    assert line(rates, "16") == ["16", "–", "–"]
+    assert "mean of 3 rounds" in found
 
 
 def test_speed_is_the_fastest_round_over_stock_float32(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from twins import OTHERS as REST
 from twins import SPECS
 
 from kvgen import compiler
+from kvgen.kernels.size import SHARED
 from kvgen.probing import crosscompile
 from kvgen.probing.launches import Launch
 from kvgen.probing.probe import KernelUsage, ProbeError, _answers, assembly, probe
@@ -115,6 +116,17 @@ def test_an_option_that_a_target_lacks_is_a_row() -> None:
 def test_a_module_that_cannot_be_imported() -> None:
     with pytest.raises(ProbeError, match="nothing_of_this_name"):
         probe("import nothing_of_this_name\n", "sm_90")
+
+
+def test_prompts_in_32_bits_fit_as_they_were_timed_in_16() -> None:
+    """With as many blocks in flight as there are of inputs in 16 bits they would not."""
+    config = {"TILE": 128, "STAGES": 2, "num_warps": 8, "us": 0.0}
+    text = compiler.emit(compiler.analyse(resolve("gated_deltanet")), {}, ("extend",), untimed=True)
+    text += f"\nCONFIGS['default']['sweep'] = {{8: {config}}}\n"
+    wide = "Cache.empty = __import__('functools').partial(Cache.empty, dtype=torch.float32)\n"
+    (found,) = _answers(text + wide, "sm_90", (8,), "sweep")
+    assert not found["error"] and found["shared"] <= SHARED["sm_90"]
+    assert "STAGES=1 " in found["config"]
 
 
 def test_spills_are_seen() -> None:

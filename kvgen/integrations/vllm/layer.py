@@ -81,8 +81,9 @@ class Buffered:
         wanted = asked()
         on_cpu = config.device_config.device_type == "cpu"
         window = settings.window_of(config)
-        # the spec rounds between them as vLLM does for models in bfloat16
-        if window or config.model_config.dtype != torch.bfloat16:
+        # the spec rounds between them as vLLM does for models in bfloat16; of a state in parts a
+        # decode that convolves, too, was timed to be slower from 32 rows on
+        if window or config.model_config.dtype != torch.bfloat16 or wanted.format.partial:
             convolved = None
         if convolved is not None:
             name, sizes = convolved, {**sizes, "W": self.conv1d.weight.shape[-1]}
