@@ -391,7 +391,6 @@ def generating(found: Figures) -> str:
 BLOCKS: dict[str, tuple[Any, ...]] = {
     "between": (decodes, "h200-between.json"),
     "vllm-speed": (speed, "h200-vllm-speed.json"),
-    "vllm-speed-few": (speed, "h200-vllm-speed-few.json"),
     "vllm-speed-conv": (on_gpu, "h200-vllm-speed-conv.json"),
     "vllm-speed-deep": (speed, "h200-vllm-speed-deep.json"),
     "vllm-equal": (equal, "h200-vllm-equal.json"),
