@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.drafts_page import table
-from benchmarks.servers import sglang_page
+from benchmarks.servers import sglang_page, turns_page
 from benchmarks.servers.named import MIB, STOCK, VLLM, Figures, machine, served
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -392,7 +392,12 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     "between": (decodes, "h200-between.json"),
     "vllm-speed": (speed, "h200-vllm-speed.json"),
     "vllm-speed-conv": (on_gpu, "h200-vllm-speed-conv.json"),
-    "vllm-speed-deep": (speed, "h200-vllm-speed-deep.json"),
+    "vllm-turns-deep": (
+        turns_page.turns,
+        "h200-vllm-turns-deep-float32.json",
+        "h200-vllm-turns-deep-bfloat16.json",
+    ),
+    "vllm-turns": (turns_page.turns, "h200-vllm-turns-bfloat16.json"),
     "vllm-equal": (equal, "h200-vllm-equal.json"),
     "vllm-equal-float32": (equal, "h200-vllm-equal-float32.json"),
     "vllm-ranks-dense": (equal, "h200-vllm-ranks-dense.json"),

@@ -1,0 +1,220 @@
+"""Tokens a second in vLLM with kvgen over vLLM's own, both in one process, by turns of few steps.
+
+    python benchmarks/servers/vllm_turns.py stock-float32 kvgen-float32 kvgen-split --json FILE
+
+What a step waits for of the host differs by more, from process to process and from second to
+second, than arms do. So the engines share a process and a thread here and decode the same batch
+by turns: what else the host does meets all of them. A turn is as many steps as a buffer has
+places, so that rows which fold together fold once in each, after a few that do not count. The first
+arm is what the others are compared with, turn by turn. Time is the wall clock between steps' tokens
+at the engine's core, scheduling included. Beside it, of steps of their own: what kernels take, and
+how many functions Python calls, which no other load of the host changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.servers import engine, models
+from benchmarks.servers.processes import patient
+from benchmarks.servers.vllm_speed import profile
+
+BATCHES = (1, 8, 32, 64, 128, 256, 512)
+PROMPT, ROUNDS, TURNS = 128, 3, 12
+# steps after a prompt, and of a turn, that do not count: another engine's were before
+SETTLING, SKIPPED = 8, 2
+# what a layer's pages take of a request, the largest of an arm's; blocks beside those of requests
+PAGE, SPARE = 11 << 18, 4
+# seconds after which a turn, or a start, does not end any more
+STUCK, STARTING = 60.0, 240.0
+# batches, prompt, rounds and turns on a machine without a GPU
+TINY = ([1, 3], 9, 1, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("arms", nargs="+", metavar="ARM", choices=engine.ARMS)
+    parser.add_argument("--model", default="next", choices=models.MODELS)
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="batches anew, of each size")
+    parser.add_argument("--turns", type=int, default=TURNS, help="in a round, of each arm")
+    parser.add_argument("--buffer", type=int, default=engine.BUFFER)
+    parser.add_argument("--tiny", action="store_true", help="sizes for a machine without a GPU")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    engine.prepare(args.tiny)
+    batches, prompt = [int(batch) for batch in args.batches.split(",")], PROMPT
+    if args.tiny:
+        batches, prompt, args.rounds, args.turns = TINY
+    # a turn of the arm's own after the last that is compared, for its kernels and its calls
+    tokens = SETTLING + (args.turns + 2) * (SKIPPED + args.buffer) + 2
+    arms = started(args, batches, prompt, tokens)
+    found: dict[str, Any] = {
+        "about": {
+            **engine.versions(), "model": args.model, "prompt": prompt, "tokens": tokens,
+            "buffer": args.buffer, "skipped": SKIPPED, "stock": args.arms[0],
+        },
+        "runs": [{"arm": arm, "batch": batch, "steps_ms": []} for batch in batches for arm in arms],
+    }  # fmt: skip
+    runs = {(run["arm"], run["batch"]): run for run in found["runs"]}
+    vocabulary = models.config(args.model, args.tiny)["vocab_size"]
+    for lap in range(args.rounds):
+        for batch in batches:
+            patient(0.0 if args.tiny else STUCK)
+            asked = [(f"{lap}-{batch}-{row}", engine.prompt(row, prompt, vocabulary),
+                      engine.greedy(tokens)) for row in range(batch)]  # fmt: skip
+            rows = {arm: runs[arm, batch] for arm in arms}
+            together(arms, asked, args.turns, args.buffer, rows, last=lap == args.rounds - 1)
+            engine.say(said(rows, args.arms[0]))
+            if args.json:
+                args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if not args.tiny:
+        for (arm, batch), run in runs.items():
+            patient(STUCK)
+            asked = [(f"profile-{batch}-{row}", engine.prompt(row, prompt, vocabulary),
+                      engine.greedy(2 * args.buffer + 8)) for row in range(batch)]  # fmt: skip
+            run["gpu"] = profile(arms[arm], asked, batch, SETTLING, args.buffer)
+            engine.say(f"{arm}, batch {batch}: {run['gpu']['total_us']:.0f} us of kernels")
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    patient(0)
+
+
+def started(
+    args: argparse.Namespace, batches: Sequence[int], prompt: int, tokens: int
+) -> dict[str, Any]:
+    """An engine for each arm, one after the other."""
+    largest, folder, arms = max(batches), Path(tempfile.mkdtemp()), {}
+    layers = models.config(args.model)["num_hidden_layers"]
+    memory = {
+        "kv_cache_memory_bytes": (largest + SPARE) * layers * PAGE,
+        "gpu_memory_utilization": 0.05,
+    }
+    kept = []
+    for arm in args.arms:
+        patient(0.0 if args.tiny else STARTING)
+        begun = time.time()
+        arms[arm] = engine.start(
+            engine.ARMS[arm], models.write(folder, args.model, args.tiny), batches=batches,
+            tiny=args.tiny, buffer=args.buffer, max_num_seqs=largest,
+            max_model_len=prompt + tokens + 1,
+            # all prompts of a batch in one step
+            max_num_batched_tokens=max(2048, largest * prompt),
+            **({} if args.tiny else memory),
+        )  # fmt: skip
+        kept.append(scratch())
+        engine.settle()
+        engine.yielded()
+        engine.say(f"{arm} started in {time.time() - begun:.0f} s")
+    return arms
+
+
+def scratch() -> Any:
+    """The memory that an engine's graphs work in, which the next engine in this process lets go."""
+    from vllm.v1.worker import workspace
+
+    return (
+        workspace.current_workspace_manager()
+        if workspace.is_workspace_manager_initialized()
+        else None
+    )
+
+
+def together(
+    arms: Mapping[str, Any],
+    asked: Sequence[tuple[str, Any, Any]],
+    turns: int,
+    counted: int,
+    rows: Mapping[str, dict[str, Any]],
+    last: bool,
+) -> None:
+    """One batch in every arm, by turns. rows: what each arm's turns took is added to; last: and how
+    many functions Python called in a step."""
+    running = {}
+    for arm, llm in arms.items():
+        running[arm] = decoding(llm, asked)
+        for _ in range(SETTLING):
+            next(running[arm])
+    order = list(arms)
+    for _ in range(turns):
+        for arm in order:
+            rows[arm]["steps_ms"].append(round(turn(running[arm], counted), 5))
+        # whoever was last is first: none is always behind the same one
+        order.reverse()
+    for arm, steps in running.items():
+        if last:
+            rows[arm]["calls"] = calls(steps, counted)
+        for _ in steps:
+            pass
+        engine.yielded()
+
+
+def decoding(llm: Any, asked: Sequence[tuple[str, Any, Any]]) -> Iterator[None]:
+    """A batch's steps, from the first in which all of its requests have got a token."""
+    full = False
+    for outputs in engine.steps(llm, len(engine.admit(llm, asked))):
+        full = full or len(outputs) == len(asked)
+        if full:
+            yield
+
+
+def turn(steps: Iterator[None], counted: int) -> float:
+    """Milliseconds a step. Nothing is on the way to the GPU after it."""
+    import torch
+
+    for _ in range(SKIPPED):
+        next(steps)
+    begun = time.perf_counter()
+    for _ in range(counted):
+        next(steps)
+    taken = (time.perf_counter() - begun) / counted * 1e3
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return taken
+
+
+def calls(steps: Iterator[None], counted: int) -> float:
+    """Functions that Python calls in a step, built-in ones included."""
+    seen = cProfile.Profile()
+    for _ in range(SKIPPED):
+        next(steps)
+    seen.enable()
+    for _ in range(counted):
+        next(steps)
+    seen.disable()
+    return sum(entry.callcount for entry in seen.getstats()) / counted
+
+
+def over(stock: Sequence[float], own: Sequence[float]) -> tuple[float, float]:
+    """Tokens a second over stock's: the geometric mean of turns side by side, and its standard
+    error."""
+    logs = [math.log(theirs / ours) for theirs, ours in zip(stock, own, strict=True)]
+    ratio = math.exp(statistics.mean(logs))
+    return ratio, ratio * statistics.stdev(logs) / math.sqrt(len(logs))
+
+
+def said(rows: Mapping[str, dict[str, Any]], stock: str) -> str:
+    told = []
+    for arm, run in rows.items():
+        text = f"{arm} {statistics.median(run['steps_ms']):.3f} ms"
+        if arm != stock and len(run["steps_ms"]) > 1:
+            ratio, error = over(rows[stock]["steps_ms"], run["steps_ms"])
+            text += f" ({ratio:.3f} ± {error:.3f})"
+        told.append(text)
+    return f"batch {rows[stock]['batch']}: {', '.join(told)}"
+
+
+if __name__ == "__main__":
+    main()
