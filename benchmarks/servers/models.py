@@ -63,6 +63,51 @@ DENSE: Config = {
     "model_type": "qwen3_5_text",
     "intermediate_size": 2048,
 }
+# as OLMo-Hybrid-7B: heads of 96 and 192 channels, attention without groups
+OLMO: Config = {
+    "architectures": ["OlmoHybridForCausalLM"],
+    "model_type": "olmo_hybrid",
+    "head_dim": 128,
+    "hidden_size": 3840,
+    "intermediate_size": 2048,
+    "linear_allow_neg_eigval": True,
+    "linear_key_head_dim": 96,
+    "linear_num_key_heads": 30,
+    "linear_num_value_heads": 30,
+    "linear_value_head_dim": 192,
+    "num_attention_heads": 30,
+    "num_key_value_heads": 30,
+    "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+}
+# as Kimi-Linear-48B, with few experts: multi-head latent attention without positions
+KIMI: Config = {
+    "architectures": ["KimiLinearForCausalLM"],
+    "model_type": "kimi_linear",
+    "first_k_dense_replace": 1,
+    "hidden_size": 2304,
+    "intermediate_size": 2048,
+    "kv_lora_rank": 512,
+    "mla_use_nope": True,
+    "moe_intermediate_size": 512,
+    "moe_layer_freq": 1,
+    "moe_renormalize": True,
+    "moe_router_activation_func": "sigmoid",
+    "num_attention_heads": 32,
+    "num_expert_group": 1,
+    "num_experts": 16,
+    "num_experts_per_token": 2,
+    "num_key_value_heads": 32,
+    "num_shared_experts": 1,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+    "routed_scaling_factor": 2.446,
+    "topk_group": 1,
+    "use_grouped_topk": True,
+    "v_head_dim": 128,
+}
 # what a machine without a GPU decodes in Triton's interpreter
 TINY: Config = {
     "head_dim": 64,
@@ -76,6 +121,7 @@ TINY: Config = {
     "num_attention_heads": 4,
     "vocab_size": 512,
 }
+TINY_ONES = ("Qwen3NextForCausalLM", "Qwen3_5ForCausalLM")
 TINY_EXPERTS: Config = {
     "moe_intermediate_size": 64,
     "num_experts": 4,
@@ -88,6 +134,20 @@ def layers(count: int) -> Config:
     kinds = ["full_attention" if at % 4 == 3 else "linear_attention" for at in range(count)]
     # the second as SGLang reads it
     return {"num_hidden_layers": count, "full_attention_interval": 4, "layer_types": kinds}
+
+
+def kimi_layers(count: int) -> Config:
+    """The same, as Kimi-Linear counts them: from one."""
+    kinds = layers(count)["layer_types"]
+    numbered = list(enumerate(kinds, 1))
+    linear = {
+        "head_dim": 128,
+        "num_heads": 32,
+        "short_conv_kernel_size": 4,
+        "kda_layers": [at for at, kind in numbered if kind == "linear_attention"],
+        "full_attn_layers": [at for at, kind in numbered if kind == "full_attention"],
+    }
+    return {"num_hidden_layers": count, "linear_attn_config": linear}
 
 
 MODELS: dict[str, Config] = {
@@ -104,6 +164,9 @@ MODELS: dict[str, Config] = {
     | {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
     # few layers, for runs of many steps; so many heads of attention that its blocks are short
     "soak": COMMON | EXPERTS | layers(4) | {"num_key_value_heads": 16},
+    # other recurrences, which vLLM has kernels for on a GPU alone
+    "olmo": COMMON | OLMO | layers(12),
+    "kimi": COMMON | KIMI | kimi_layers(12),
 }
 
 
@@ -112,6 +175,8 @@ def config(name: str, tiny: bool = False) -> Config:
     found = MODELS[name]
     if not tiny:
         return found
+    if found["architectures"][0] not in TINY_ONES:
+        raise ValueError(f"{name}: there are no small sizes of it, expected another or a GPU")
     smaller = TINY | layers(4) | (TINY_EXPERTS if "num_experts" in found else {})
     heads = min(found["num_key_value_heads"], TINY["num_attention_heads"])
     return found | smaller | {"num_key_value_heads": heads}
@@ -157,15 +222,19 @@ def draw(model: torch.nn.Module, seed: int = 0, peak: float = 0.0) -> None:
     import torch
 
     found = dict(model.named_parameters())
+    norms = 0.0 if type(model).__name__.startswith(ADDING) else 1.0
     with torch.no_grad():
         for name, weight in found.items():
             values = torch.Generator(weight.device).manual_seed(seed + zlib.crc32(name.encode()))
-            weight.copy_(drawn(name, weight, values))
+            weight.copy_(drawn(name, weight, values, norms))
         if peak:
             repeating(found, peak)
 
 
-def drawn(name: str, weight: torch.Tensor, source: torch.Generator) -> torch.Tensor:
+def drawn(
+    name: str, weight: torch.Tensor, source: torch.Generator, norms: float = 0.0
+) -> torch.Tensor:
+    """norms: what the weights of norms are about."""
     import torch
 
     def normal() -> torch.Tensor:
@@ -184,11 +253,13 @@ def drawn(name: str, weight: torch.Tensor, source: torch.Generator) -> torch.Ten
         # what a head that drafts makes of an embedding and a state behind it: the first
         return torch.eye(*weight.shape, device=weight.device) + 0.02 * normal()
     if weight.dim() == 1:
-        return 0.1 * normal()
+        return (norms if "norm" in name else 0.0) + 0.1 * normal()
     gain = next((gain for ending, gain in GAINS.items() if name.endswith(ending)), 1.0)
     return gain * normal() * weight.shape[-1] ** -0.5
 
 
+# models whose norms multiply by 1 + weight, but for those below; those of others by their weight
+ADDING = "Qwen"
 GAINS = {
     "lm_head.weight": 3.0,
     "mlp.gate.weight": 4.0,
@@ -216,7 +287,7 @@ def step_size(normal: Fresh, uniform: Between) -> torch.Tensor:
 SPECIAL: Mapping[str, Callable[[Fresh, Between], torch.Tensor]] = {
     "A_log": rate,
     "dt_bias": step_size,
-    # these multiply by their weight; all other norms by 1 + weight
+    # these multiply by their weight in all models
     "linear_attn.norm.weight": lambda normal, uniform: 1 + 0.1 * normal(),
     "embed_tokens.weight": lambda normal, uniform: normal(),
 }

@@ -36,7 +36,8 @@ class BufferedKimiDeltaAttention(DeltaLayer, KimiGatedDeltaNetAttention):
         heads, channels = self.num_heads, self.head_dim
         self.sizes = {"H": heads, "HV": heads, "K": channels, "V": channels}
         bounded = self.gate_lower_bound is not None
-        self.serve("kimi_delta_attention_bounded" if bounded else "kimi_delta_attention")
+        name = "kimi_delta_attention_bounded" if bounded else "kimi_delta_attention"
+        self.serve(name, layout="vk")
 
     @eager_break_during_capture
     def _forward(

@@ -27,7 +27,7 @@ class BufferedOlmoHybridGatedDeltaNet(DeltaLayer, OlmoHybridGatedDeltaNetAttenti
             "K": self.head_k_dim,
             "V": self.head_v_dim,
         }
-        self.serve("olmo_hybrid" if self.allow_neg_eigval else "gated_deltanet")
+        self.serve("olmo_hybrid" if self.allow_neg_eigval else "gated_deltanet", layout="vk")
 
     def _forward_core(
         self, mixed_qkv: torch.Tensor, b: torch.Tensor, a: torch.Tensor, core_attn_out: torch.Tensor

@@ -36,9 +36,20 @@ def repeating(seed: int, length: int) -> dict[str, list[int]]:
 
 
 def started(folder: str, settings: dict[str, Any], drafts: int) -> Any:
+    # what is no checkpoint vLLM has no kernels for on a CPU, either
+    bare = not any(Path(folder).glob("*.safetensors"))
+    if bare:
+        import interpreted
+
+        interpreted.prepare()
     from vllm import EngineArgs, LLMEngine
 
     more: dict[str, Any] = {}
+    if bare:
+        import tiny
+
+        interpreted.adapt()
+        more["load_format"] = tiny.drawn()
     if drafts:
         more["speculative_config"] = {
             "method": "ngram",
@@ -85,9 +96,9 @@ class Session:
                     self.said[output.request_id] = [list(output.outputs[0].token_ids), best]
 
 
-def play(session: Session, drafts: int) -> None:
+def play(session: Session, drafts: int, attention: bool) -> None:
     # prompts in chunks beside rows that decode, and one that goes away
-    session.ask("long", prompt(1, 300), 5)
+    session.ask("long", prompt(1, 300 if attention else 140), 5)
     session.ask("short", prompt(2, 9), 8)
     session.steps(2)
     session.ask("gone", prompt(4, 30), 40)
@@ -99,6 +110,8 @@ def play(session: Session, drafts: int) -> None:
         session.ask("single", prompt(3, 1), 6)
     session.ask("after", repeating(5, 40), 30)
     session.steps()
+    if not attention:
+        return
     # each needs another block in the middle of decoding, and there is none: some begin again
     for number in range(3):
         session.ask(f"crossing {number}", repeating(6 + number, BLOCK - 6 + 2 * number), 8)
@@ -107,9 +120,16 @@ def play(session: Session, drafts: int) -> None:
 
 def quicken(module: Any) -> None:
     """A program for each head: in the interpreter time goes with the number of programs."""
+    tile = 1 << (module.SIZES["V"] - 1).bit_length()
     for kernels in module.CONFIGS.values():
         for config in kernels["decode"].values():
-            config["TILE"] = module.SIZES["V"]
+            config["TILE"] = tile
+
+
+def is_attention(layer: Any) -> bool:
+    from vllm.model_executor.layers.attention import Attention
+
+    return isinstance(layer, Attention)
 
 
 def follows(layer: Any) -> bool | None:
@@ -155,7 +175,7 @@ def main(folder: str, out: str, given: str, drafts: str = "0") -> None:
 
     core.scheduler._preempt_request = preempt
     session = Session(engine)
-    play(session, int(drafts))
+    play(session, int(drafts), any(is_attention(layer) for layer in layers))
     found["follows"] = [follows(layer) for layer in layers if hasattr(layer, "taps")]
     groups = {id(layer.group): layer.group for layer in layers if hasattr(layer, "served")}
     found |= {

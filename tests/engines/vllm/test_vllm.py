@@ -33,11 +33,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One in which each layer matters, and one that repeats itself, so that drafts are kept."""
     import tiny
 
-    names = ("deep", "circling", "mamba2")
+    names = ("deep", "circling", "mamba2", "olmo", "kimi", "bounded")
     folders = {name: tmp_path_factory.mktemp(name) for name in names}
     tiny.write(folders["deep"], 0.5)
     tiny.write(folders["circling"], 0.5, circle=4)
     tiny.write_mamba2(folders["mamba2"])
+    tiny.write_config(folders["olmo"], tiny.OLMO)
+    tiny.write_config(folders["kimi"], tiny.KIMI)
+    tiny.write_config(folders["bounded"], tiny.KIMI, gate_lower_bound=-5.0)
     return folders
 
 
@@ -127,6 +130,35 @@ def test_an_engine_says_the_same_and_every_call_is_exact(played, settings, model
         assert counts["verified"] - last < counts["kept"] < counts["verified"] * (1 + drafts)
     assert sorted(ours["said"]) == sorted(set(REQUESTS) - ({"single"} if drafts else set()))
     assert agree(ours["said"], stock["said"]) > sum(REQUESTS.values()) * 0.4
+
+
+@pytest.mark.parametrize(
+    ("settings", "model", "served", "name"),
+    [
+        ({"state": "float32", "buffer": 3}, "olmo", "OlmoHybridGatedDeltaNet", "olmo_hybrid"),
+        ({"state": "split", "buffer": 4}, "kimi", "KimiDeltaAttention", "kimi_delta_attention"),
+        ({"state": "float32", "buffer": 3}, "bounded", "KimiDeltaAttention",
+         "kimi_delta_attention_bounded"),
+    ],
+    ids=["olmo", "kimi", "bounded"],
+)  # fmt: skip
+def test_layers_with_kernels_for_a_gpu_alone_are_exact_too(played, settings, model, served, name):
+    """vLLM's own kernels, and what is kvgen's for CUDA, in Triton's interpreter."""
+    ours = played(settings, model)
+    assert ours["layers"].count(f"Buffered{served}") == 4
+    assert f"{name}: 4 layers (model.layers.0" in ours["log"]
+    # without attention there is one group, and vLLM does not part prompts
+    attention = model == "olmo"
+    assert ours["groups"] == ([2, 2] if attention else [4])
+    worst, counts = ours["worst"], ours["counts"]
+    assert 0 < worst["output"] < 1.2e-2 and 0 <= worst["state"] < 2e-5
+    started = len(ours["groups"]) * (len(ours["said"]) + 1 + ours["preempted"])
+    assert counts["started"] == started and counts["folded"] > 0
+    assert (counts.get("continued", 0) >= 4) == attention
+    asked = [name for name in REQUESTS if attention or not name.startswith("crossing")]
+    assert sorted(ours["said"]) == sorted(asked)
+    if attention:
+        assert agree(ours["said"], played({}, model)["said"]) > sum(REQUESTS.values()) * 0.4
 
 
 def test_what_is_accelerated_is_said_at_start(played):

@@ -1,7 +1,8 @@
-"""A tiny Qwen3-Next with drawn weights, as a checkpoint that vLLM reads."""
+"""Tiny models with drawn weights: checkpoints that vLLM reads, or what it draws itself."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,90 @@ def write_mamba2(folder: Path) -> None:
             scale = (8 if "lm_head" in name else 1.5) * parameter.shape[-1] ** -0.5
         parameter.data = scale * torch.randn(parameter.shape, generator=generator)
     model.to(torch.bfloat16).save_pretrained(folder)
+
+
+OLMO: dict[str, Any] = {
+    "architectures": ["OlmoHybridForCausalLM"],
+    "model_type": "olmo_hybrid",
+    "layer_types": CONFIG["layer_types"],
+    "num_hidden_layers": 6,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "linear_conv_kernel_dim": 4,
+    # as in the real one no powers of two, and keys narrower than values
+    "linear_key_head_dim": 24,
+    "linear_value_head_dim": 48,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_allow_neg_eigval": True,
+    "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+}
+# vLLM has no multi-head latent attention for a CPU: its attention is all linear
+KIMI: dict[str, Any] = {
+    "architectures": ["KimiLinearForCausalLM"],
+    "model_type": "kimi_linear",
+    "num_hidden_layers": 4,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 32,
+    "mla_use_nope": True,
+    "linear_attn_config": {
+        "head_dim": 32,
+        "num_heads": 2,
+        "short_conv_kernel_size": 4,
+        "kda_layers": [1, 2, 3, 4],
+        "full_attn_layers": [],
+    },
+    "moe_intermediate_size": 32,
+    "num_experts": 2,
+    "num_experts_per_token": 1,
+    # no layer has experts
+    "first_k_dense_replace": 4,
+}
+
+
+def write_config(folder: Path, config: dict[str, Any], **linear: Any) -> None:
+    """A model whose weights `drawn` draws. linear: over Kimi's `linear_attn_config`."""
+    about = CONFIG | config
+    common = ("vocab_size", "max_position_embeddings", "dtype", "bos_token_id", "eos_token_id")
+    chosen = config | {name: about[name] for name in common}
+    if linear:
+        chosen["linear_attn_config"] = chosen["linear_attn_config"] | linear
+    (folder / "config.json").write_text(json.dumps(chosen), encoding="utf-8")
+
+
+def drawn() -> str:
+    """What vLLM calls weights that are drawn by their names, before it packs them."""
+    import zlib
+
+    import torch
+    from vllm.model_executor.model_loader import register_model_loader
+    from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+
+    def draw(name: str, weight: torch.Tensor) -> torch.Tensor:
+        source = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        values = torch.randn(weight.shape, generator=source)
+        if "norm" in name:
+            return 1 + 0.1 * values
+        if weight.dim() == 1 or "conv1d" in name:
+            return 0.5 * values
+        return (4.0 if "lm_head" in name else 1.5) * weight.shape[-1] ** -0.5 * values
+
+    @register_model_loader("by-name")
+    class ByName(BaseModelLoader):
+        def download_model(self, model_config: Any) -> None:
+            """There is nothing to fetch."""
+
+        def load_weights(self, model: Any, model_config: Any) -> None:
+            with torch.no_grad():
+                for name, weight in model.named_parameters():
+                    weight.copy_(draw(name, weight))
+
+    return "by-name"
