@@ -14,9 +14,10 @@ PARTS: Mapping[str, re.Pattern[str]] = {
     "recurrence": re.compile(
         r"gated_delta|replayssm|fused_sigmoid_gating|fused_gdn|_gdn_|chunk_fwd_kernel|"
         r"chunk_scaled_dot|recompute_w_u|solve_tril|chunk_local_cumsum|merge_16x16|"
+        r"_kda_|kda_gate|chunk_gla_fwd|olmo_hybrid_gdn|"
         r"^_(decode|fold|advance|turn|accept|verify|chain|recurrent|extend|move|fill|seek)\w*_kernel"
     ),
-    "norm": re.compile(r"layer_norm_fwd|rms_norm_gated|rmsnorm_gated"),
+    "norm": re.compile(r"layer_norm_(gated_)?fwd|rms_norm_gated|rmsnorm_gated"),
 }
 LINEAR = tuple(PARTS)
 KEPT = 40
