@@ -58,7 +58,7 @@ def main() -> None:
     batches, prompt = [int(batch) for batch in args.batches.split(",")], PROMPT
     if args.tiny:
         batches, prompt, args.rounds, args.turns = TINY
-    # a turn of the arm's own after the last that is compared, for its kernels and its calls
+    # behind the turns that are compared one in which calls are counted
     tokens = SETTLING + (args.turns + 2) * (SKIPPED + args.buffer) + 2
     arms = started(args, batches, prompt, tokens)
     found: dict[str, Any] = {
@@ -68,27 +68,32 @@ def main() -> None:
         },
         "runs": [{"arm": arm, "batch": batch, "steps_ms": []} for batch in batches for arm in arms],
     }  # fmt: skip
-    runs = {(run["arm"], run["batch"]): run for run in found["runs"]}
     vocabulary = models.config(args.model, args.tiny)["vocab_size"]
+
+    def requests(turn: str, batch: int, count: int) -> list[tuple[str, Any, Any]]:
+        return [
+            (f"{turn}-{batch}-{row}", engine.prompt(row, prompt, vocabulary), engine.greedy(count))
+            for row in range(batch)
+        ]
+
+    def keep() -> None:
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
     for lap in range(args.rounds):
         for batch in batches:
             patient(0.0 if args.tiny else STUCK)
-            asked = [(f"{lap}-{batch}-{row}", engine.prompt(row, prompt, vocabulary),
-                      engine.greedy(tokens)) for row in range(batch)]  # fmt: skip
-            rows = {arm: runs[arm, batch] for arm in arms}
+            rows = {run["arm"]: run for run in found["runs"] if run["batch"] == batch}
+            asked = requests(str(lap), batch, tokens)
             together(arms, asked, args.turns, args.buffer, rows, last=lap == args.rounds - 1)
             engine.say(said(rows, args.arms[0]))
-            if args.json:
-                args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    if not args.tiny:
-        for (arm, batch), run in runs.items():
-            patient(STUCK)
-            asked = [(f"profile-{batch}-{row}", engine.prompt(row, prompt, vocabulary),
-                      engine.greedy(2 * args.buffer + 8)) for row in range(batch)]  # fmt: skip
-            run["gpu"] = profile(arms[arm], asked, batch, SETTLING, args.buffer)
-            engine.say(f"{arm}, batch {batch}: {run['gpu']['total_us']:.0f} us of kernels")
-        if args.json:
-            args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            keep()
+    for run in [] if args.tiny else found["runs"]:
+        patient(STUCK)
+        asked = requests("profile", run["batch"], 2 * args.buffer + 8)
+        run["gpu"] = profile(arms[run["arm"]], asked, run["batch"], SETTLING, args.buffer)
+        engine.say(f"{run['arm']}, {run['batch']}: {run['gpu']['total_us']:.0f} us of kernels")
+        keep()
     patient(0)
 
 
@@ -102,7 +107,6 @@ def started(
         "kv_cache_memory_bytes": (largest + SPARE) * layers * PAGE,
         "gpu_memory_utilization": 0.05,
     }
-    kept = []
     for arm in args.arms:
         patient(0.0 if args.tiny else STARTING)
         begun = time.time()
@@ -114,7 +118,8 @@ def started(
             max_num_batched_tokens=max(2048, largest * prompt),
             **({} if args.tiny else memory),
         )  # fmt: skip
-        kept.append(scratch())
+        # goes when the engine goes
+        arms[arm].scratch = scratch()
         engine.settle()
         engine.yielded()
         engine.say(f"{arm} started in {time.time() - begun:.0f} s")
@@ -125,11 +130,8 @@ def scratch() -> Any:
     """The memory that an engine's graphs work in, which the next engine in this process lets go."""
     from vllm.v1.worker import workspace
 
-    return (
-        workspace.current_workspace_manager()
-        if workspace.is_workspace_manager_initialized()
-        else None
-    )
+    known = workspace.is_workspace_manager_initialized()
+    return workspace.current_workspace_manager() if known else None
 
 
 def together(
