@@ -38,12 +38,19 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Engine], list[str]]
     return arms, order
 
 
+def taken_turns(arms: dict[str, Any], turns: int, last: bool) -> dict[str, dict[str, Any]]:
+    """What is kept of each arm after a batch of two requests."""
+    asked: list[Any] = ["a", "b"]
+    rows: dict[str, dict[str, Any]] = {name: {"batch": 2, "steps_ms": []} for name in arms}
+    vllm_turns.together(arms, asked, turns=turns, counted=COUNTED, rows=rows, last=last)
+    return rows
+
+
 def test_engines_take_turns_and_each_is_first_as_often(
     seen: tuple[dict[str, Engine], list[str]],
 ) -> None:
     arms, order = seen
-    rows: dict[str, dict[str, Any]] = {name: {"batch": 2, "steps_ms": []} for name in arms}
-    vllm_turns.together(arms, ["a", "b"], turns=2, counted=COUNTED, rows=rows, last=False)  # pyright: ignore[reportArgumentType]
+    rows = taken_turns(arms, 2, last=False)
     # the step with one token of two is none of a full batch
     settled = vllm_turns.SETTLING + 1
     taken = vllm_turns.SKIPPED + COUNTED
@@ -61,8 +68,7 @@ def test_calls_of_a_step_are_counted_beside_its_time(
     seen: tuple[dict[str, Engine], list[str]],
 ) -> None:
     arms, _ = seen
-    rows: dict[str, dict[str, Any]] = {name: {"batch": 2, "steps_ms": []} for name in arms}
-    vllm_turns.together(arms, ["a", "b"], turns=1, counted=COUNTED, rows=rows, last=True)  # pyright: ignore[reportArgumentType]
+    rows = taken_turns(arms, 1, last=True)
     assert rows["own"]["calls"] == rows["ours"]["calls"] > 1
     assert len(rows["own"]["steps_ms"]) == 1
 

@@ -140,9 +140,8 @@ KIMI: dict[str, Any] = {
 
 def write_config(folder: Path, config: dict[str, Any], **linear: Any) -> None:
     """A model whose weights `drawn` draws. linear: over Kimi's `linear_attn_config`."""
-    about = CONFIG | config
     common = ("vocab_size", "max_position_embeddings", "dtype", "bos_token_id", "eos_token_id")
-    chosen = config | {name: about[name] for name in common}
+    chosen = {name: CONFIG[name] for name in common} | config
     if linear:
         chosen["linear_attn_config"] = chosen["linear_attn_config"] | linear
     (folder / "config.json").write_text(json.dumps(chosen), encoding="utf-8")
