@@ -16,13 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.servers.processes import MARK, preset
 
-# read when vLLM is imported: the engine runs in this process, nothing is asked of a network, and
-# the sampler is one that is there
+# read when vLLM is imported: the engine runs in this process, nothing is asked of a network, the
+# sampler is one that is there, and products of Kimi's layers need no package of their own
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    "VLLM_KIMI_K3_GEMM_AR": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_CPU_KVCACHE_SPACE": "1",
 }
