@@ -24,8 +24,9 @@ def test_passes_check(path: Path, state: str) -> None:
     assert report.ok, [row for row in report.rows if not row.ok]
 
 
-@pytest.mark.parametrize("carried", ["[]", "[H]", "[HV]"])
-@pytest.mark.parametrize("state", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("carried", "state"), [("[]", "float32"), ("[H]", "bfloat16"), ("[HV]", "float32")]
+)
 def test_keys_that_are_times_what_is_carried(carried: str, state: str) -> None:
     """Their products among a window's tokens are times numbers that the tokens carry."""
     text = (TESTS / "inventions" / "grown_key.yaml").read_text(encoding="utf-8")

@@ -236,7 +236,7 @@ def mutant(seed: int) -> str:
     return made.text
 
 
-@pytest.mark.parametrize("seed", range(1000, 1080))
+@pytest.mark.parametrize("seed", range(1000, 1040))
 def test_random_mistakes_are_answered(seed: int) -> None:
     from kvgen import compiler
     from kvgen.diagnostics import SpecError
@@ -268,7 +268,7 @@ def emitted(seed: int) -> str:
 
 # decays over K that follow from a state carried once a tile: 64, 1230, 1297; a chain of which
 # one column reads for all its tokens: 59, 131
-@pytest.mark.parametrize("seeds", [range(30), (59, 64, 131, 1230, 1297)], ids=str)
+@pytest.mark.parametrize("seeds", [range(14), (59, 64, 131, 1230, 1297)], ids=str)
 def test_no_kernel_uses_what_it_has_not_computed(seeds) -> None:
     for seed in seeds:
         assert not unbound(emitted(seed)), seed
@@ -276,7 +276,7 @@ def test_no_kernel_uses_what_it_has_not_computed(seeds) -> None:
 
 @pytest.mark.slow
 def test_no_more_kernels_use_what_they_have_not_computed() -> None:
-    test_no_kernel_uses_what_it_has_not_computed(range(30, 1500))
+    test_no_kernel_uses_what_it_has_not_computed(range(14, 1500))
 
 
 def test_a_name_without_a_value_is_seen() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -87,8 +88,10 @@ def test_which_specs_have_a_chain() -> None:
     assert not [name for name in LAYERS if chains(analysed(name).form)]
 
 
-@pytest.mark.parametrize("name", CHAINED)
-@pytest.mark.parametrize("storage", ["records=float32", "records=input"])
+@pytest.mark.parametrize(
+    ("name", "storage"),
+    list(zip(CHAINED, cycle(["records=float32", "records=input"]), strict=False)),
+)
 def test_a_chain_is_its_tokens_one_by_one(name: str, storage: str) -> None:
     module, analysis = made(name, storage).module, analysed(name, storage)
     form, spec = analysis.form, analysis.spec

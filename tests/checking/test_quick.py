@@ -113,7 +113,7 @@ def run():
     for state in ("split", "bfloat16"):
         pair = twin("gated_deltanet", f"state={state}", slots=3)
         pair.admit([0, 2])
-        outputs = [pair.step([0, 2])[0].tolist() for _ in range(5)]
+        outputs = [pair.step([0, 2])[0].tolist() for _ in range(3)]
         books = {name: bits.tolist() for name, bits in snapshot(pair).items()}
         found[state] = outputs, books
     return found

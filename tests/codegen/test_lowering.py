@@ -86,8 +86,8 @@ def lower_random(seeds: Iterable[int]) -> None:
         assert not answer["narrow"] and not answer["unmet"], answer
 
 
-# decays along keys and values; an initial state beside one in 16 bits; one decay, three, and none
-@pytest.mark.parametrize("seeds", [(2, 37, 54), (48, 56), (0, 1, 4)], ids=str)
+# decays along keys and values; an initial state beside one in 16 bits; no decay
+@pytest.mark.parametrize("seeds", [(2, 54), (48, 4)], ids=str)
 def test_random_recurrences_lower(seeds: tuple[int, ...]) -> None:
     lower_random(seeds)
 

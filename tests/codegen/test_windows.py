@@ -78,7 +78,7 @@ def serve(pair: Twin, server: Server, steps: int) -> None:
 @pytest.mark.parametrize(("name", "storage"), DEALT)
 def test_random_steps(name: str, storage: str) -> None:
     pair = twin(name, *storage.split(), slots=6, buffer=16, window=5, seed=1)
-    serve(pair, Server(pair, random.Random(name), windows=range(1, 6)), steps=18)
+    serve(pair, Server(pair, random.Random(name), windows=range(1, 6)), steps=11)
 
 
 @pytest.mark.slow

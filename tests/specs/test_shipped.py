@@ -6,6 +6,8 @@ that can be stored, it is slow.
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import pytest
 import torch
 from twins import LAYERS, OTHERS, STATES, analysed, made
@@ -18,8 +20,9 @@ from kvgen.checking.twin import Twin
 SIZES = {"K": 24, "V": 20}
 
 
-@pytest.mark.parametrize("state", ["float32", "split"])
-@pytest.mark.parametrize("name", [*OTHERS, *LAYERS])
+@pytest.mark.parametrize(
+    ("name", "state"), list(zip([*OTHERS, *LAYERS], cycle(["float32", "split"]), strict=False))
+)
 def test_decodes(name: str, state: str) -> None:
     module = made(name, f"state={state}", **SIZES)
     twin = Twin(module, "cpu", layers=1, buffer=2, slots=4, seed=1)
