@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.drafts_page import table
 from benchmarks.servers import sglang_page, turns_page
 from benchmarks.servers.named import MIB, STOCK, VLLM, Figures, machine, served
+from benchmarks.servers.shares import shares
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "servers.md"
@@ -79,7 +80,7 @@ def speed(found: Figures) -> str:
         runs.sort(key=lambda run: server.order(run["arm"]))
         lengths = "of many lengths" if staggered else f"of {runs[0]['about']['prompt']} tokens"
         lengths += ", overlap schedule" if overlap else ""
-        parts.append(f"**Model `{model}`, prompts {lengths}.** {shares(runs)}\n")
+        parts.append(f"**Model `{model}`, prompts {lengths}.** {share(runs)}\n")
         stock = stock_of(runs)
         state = stock["arm"].partition("-")[2] if stock else "float32"
         own = f"{server.name}'s own with {state} states"
@@ -99,7 +100,7 @@ def on_gpu(found: Figures) -> str:
     runs.sort(key=lambda run: server.order(run["arm"]))
     head = (
         f"Measured on {machine(about)}, model `{about['model']}`, prompts of {about['prompt']} "
-        f"tokens. {shares(runs)}\n"
+        f"tokens. {share(runs)}\n"
     )
     own = f"{server.name}'s own with the same states"
     parts = [head, *of_kernels(runs, own, stock_alike)]
@@ -220,17 +221,10 @@ def busy(row: Figures, stock: Figures | None) -> str:
     return f"{own:.0f} ({own / stock['gpu']['total_us']:.2f})"
 
 
-def shares(runs: Sequence[Figures]) -> str:
-    """What part of stock's time on the GPU its linear attention is, from batch to batch."""
+def share(runs: Sequence[Figures]) -> str:
+    """What part of stock's time its linear attention is."""
     stock = stock_of(runs)
-    if stock is None or not all("gpu" in row for row in stock["rows"]):
-        return ""
-    told = [
-        f"{row['gpu']['linear_us'] / row['gpu']['total_us']:.0%} at {row['batch']}"
-        for row in stock["rows"]
-        if row["gpu"]["total_us"]
-    ]
-    return f"Linear attention is of stock's time on the GPU, by batch: {', '.join(told)}."
+    return shares("stock's", stock["rows"]) if stock else ""
 
 
 # equality ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import statistics
 
 from benchmarks.drafts_page import table
 from benchmarks.servers.named import VLLM, Figures, machine
+from benchmarks.servers.shares import shares
 from benchmarks.servers.vllm_turns import over
 
 
@@ -16,10 +17,12 @@ def turns(*found: Figures) -> str:
         about = each["about"]
         counts = {len(run["steps_ms"]) for run in each["runs"]}
         own = VLLM.arm(about["stock"])
+        share = shares("vLLM's", (run for run in each["runs"] if run["arm"] == about["stock"]))
+        share += " " if share else ""
         parts.append(
             f"**Model `{about['model']}`, prompts of {about['prompt']} tokens, beside {own}**, "
             f"{' or '.join(map(str, sorted(counts)))} turns of {about['buffer']} steps each. "
-            f"{shares(each)}Milliseconds a step, median of turns (functions that Python calls in "
+            f"{share}Milliseconds a step, median of turns (functions that Python calls in "
             f"it), and tokens a second over {own} with the standard error:\n"
         )
         parts.append(by_batch(each))
@@ -44,15 +47,3 @@ def by_batch(found: Figures) -> str:
             line.append(text)
         rows.append(line)
     return table(["batch", *map(VLLM.arm, arms)], rows)
-
-
-def shares(found: Figures) -> str:
-    """What part of vLLM's time on the GPU its linear attention is, from batch to batch."""
-    told = [
-        f"{run['gpu']['linear_us'] / run['gpu']['total_us']:.0%} at {run['batch']}"
-        for run in found["runs"]
-        if run["arm"] == found["about"]["stock"] and "gpu" in run
-    ]
-    if not told:
-        return ""
-    return f"Linear attention is of vLLM's time on the GPU, by batch: {', '.join(told)}. "
