@@ -97,10 +97,15 @@ def test_what_a_module_leaves_out_is_not_asked_for(
     asked_for(text_of(name, (DECODE, *more), untimed))
 
 
+CHOICES = ((DECODE,), (DECODE, VERIFY), USUAL, (DECODE, EXTEND))
+
+
 @pytest.mark.parametrize("storage", OTHER_STORAGE, ids=lambda storage: "-".join(storage.values()))
 @pytest.mark.parametrize("name", ["gated_deltanet", "gated_deltanet_conv", "mamba2"])
 def test_nor_of_other_storage(name: str, storage: dict[str, str]) -> None:
-    for features in ((DECODE,), (DECODE, VERIFY), (DECODE, EXTEND), USUAL):
+    at = OTHER_STORAGE.index(storage)
+    # two of the choices of kernels, each with both layouts
+    for features in (CHOICES[at % 4], CHOICES[(at + 1) % 4]):
         asked_for(text_of(name, features, storage=storage))
 
 
