@@ -35,3 +35,11 @@ def test_keys_that_are_times_what_is_carried(carried: str, state: str) -> None:
     analysis = compiler.analyse(text, {"sizes.HV": "2", "storage.state": state})
     report = check(analysis, "cpu", only=WINDOWS)
     assert report.ok, [row for row in report.rows if not row.ok]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("carried", "state"), [("[]", "bfloat16"), ("[H]", "float32"), ("[HV]", "bfloat16")]
+)
+def test_more_keys_that_are_times_what_is_carried(carried: str, state: str) -> None:
+    test_keys_that_are_times_what_is_carried(carried, state)

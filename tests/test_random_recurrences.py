@@ -250,6 +250,12 @@ def test_random_mistakes_are_answered(seed: int) -> None:
     compile(compiler.emit(analysis), "module", "exec", dont_inherit=True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1040, 1080))
+def test_more_random_mistakes_are_answered(seed: int) -> None:
+    test_random_mistakes_are_answered(seed)
+
+
 # what takes longest; keys and gates are drawn as for the seeds 10, 14 and 16
 LONG = (1, 5, 7)
 

@@ -88,10 +88,10 @@ def test_which_specs_have_a_chain() -> None:
     assert not [name for name in LAYERS if chains(analysed(name).form)]
 
 
-@pytest.mark.parametrize(
-    ("name", "storage"),
-    list(zip(CHAINED, cycle(["records=float32", "records=input"]), strict=False)),
-)
+RECORDS = ("records=float32", "records=input")
+
+
+@pytest.mark.parametrize(("name", "storage"), list(zip(CHAINED, cycle(RECORDS), strict=False)))
 def test_a_chain_is_its_tokens_one_by_one(name: str, storage: str) -> None:
     module, analysis = made(name, storage).module, analysed(name, storage)
     form, spec = analysis.form, analysis.spec
@@ -131,6 +131,14 @@ def test_a_chain_is_its_tokens_one_by_one(name: str, storage: str) -> None:
             total = whole[token[form.factored.after]]
             for key, write in zip(form.keys, form.writes, strict=True):
                 assert worst((whole[token[key]] * total.exp())[0], whole[token[write.w]][0]) < 1e-11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "storage"), list(zip(CHAINED, cycle(RECORDS[::-1]), strict=False))
+)
+def test_more_chains_are_their_tokens_one_by_one(name: str, storage: str) -> None:
+    test_a_chain_is_its_tokens_one_by_one(name, storage)
 
 
 # the kernel --------------------------------------------------------------------------------------

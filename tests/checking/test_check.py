@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -29,6 +30,13 @@ STORED = {
     "kimi_delta_attention": ["state=split", "records=input layout=vk"],
     "mamba2": ["state=split layout=vk", "state=float16"],
     "lightning_attention": ["state=bfloat16", "state=float16 layout=vk"],
+}
+# and more of the same, which are slow
+STORED_TOO = {
+    "gated_deltanet": ["state=float16"],
+    "kimi_delta_attention": ["state=bfloat16"],
+    "mamba2": ["state=bfloat16 records=input"],
+    "lightning_attention": ["state=split records=input", "records=input"],
 }
 # those in which storage matters
 STORAGE_CASES = ("decode, rows out of phase", "bfloat16 inputs", "recurrent, after decodes")
@@ -69,11 +77,19 @@ def test_shipped_specs(name: str) -> None:
     assert json.loads(json.dumps(report.data()))["ok"] is True
 
 
-@pytest.mark.parametrize(
-    ("name", "storage"), [(name, each) for name, modes in STORED.items() for each in modes]
-)
+def modes_of(stored: Mapping[str, list[str]]) -> list[tuple[str, str]]:
+    return [(name, each) for name, modes in stored.items() for each in modes]
+
+
+@pytest.mark.parametrize(("name", "storage"), modes_of(STORED))
 def test_storage_modes(name: str, storage: str) -> None:
     passed(check(analysed(name, *storage.split()), "cpu", only=STORAGE_CASES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "storage"), modes_of(STORED_TOO))
+def test_more_storage_modes(name: str, storage: str) -> None:
+    test_storage_modes(name, storage)
 
 
 @pytest.mark.slow
