@@ -47,12 +47,12 @@ class Arm:
     def state(self) -> str:
         return self.name.partition("-")[2]
 
-    def options(self, buffer: int) -> dict[str, Any]:
-        """What LLM is given. vLLM's prompts go through its Triton kernels: the other ones are
-        packages of their own."""
+    def options(self, buffer: int, invariant: bool) -> dict[str, Any]:
+        """What LLM is given. invariant: kvgen's of that name. vLLM's prompts go through its Triton
+        kernels: the other ones are packages of their own."""
         chosen: dict[str, Any] = {"gdn_prefill_backend": "triton"}
         if self.ours:
-            chosen["kvgen"] = {"state": self.state, "buffer": buffer}
+            chosen["kvgen"] = {"state": self.state, "buffer": buffer, "invariant": invariant}
             return {"additional_config": chosen}
         return {"additional_config": chosen, "mamba_ssm_cache_dtype": self.state}
 
@@ -77,6 +77,7 @@ def start(
     batches: Sequence[int] = (),
     tiny: bool = False,
     buffer: int = BUFFER,
+    invariant: bool = False,
     seed: int = 0,
     peak: float = 0.0,
     **options: Any,
@@ -102,7 +103,7 @@ def start(
         "dtype": "bfloat16",
         "enable_prefix_caching": False,
         "seed": 0,
-        **arm.options(buffer),
+        **arm.options(buffer, invariant),
         **({} if tiny or not batches else {"compilation_config": graphs}),
         **({"enforce_eager": True} if tiny or not batches else {}),
         **options,

@@ -1,23 +1,42 @@
 """A model in float32: vLLM's prompt kernel of linear attention takes none, its own kernel for
-single tokens does, and products must not be rounded to tf32."""
+single tokens does, and products must not be rounded to tf32. And one in which a row's bits do not
+depend on the rows beside it, as far as vLLM sees to it."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvgen.runtime.numbers import power_of_two
 
+if TYPE_CHECKING:
+    import torch
 
-def prepare() -> dict[str, Any]:
-    """Let prompts go token by token; what LLM is given. Before vLLM and triton are imported."""
+
+def prepare(invariant: bool = False) -> dict[str, Any]:
+    """Let prompts go token by token; what LLM is given. Before vLLM and triton are imported.
+
+    invariant: have vLLM compute a row's bits so that they do not depend on how many rows there are.
+    It refuses this of models with linear attention, whose kernels nobody has looked at; here
+    prompts go token by token, and single tokens through kvgen's. Its own products for it, made for
+    tensor cores, are slow in float32.
+    """
     os.environ["TRITON_F32_DEFAULT"] = "ieee"
     import torch
 
     if not torch.cuda.is_available():
         return {"dtype": "float32"}
+    if invariant:
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"
     from vllm.model_executor.layers.mamba.gdn import qwen_gdn_linear_attn as layers
 
+    if invariant:
+        from vllm.model_executor.layers import linear, vocab_parallel_embedding
+        from vllm.v1.attention.backends.gdn_attn import GDNAttentionBackend
+
+        GDNAttentionBackend.supports_batch_invariance = classmethod(lambda own: True)
+        linear.linear_batch_invariant = product
+        vocab_parallel_embedding.linear_batch_invariant = product
     stock = layers.ChunkGatedDeltaRule.forward_native
 
     def forward(
@@ -37,6 +56,14 @@ def prepare() -> dict[str, Any]:
 
     layers.ChunkGatedDeltaRule.forward_native = forward
     return {"dtype": "float32", "attention_config": {"backend": "TRITON_ATTN"}}
+
+
+def product(x: torch.Tensor, weight: torch.Tensor, bias: Any = None) -> torch.Tensor:
+    """x weight^T. In float64 the order of a sum is lost in what float32 rounds away."""
+    import torch
+
+    out = torch.nn.functional.linear(x.double(), weight.double())
+    return (out if bias is None else out + bias).to(x.dtype)
 
 
 def token_by_token(

@@ -22,7 +22,8 @@ Rows = Mapping[str, torch.Tensor]
 class Group:
     """The cache of some layers in the order in which they run, and a step's rows in it.
 
-    apart: whether the layers lie unevenly, so that what goes over all is launched for each.
+    invariant: of `Cache.wrap`. apart: whether the layers lie unevenly, so that what goes over all
+    is launched for each.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Group:
         module: ModuleType,
         layers: Sequence[Held],
         window: int,
+        invariant: bool,
         books: Mapping[str, torch.Tensor],
     ) -> None:
         separate = {name: [layer[name] for layer in layers] for name in layers[0]}
@@ -37,7 +39,7 @@ class Group:
         self.apart = any(tensor is None for tensor in together.values())
         self.module, self.size = module, len(layers)
         tensors = {**(separate if self.apart else together), **books}
-        self.cache = module.Cache.wrap(tensors, window=window, first_slot=1)
+        self.cache = module.Cache.wrap(tensors, window=window, first_slot=1, invariant=invariant)
         self.decoding: torch.Tensor | None = None
         self.drafted: torch.Tensor | None = None
 
@@ -69,19 +71,27 @@ class Groups:
 
     groups: the tensors of each group's layers. A block is one group's at a time, and groups lie
     over each other: where they do, layer by layer, they share cursors, and what begins and ends a
-    step is launched once for all. window: most tokens of a row in one step.
+    step is launched once for all. window: most tokens of a row in one step. invariant: a row's bits
+    do not depend on the rows beside it.
     """
 
-    def __init__(self, module: ModuleType, groups: Sequence[Sequence[Held]], window: int) -> None:
+    def __init__(
+        self,
+        module: ModuleType,
+        groups: Sequence[Sequence[Held]],
+        window: int,
+        invariant: bool = False,
+    ) -> None:
         first, *others = groups
         self.module = module
         self.shared = all(same_memory(first, other) for other in others)
-        self.each = [Group(module, first, window, {})]
+        self.each = [Group(module, first, window, invariant, {})]
         kept = self.each[0].cache
         names = {held.name for held in module.Cache.table.held}
         books = {name: tensor for name, tensor in kept.tensors.items() if name not in names}
         for other in others:
-            self.each.append(Group(module, other, window, books if self.shared else {}))
+            shared = books if self.shared else {}
+            self.each.append(Group(module, other, window, invariant, shared))
             if self.shared:
                 # what is known of open steps goes by slots, too
                 self.each[-1].cache.calls = kept.calls

@@ -159,6 +159,7 @@ class Buffered:
             self.served.module,
             [[layer.held for layer in layers] for layers in alike.values()],
             self.served.window,
+            self.served.settings.invariant,
         )
         for group, layers in zip(groups.each, alike.values(), strict=True):
             for place, layer in enumerate(layers):

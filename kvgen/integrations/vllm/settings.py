@@ -19,10 +19,11 @@ KNOWN = Known("vLLM", "0.32", "0.34")
 @dataclass(frozen=True)
 class Settings:
     """state: how states are stored, a name of `storage.state`. buffer: places for records; None: as
-    tuned."""
+    tuned. invariant: a row's bits do not depend on the rows beside it."""
 
     state: str
     buffer: int | None = None
+    invariant: bool = False
 
     @property
     def format(self) -> StateFormat:
@@ -45,9 +46,9 @@ def asked(additional: object) -> Settings | None:
     if not isinstance(given, Mapping):
         raise Refused([f'{KEY}: {given!r}, expected a table as in {{"state": "float32"}}'])
     wrong = [
-        f"{KEY}.{key}: unknown, expected state or buffer"
+        f"{KEY}.{key}: unknown, expected state, buffer or invariant"
         for key in given
-        if key not in ("state", "buffer")
+        if key not in ("state", "buffer", "invariant")
     ]
     state = given.get("state", registry.STATE.name)
     if not isinstance(state, str) or state not in registry.STATES:
@@ -57,9 +58,12 @@ def asked(additional: object) -> Settings | None:
     whole = isinstance(buffer, int) and not isinstance(buffer, bool)
     if buffer is not None and not (whole and 1 <= buffer <= MAX_BUFFER):
         wrong.append(f"{KEY}.buffer: {buffer!r}, expected 1 to {MAX_BUFFER}, or none for as tuned")
+    invariant = given.get("invariant", False)
+    if not isinstance(invariant, bool):
+        wrong.append(f"{KEY}.invariant: {invariant!r}, expected True or False")
     if wrong:
         raise Refused(wrong)
-    return Settings(state, buffer)
+    return Settings(state, buffer, invariant)
 
 
 def window_of(config: Any) -> int:

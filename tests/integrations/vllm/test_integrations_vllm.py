@@ -39,18 +39,21 @@ def test_state_and_buffer_are_taken_as_they_are_asked_for():
     assert settings.asked({"kvgen": {}}) == settings.Settings(registry.STATE.name)
     given = {"state": "split", "buffer": 16}
     assert settings.asked({"kvgen": given}) == settings.Settings("split", 16)
+    given = {"invariant": True}
+    assert settings.asked({"kvgen": given}) == settings.Settings("float32", None, True)
 
 
 @pytest.mark.parametrize(
     ("given", "named"),
     [
         (True, "kvgen: True, expected a table"),
-        ({"states": "split"}, "kvgen.states: unknown, expected state or buffer"),
+        ({"states": "split"}, "kvgen.states: unknown, expected state, buffer or invariant"),
         ({"state": "int8"}, "kvgen.state: 'int8', expected one of float32, bfloat16"),
         ({"state": ["split"]}, r"kvgen.state: \['split'\]"),
         ({"buffer": 0}, "kvgen.buffer: 0, expected 1 to 64"),
         ({"buffer": True}, "kvgen.buffer: True"),
         ({"buffer": "16"}, "kvgen.buffer: '16'"),
+        ({"invariant": 1}, "kvgen.invariant: 1, expected True or False"),
     ],
 )
 def test_what_cannot_be_meant_is_named(given, named):
@@ -208,7 +211,9 @@ def test_planes_in_torch_are_those_of_the_kernels(cache_folder):
 # rows ---------------------------------------------------------------------------------------------
 
 
-def paged(module, blocks: int, layers: int, window: int, count: int = 1) -> Groups:
+def paged(
+    module, blocks: int, layers: int, window: int, count: int = 1, invariant: bool = False
+) -> Groups:
     """Groups over pages, each layer's behind those of the one before, as vLLM has them; groups lie
     over each other."""
     plan = page.plan(
@@ -219,7 +224,7 @@ def paged(module, blocks: int, layers: int, window: int, count: int = 1) -> Grou
     # old records of other requests, but numbers all the same
     memory = memory & 63
     held = [plan.tensors(pages) for pages in memory]
-    return Groups(module, [held] * count, window)
+    return Groups(module, [held] * count, window, invariant)
 
 
 def drawn(module, generator: torch.Generator, *front: int) -> dict[str, torch.Tensor]:
@@ -251,6 +256,33 @@ def decoded(groups: Groups, tokens: int, known, params, generator):
             assert (out[:1].double() - o).norm() < 1e-2 * o.norm() and not out[1].any()
         groups.end()
     return known
+
+
+@pytest.mark.parametrize("invariant", [True, False])
+def test_a_rows_bits_depend_on_no_other_row_where_that_is_asked_for(cache_folder, invariant):
+    module = served("float32")
+    given = torch.Generator().manual_seed(5)
+    steps = [drawn(module, given, 9) for _ in range(6)]
+    params = {"A_log": torch.zeros(2), "dt_bias": torch.zeros(2)}
+    said = []
+    for rows in (1, 9):
+        groups = paged(module, blocks=10, layers=1, window=0, invariant=invariant)
+        group, slots = groups.each[0], torch.arange(1, rows + 1, dtype=torch.int32)
+        groups.begin([{"prompts": slots, "continued": torch.zeros(rows, dtype=torch.bool)}])
+        state = group.cache.tensors[module.Cache.table.planes[0]]
+        state[1:] = torch.linspace(-1, 1, state[1].numel()).view(state[1].shape)
+        groups.end()
+        said.append([])
+        for step in steps:
+            groups.begin([{"decoding": slots}])
+            out = torch.empty(rows, 2, 16, dtype=torch.bfloat16)
+            group.decode(0, {name: x[:rows] for name, x in step.items()} | params, out)
+            groups.end()
+            said[-1].append(out[0])
+        said[-1].append(state[1])
+    alike = all(torch.equal(alone, beside) for alone, beside in zip(*said, strict=True))
+    # nine rows fold by parts, before their buffers are full, where it is not asked for
+    assert alike == invariant
 
 
 @pytest.mark.parametrize("state", ["float32", "split"])
