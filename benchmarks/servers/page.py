@@ -391,7 +391,12 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
         "h200-vllm-turns-deep-float32.json",
         "h200-vllm-turns-deep-bfloat16.json",
     ),
-    "vllm-turns": (turns_page.turns, "h200-vllm-turns-bfloat16.json"),
+    "vllm-turns": (
+        turns_page.turns,
+        "h200-vllm-turns-bfloat16.json",
+        "h200-vllm-turns-float32.json",
+    ),
+    "vllm-speed-deep": (on_gpu, "h200-vllm-speed-deep.json"),
     "vllm-equal": (equal, "h200-vllm-equal.json"),
     "vllm-equal-float32": (equal, "h200-vllm-equal-float32.json"),
     "vllm-equal-olmo": (equal, "h200-vllm-equal-olmo.json"),
