@@ -14,29 +14,19 @@ if TYPE_CHECKING:
 
 
 def prepare(invariant: bool = False) -> dict[str, Any]:
-    """Let prompts go token by token; what LLM is given. Before vLLM and triton are imported.
-
-    invariant: have vLLM compute a row's bits so that they do not depend on how many rows there are.
-    It refuses this of models with linear attention, whose kernels nobody has looked at; here
-    prompts go token by token, and single tokens through kvgen's. Its own products for it, made for
-    tensor cores, are slow in float32.
-    """
+    """Let prompts go token by token; what `engine.start` is given. Before vLLM and triton are
+    imported. invariant: have vLLM and kvgen compute a row's bits so that they do not depend on the
+    rows beside it."""
     os.environ["TRITON_F32_DEFAULT"] = "ieee"
     import torch
 
+    chosen = {"dtype": "float32", "invariant": invariant}
     if not torch.cuda.is_available():
-        return {"dtype": "float32"}
+        return chosen
     if invariant:
-        os.environ["VLLM_BATCH_INVARIANT"] = "1"
+        lift_refusal()
     from vllm.model_executor.layers.mamba.gdn import qwen_gdn_linear_attn as layers
 
-    if invariant:
-        from vllm.model_executor.layers import linear, vocab_parallel_embedding
-        from vllm.v1.attention.backends.gdn_attn import GDNAttentionBackend
-
-        GDNAttentionBackend.supports_batch_invariance = classmethod(lambda own: True)
-        linear.linear_batch_invariant = product
-        vocab_parallel_embedding.linear_batch_invariant = product
     stock = layers.ChunkGatedDeltaRule.forward_native
 
     def forward(
@@ -55,10 +45,25 @@ def prepare(invariant: bool = False) -> dict[str, Any]:
         return token_by_token(q, k, v, g, beta, initial_state, rest["cu_seqlens"])
 
     layers.ChunkGatedDeltaRule.forward_native = forward
-    return {"dtype": "float32", "attention_config": {"backend": "TRITON_ATTN"}}
+    return {**chosen, "attention_config": {"backend": "TRITON_ATTN"}}
 
 
-def product(x: torch.Tensor, weight: torch.Tensor, bias: Any = None) -> torch.Tensor:
+def lift_refusal() -> None:
+    """vLLM's batch-invariant mode, which it refuses models with linear attention, as nobody has
+    looked at those kernels: here prompts go token by token, and single tokens through kvgen's. Its
+    products for it are made for tensor cores, and slow in float32."""
+    os.environ["VLLM_BATCH_INVARIANT"] = "1"
+    from vllm.model_executor.layers import linear, vocab_parallel_embedding
+    from vllm.v1.attention.backends.gdn_attn import GDNAttentionBackend
+
+    GDNAttentionBackend.supports_batch_invariance = classmethod(lambda own: True)
+    linear.linear_batch_invariant = product
+    vocab_parallel_embedding.linear_batch_invariant = product
+
+
+def product(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """x weight^T. In float64 the order of a sum is lost in what float32 rounds away."""
     import torch
 

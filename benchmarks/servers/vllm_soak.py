@@ -137,7 +137,7 @@ def started(args: argparse.Namespace, folder: Path) -> Any:
     if args.dtype == "float32":
         from benchmarks.servers import float32
 
-        options |= float32.prepare(invariant=True) | {"invariant": True}
+        options |= float32.prepare(invariant=True)
     if not args.tiny:
         # beside others there is no telling what is free
         options |= {"kv_cache_memory_bytes": 8 << 30, "gpu_memory_utilization": 0.05}

@@ -106,6 +106,11 @@ def contradictions(settings: Settings, config: Any, platform: str) -> list[str]:
     if getattr(config.parallel_config, "use_ubatching", False):
         found.append("micro-batches (enable_dbo): on, expected off")
     window = window_of(config)
+    if window and settings.invariant:
+        found.append(
+            f"num_speculative_tokens: {window - 1}, expected none with {KEY}.invariant, as the "
+            "rows of a step decide how long windows of drafts are"
+        )
     most = min(MAX_WINDOW, settings.buffer or MAX_WINDOW)
     if window > most:
         found.append(

@@ -126,6 +126,13 @@ def test_models_connectors_micro_batches_and_platforms_are_named():
     ]
 
 
+def test_drafts_whose_bits_depend_on_other_rows_are_named():
+    asked = settings.Settings("float32", None, True)
+    assert settings.contradictions(asked, config(), "cuda") == []
+    (wrong,) = settings.contradictions(asked, config(3), "cuda")
+    assert wrong.startswith("num_speculative_tokens: 3, expected none with kvgen.invariant")
+
+
 @pytest.mark.parametrize(("drafts", "buffer"), [(16, None), (4, 4), (15, 8)])
 def test_more_drafts_than_a_row_takes_are_named(drafts, buffer):
     wrong = settings.contradictions(settings.Settings("float32", buffer), config(drafts), "cuda")
