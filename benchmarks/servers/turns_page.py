@@ -3,47 +3,52 @@
 from __future__ import annotations
 
 import statistics
+from itertools import chain
 
 from benchmarks.drafts_page import table
 from benchmarks.servers.named import VLLM, Figures, machine
 from benchmarks.servers.shares import shares
-from benchmarks.servers.vllm_turns import over
+from benchmarks.servers.vllm_turns import kind, of_arm, ratio
 
 
 def turns(*found: Figures) -> str:
     """Tokens a second over vLLM's own, by model and batch. found: a file for each set of arms."""
     parts = [f"Measured on {machine(found[0]['about'])}.\n"]
     for each in found:
-        about = each["about"]
-        counts = {len(run["steps_ms"]) for run in each["runs"]}
+        about, runs = each["about"], each["runs"]
+        counts = {len(run["steps_ms"]) for run in runs}
         own = VLLM.arm(about["stock"])
-        share = shares("vLLM's", (run for run in each["runs"] if run["arm"] == about["stock"]))
+        share = shares("vLLM's", (run for run in runs if run["arm"] == about["stock"]))
         share += " " if share else ""
-        parts.append(
+        text = (
             f"**Model `{about['model']}`, prompts of {about['prompt']} tokens, beside {own}**, "
             f"{' or '.join(map(str, sorted(counts)))} turns of {about['buffer']} steps each. "
             f"{share}Milliseconds a step, median of turns (functions that Python calls in "
-            f"it), and tokens a second over {own} with the standard error:\n"
+            f"it), and tokens a second over {own} with the standard error"
         )
-        parts.append(by_batch(each))
+        if any(run["arm"] != kind(run["arm"]) for run in runs):
+            text += f"; of each arm two engines, and {own}'s second beside its first"
+        parts += [f"{text}:\n", by_batch(each)]
     return "\n".join(parts)
 
 
 def by_batch(found: Figures) -> str:
     stock = found["about"]["stock"]
     runs = {(run["arm"], run["batch"]): run for run in found["runs"]}
-    arms, batches = (list(dict.fromkeys(key[at] for key in runs)) for at in (0, 1))
+    engines, batches = (list(dict.fromkeys(key[at] for key in runs)) for at in (0, 1))
+    arms = list(dict.fromkeys(map(kind, engines)))
     rows = []
     for batch in batches:
-        line, base = [str(batch)], runs[stock, batch]
+        line, times = [str(batch)], {name: runs[name, batch]["steps_ms"] for name in engines}
         for arm in arms:
-            run = runs[arm, batch]
-            text = f"{statistics.median(run['steps_ms']):.2f}"
-            if "calls" in run:
-                text += f" ({run['calls']:,.0f})"
-            if run is not base:
-                ratio, error = over(base["steps_ms"], run["steps_ms"])
-                text += f", **{ratio:.3f}** ± {error:.3f}"
+            median = statistics.median(chain.from_iterable(of_arm(times, arm)))
+            text = f"{median:.2f}"
+            if "calls" in runs[arm, batch]:
+                text += f" ({runs[arm, batch]['calls']:,.0f})"
+            if found_ratio := ratio(times, arm, stock):
+                text += ", **{:.3f}** ± {:.3f}".format(*found_ratio)
+            elif arm == stock and (second := ratio(times, f"{stock}#2", stock)):
+                text += ", {:.3f} ± {:.3f}".format(*second)
             line.append(text)
         rows.append(line)
     return table(["batch", *map(VLLM.arm, arms)], rows)

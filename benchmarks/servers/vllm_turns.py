@@ -1,6 +1,7 @@
 """Tokens a second in vLLM with kvgen over vLLM's own, both in one process, by turns of few steps.
 
     python benchmarks/servers/vllm_turns.py stock-float32 kvgen-float32 kvgen-split --json FILE
+    python benchmarks/servers/vllm_turns.py stock-float32 kvgen-split kvgen-split stock-float32
 
 What a step waits for of the host differs by more, from process to process and from second to
 second, than arms do. So the engines share a process and a thread here and decode the same batch
@@ -8,7 +9,9 @@ by turns: what else the host does meets all of them. A turn is as many steps as 
 places, so that rows which fold together fold once in each, after a few that do not count. The first
 arm is what the others are compared with, turn by turn. Time is the wall clock between steps' tokens
 at the engine's core, scheduling included. Beside it, of steps of their own: what kernels take, and
-how many functions Python calls, which no other load of the host changes.
+how many functions Python calls, which no other load of the host changes. An arm that is named
+twice has two engines: so nobody is always the first that was started, and the second shows what
+two of a kind differ by.
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ def main() -> None:
         batches, prompt, args.rounds, args.turns = TINY
     # behind the turns that are compared one in which calls are counted
     tokens = SETTLING + (args.turns + 2) * (SKIPPED + args.buffer) + 2
+    args.arms = numbered(args.arms)
     arms = started(args, batches, prompt, tokens)
     found: dict[str, Any] = {
         "about": {
@@ -89,6 +93,8 @@ def main() -> None:
             engine.say(said(rows, args.arms[0]))
             keep()
     for run in [] if args.tiny else found["runs"]:
+        if run["arm"] != kind(run["arm"]):
+            continue
         patient(STUCK)
         asked = requests("profile", run["batch"], 2 * args.buffer + 8)
         run["gpu"] = profile(arms[run["arm"]], asked, run["batch"], SETTLING, args.buffer)
@@ -111,7 +117,7 @@ def started(
         patient(0.0 if args.tiny else STARTING)
         begun = time.time()
         arms[arm] = engine.start(
-            engine.ARMS[arm], models.write(folder, args.model, args.tiny), batches=batches,
+            engine.ARMS[kind(arm)], models.write(folder, args.model, args.tiny), batches=batches,
             tiny=args.tiny, buffer=args.buffer, max_num_seqs=largest,
             max_model_len=prompt + tokens + 1,
             # all prompts of a batch in one step
@@ -199,21 +205,56 @@ def calls(steps: Iterator[None], counted: int) -> float:
     return sum(entry.callcount for entry in seen.getstats()) / counted
 
 
-def over(stock: Sequence[float], own: Sequence[float]) -> tuple[float, float]:
+def numbered(arms: Sequence[str]) -> list[str]:
+    """A name for each engine: its arm's, and ARM#2 for the second of an arm."""
+    named: list[str] = []
+    for at, arm in enumerate(arms):
+        before = arms[:at].count(arm)
+        named.append(f"{arm}#{before + 1}" if before else arm)
+    return named
+
+
+def kind(name: str) -> str:
+    """An engine's arm."""
+    return name.partition("#")[0]
+
+
+Times = Mapping[str, Sequence[float]]
+
+
+def of_arm(times: Times, arm: str) -> list[Sequence[float]]:
+    return [each for name, each in times.items() if kind(name) == arm]
+
+
+def over(stock: Sequence[Sequence[float]], own: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Tokens a second over stock's: the geometric mean of turns side by side, and its standard
-    error."""
-    logs = [math.log(theirs / ours) for theirs, ours in zip(stock, own, strict=True)]
+    error. stock, own: what each engine of an arm took, turn by turn."""
+    means = [
+        [statistics.mean(map(math.log, turn)) for turn in zip(*arm, strict=True)]
+        for arm in (stock, own)
+    ]
+    logs = [theirs - ours for theirs, ours in zip(*means, strict=True)]
     ratio = math.exp(statistics.mean(logs))
     return ratio, ratio * statistics.stdev(logs) / math.sqrt(len(logs))
 
 
+def ratio(times: Times, name: str, stock: str) -> tuple[float, float] | None:
+    """What `over` says of an engine's arm, or of a second engine of stock's over its first; None
+    for what nothing is over. name: an engine's, of which there may be none."""
+    if name == stock or name not in times or len(times[stock]) < 2:
+        return None
+    if kind(name) == stock:
+        return over([times[stock]], [times[name]])
+    return over(of_arm(times, stock), of_arm(times, kind(name)))
+
+
 def said(rows: Mapping[str, dict[str, Any]], stock: str) -> str:
     told = []
-    for arm, run in rows.items():
-        text = f"{arm} {statistics.median(run['steps_ms']):.3f} ms"
-        if arm != stock and len(run["steps_ms"]) > 1:
-            ratio, error = over(rows[stock]["steps_ms"], run["steps_ms"])
-            text += f" ({ratio:.3f} ± {error:.3f})"
+    times = {name: run["steps_ms"] for name, run in rows.items()}
+    for name, run in rows.items():
+        text = f"{name} {statistics.median(run['steps_ms']):.3f} ms"
+        if found := ratio(times, name, stock):
+            text += f" ({found[0]:.3f} ± {found[1]:.3f})"
         told.append(text)
     return f"batch {rows[stock]['batch']}: {', '.join(told)}"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.servers import page, vllm_turns
+from benchmarks.servers import page, turns_page, vllm_turns
 
 COUNTED = 4
 
@@ -74,11 +74,32 @@ def test_calls_of_a_step_are_counted_beside_its_time(
 
 
 def test_what_slows_both_of_a_pair_is_no_error() -> None:
-    ratio, error = vllm_turns.over([2.0, 4.0, 3.0], [1.0, 2.0, 1.5])
+    ratio, error = vllm_turns.over([[2.0, 4.0, 3.0]], [[1.0, 2.0, 1.5]])
     assert (round(ratio, 12), round(error, 12)) == (2.0, 0.0)
-    ratio, error = vllm_turns.over([2.0, 2.0], [1.0, 4.0])
+    ratio, error = vllm_turns.over([[2.0, 2.0]], [[1.0, 4.0]])
     # a half and twice: 1, and the deviation of ±log 2 over the root of 2
     assert ratio == pytest.approx(1.0) and error == pytest.approx(0.693147, rel=1e-5)
+
+
+def test_two_engines_of_an_arm_are_one_and_stocks_own_differ_by_their_order() -> None:
+    names = vllm_turns.numbered(["own", "ours", "ours", "own"])
+    assert names == ["own", "ours", "ours#2", "own#2"]
+    # each is slower than the one that was started before it, by a tenth
+    times = {name: [1.1**at, 1.1**at * 2] for at, name in enumerate(names)}
+    assert vllm_turns.ratio(times, "ours", "own") == pytest.approx((1.0, 0.0))
+    second = vllm_turns.ratio(times, "own#2", "own")
+    assert second == pytest.approx((1.1**-3, 0.0))
+    assert vllm_turns.ratio(times, "own", "own") is None
+    assert vllm_turns.ratio(times, "own#3", "own") is None
+
+
+def test_the_page_says_what_stocks_two_engines_differ_by() -> None:
+    about = {"model": "next", "stock": "stock-float32"}
+    arms = {"stock-float32": 2.0, "kvgen-split": 1.6, "kvgen-split#2": 1.6, "stock-float32#2": 2.0}
+    runs = [{"arm": arm, "batch": 8, "steps_ms": [ms, ms]} for arm, ms in arms.items()]
+    found = turns_page.by_batch({"about": about, "runs": runs})
+    assert "| batch | vLLM float32 | kvgen split |" in found
+    assert "| 8 | 2.00, 1.000 ± 0.000 | 1.60, **1.250** ± 0.000 |" in found
 
 
 def test_the_page_has_times_calls_and_the_ratio_with_its_error(tmp_path: Path) -> None:
