@@ -398,6 +398,7 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     ),
     "vllm-speed-deep": (on_gpu, "h200-vllm-speed-deep.json"),
     "vllm-equal": (equal, "h200-vllm-equal.json"),
+    "vllm-equal-split": (equal, "h200-vllm-equal-split.json"),
     "vllm-equal-float32": (equal, "h200-vllm-equal-float32.json"),
     "vllm-equal-olmo": (equal, "h200-vllm-equal-olmo.json"),
     "vllm-equal-kimi": (equal, "h200-vllm-equal-kimi.json"),

@@ -27,7 +27,7 @@ def turns(*found: Figures) -> str:
             f"it), and tokens a second over {own} with the standard error"
         )
         if any(run["arm"] != kind(run["arm"]) for run in runs):
-            text += f"; of each arm two engines, and {own}'s second beside its first"
+            text += f"; {own} has two engines, and beside it stands its second's over its first"
         parts += [f"{text}:\n", by_batch(each)]
     return "\n".join(parts)
 
