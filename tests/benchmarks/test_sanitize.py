@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import sanitize
+from kvgen.compiler import analyse, emit
+from kvgen.shipped import resolve
 
 MEMCHECK = """\
 ========= COMPUTE-SANITIZER
@@ -51,6 +54,13 @@ def test_a_race_has_both_accesses() -> None:
 
 def test_nothing_is_no_report() -> None:
     assert sanitize.reports_of(NOTHING) == ()
+
+
+FULL = """\
+========= COMPUTE-SANITIZER
+========= Program hit cudaErrorMemoryAllocation (error 2) due to "out of memory" on CUDA API call to cudaMalloc.
+========= ERROR SUMMARY: 1 error
+"""  # noqa: E501
 
 
 def sanitizer(folder: Path, log: str, status: int = 0) -> Path:
@@ -96,6 +106,26 @@ def test_what_ran_is_kept(
     assert (run["ended"], len(run["reports"]), run["passed"]) == (ended, reports, not status)
     assert ("what the check says" in run["said"]) == (not ended or bool(status))
     assert found["about"]["sanitizer"] == "Version 2025.1"
+
+
+def test_a_full_gpu_is_said_to_be_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = sanitizer(tmp_path, FULL, status=1)
+    monkeypatch.setattr(sys, "argv", ["sanitize", "mamba2", "--sanitizer", str(program)])
+    assert sanitize.main() == 1
+    assert "out of the GPU's memory: take a smaller --together" in capsys.readouterr().out
+
+
+def test_a_modules_kernels_are_looked_at_and_no_others() -> None:
+    command = sanitize.command_of("sanitizer", "memcheck", Path("log"), "mamba2", [])
+    kind, _, pattern = command[command.index("--kernel-name") + 1].partition("=")
+    assert kind == "regex"
+    kernels = re.findall(r"^def (_\w+_kernel)\(", emit(analyse(resolve("mamba2"))), re.M)
+    assert "_decode_kernel" in kernels and len(kernels) > 5
+    assert all(re.search(pattern, name) for name in kernels)
+    others = ("_ZN2at6native29vectorized_elementwise_kernelILi4E", "nvjet_sm90_tst_64x8")
+    assert not any(re.search(pattern, name) for name in others)
 
 
 def test_without_the_tool_it_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
