@@ -44,6 +44,8 @@ KERNELS = "regex=^_[a-z]"
 WHAT = re.compile(
     r"(?:Invalid|Uninitialized|Barrier error|Program hit|(?:Error|Warning|Info): Race)"
 )
+# of a race both accesses are said; the other one stands in a line of its own
+OTHER = re.compile(r"\s*and (?P<access>\w+ access) at ")
 WHERE = re.compile(r"\bat (?P<kernel>\w+)(?:\(.*?\))?\+0x[0-9a-f]+(?: in (?P<line>\S+:\d+))?")
 SUMMARY = re.compile(r"^=+ (?:ERROR|RACECHECK) SUMMARY: ", re.M)
 
@@ -155,7 +157,9 @@ def reports_of(text: str) -> tuple[Report, ...]:
         # what is further in says where; of the host's frames nothing is asked
         inner = [each for each in rest[: next_of(rest)] if "Host Frame" not in each]
         places = [place for each in (line, *inner) for place in places_of(each)]
-        seen[line.partition(" at ")[0].strip(), tuple(dict.fromkeys(places))] += 1
+        others = [f" and {found['access']}" for each in inner if (found := OTHER.match(each))]
+        what = line.partition(" at ")[0].strip() + "".join(dict.fromkeys(others))
+        seen[what, tuple(dict.fromkeys(places))] += 1
     return tuple(Report(what, places, times) for (what, places), times in seen.items())
 
 

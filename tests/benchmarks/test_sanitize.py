@@ -48,7 +48,7 @@ def test_reports_are_counted_by_what_and_where() -> None:
 
 def test_a_race_has_both_accesses() -> None:
     (report,) = sanitize.reports_of(RACECHECK)
-    assert report.what == "Error: Race reported between Write access"
+    assert report.what == "Error: Race reported between Write access and Read access"
     assert report.places == ("_fold_kernel m.py:12", "_fold_kernel m.py:15")
 
 
