@@ -268,14 +268,14 @@ def diagnostic(d: Diagnostic, path: str) -> dict[str, Any]:
     }
 
 
-def foreseen(analysis: Analysis, asked: Sequence[str] = ()) -> tuple[Diagnostic, ...]:
+def foreseen(analysis: Analysis, asked: Sequence[str] = USUAL) -> tuple[Diagnostic, ...]:
     """What will disappoint in a spec that compiles, and in a module with these features."""
     from kvgen.explaining import foresight
 
     return (*analysis.warnings, *foresight.warnings(analysis, asked))
 
 
-def warned(analysis: Analysis, asked: Sequence[str] = ()) -> None:
+def warned(analysis: Analysis, asked: Sequence[str] = USUAL) -> None:
     """Print it."""
     from kvgen.diagnostics import render
 
@@ -482,7 +482,7 @@ def compile_(
             fail(f"error: {error}")
         standings = baking.standings(analysis, tuned)
         lengths = any(each.buffer is not None for each in standings)
-        rows = [("module", str(path)), *explain.summary(analysis, tuned=lengths)]
+        rows = [("module", str(path)), *explain.summary(analysis, tuned=lengths, asked=features)]
         rows.append(("tuned for", baking.said(analysis, tuned)))
         usages = {target: probed(analysis, target, features) for target in dict.fromkeys(targets)}
         verdicts = {target: verdict.kernels(usages[target], target) for target in usages}
@@ -1036,7 +1036,8 @@ def wisdom_show(spec: str | None, gpu: str | None, as_json: bool) -> None:
         whose, name = (f" of {spec}", shipped.argument(spec)) if spec else ("", "SPEC")
         names = [each.name for each in shipped.shipped()]
         meant = did_you_mean(spec, names) if spec and spec not in names else None
-        note(f"no records{whose}: {meant or f'kvgen tune {name} --gpu'}")
+        where = f" for a GPU with {gpu!r} in its name" if gpu else ""
+        note(f"no records{whose}{where}: {meant or f'kvgen tune {name} --gpu'}")
     for folder in store.folders:
         note(f"{folder.name}: {folder.root}")
 

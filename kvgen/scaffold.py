@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+from kvgen.language.names import refusal
+
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 NAME_LINE = re.compile(r"^name:[^\n]*$", re.MULTILINE)
 
@@ -56,7 +58,7 @@ class ScaffoldError(ValueError):
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that the generated module could not be imported by."""
+    """Refuse a name that a spec cannot have, or by which its module could not be imported."""
     if not NAME.fullmatch(name):
         raise ScaffoldError(
             f"{name!r} cannot name a module: use letters, digits and _, and begin with a letter"
@@ -64,6 +66,9 @@ def check_name(name: str) -> None:
     if keyword.iskeyword(name):
         raise ScaffoldError(f"{name!r} is a keyword of Python")
     check_free(name)
+    if refused := refusal(name):
+        _, message, help = refused
+        raise ScaffoldError(f"{message}; {help}" if help else message)
 
 
 def check_free(name: str) -> None:

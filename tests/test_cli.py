@@ -110,6 +110,11 @@ def test_titles(line: tuple[str, str], folder: Path, monkeypatch: pytest.MonkeyP
         ("bench", "mine.yaml", "--layers", "0"),
         ("bench", "mine.yaml", "--drafts", "17"),
         ("new", "class"),
+        # refused by the language alone
+        ("new", "decode"),
+        ("new", "exp"),
+        ("new", "I"),
+        ("new", "a" * 65),
         ("new", "2fast"),
         ("new", "../escape"),
         ("new", "math"),

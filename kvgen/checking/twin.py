@@ -27,7 +27,7 @@ Tensors = dict[str, torch.Tensor]
 Change = Callable[[Sampler, Tensors, int | None], Tensors]
 
 SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# numbers of a row's state
+# numbers of a row, at most, of which all may be small differences at once
 TINY = 64
 # the cache's own tensors, which hold neither states nor records
 BOOKS = ("cursors", "pending", "skipped", "work", "pages", "state_pages", "stateful", "order")
@@ -100,7 +100,7 @@ class Twin:
         self.apart: dict[str, float] = {}
         self.rounds = roundings.rounds(self.form)
         spec = self.form.spec
-        self.tiny = spec.size("K") * spec.size("V") * self.cache.heads <= TINY
+        self.tiny = self._tiny()
         self.found: dict[str, float] = {"output": 0.0, "padding": 0.0, "other slots": 0.0}
         self.found |= {tensor.name: 0.0 for tensor in spec.states}
         self.found |= {past.name: 0.0 for past in spec.pasts}
@@ -293,7 +293,15 @@ class Twin:
         single = {name: x.float() for name, x in state.items()}
         got, states = self.module.reference(single, **{n: x.float() for n, x in given.items()})
         pairs = {"output": (got, right)} | {name: (states[name], after[name]) for name in after}
-        most(self.single, pairs)
+        most(self.single, {name: pair for name, pair in pairs.items() if name in self.tiny})
+
+    def _tiny(self) -> set[str]:
+        """Of which a row has at most TINY numbers: states, and outputs where the matrix state is
+        one of them."""
+        spec = self.form.spec
+        numbers = {each.name: math.prod(map(spec.size, each.axes)) for each in spec.states}
+        few = {name for name, count in numbers.items() if count <= TINY}
+        return few | ({"output"} if self.form.state.name in few else set())
 
     def _admit(self, slots: Sequence[int]) -> None:
         for state in self.states:

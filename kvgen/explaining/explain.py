@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from kvgen.analysis import Analysis
-from kvgen.codegen import cost
+from kvgen.codegen import cost, features
 from kvgen.codegen.levels import per_head
 from kvgen.explaining import account, appendix, short, windows
 from kvgen.explaining.derivation import Derivation
@@ -68,9 +68,12 @@ def text(analysis: Analysis, times: Sequence[short.Timed] = ()) -> str:
     return "\n".join(tidy(lines)) + "\n"
 
 
-def summary(analysis: Analysis, tuned: bool = False) -> list[tuple[str, str]]:
+def summary(
+    analysis: Analysis, tuned: bool = False, asked: Collection[str] = features.USUAL
+) -> list[tuple[str, str]]:
     """What `kvgen compile` says of a module: records, bytes, the buffer and L*, the decays,
-    and the tokens that a call takes. tuned: whether it has another buffer on some GPUs."""
+    and the tokens that a call takes. tuned: whether it has another buffer on some GPUs. asked:
+    its features."""
     d = Derivation(analysis)
     form, records = analysis.form, analysis.records
     total = cost.cost(form, records)
@@ -96,7 +99,7 @@ def summary(analysis: Analysis, tuned: bool = False) -> list[tuple[str, str]]:
         ),
         ("buffer", f"{account.places(buffer)}{chosen}; {best}"),
         ("decay", "\n".join(cut(decays, HEADER_LINES)) or "none"),
-        ("tokens at once", windows.summary(d)),
+        ("tokens at once", windows.summary(d, asked)),
     ]
     return [(name, "\n".join(tidy(row.split("\n")))) for name, row in rows]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from kvgen.analysis import Analysis
 from kvgen.codegen.cost import cost, held
-from kvgen.codegen.features import SHORT, without_short
+from kvgen.codegen.features import EXTEND, SHORT, USUAL, VERIFY, without_short
 from kvgen.diagnostics import Diagnostic, tidy, warning
 from kvgen.explaining import pace, windows
 from kvgen.explaining.derivation import Derivation
@@ -15,11 +15,11 @@ from kvgen.kernels.capacity import needs, unheld
 from kvgen.runtime.numbers import power_of_two
 
 
-def warnings(analysis: Analysis, asked: Iterable[str] = ()) -> tuple[Diagnostic, ...]:
+def warnings(analysis: Analysis, asked: Collection[str] = USUAL) -> tuple[Diagnostic, ...]:
     """In the style of errors, with numbers; without a place, for the whole recurrence is meant.
     asked: the features that the module should have."""
     d = Derivation(analysis)
-    return tidy((*_windows(d), *refused(analysis, asked), *_kernels(analysis)))
+    return tidy((*_windows(d, asked), *refused(analysis, asked), *_kernels(analysis)))
 
 
 def refused(analysis: Analysis, asked: Iterable[str]) -> Iterator[Diagnostic]:
@@ -30,8 +30,11 @@ def refused(analysis: Analysis, asked: Iterable[str]) -> Iterator[Diagnostic]:
         yield warning("no-short", message, None, "leave it out")
 
 
-def _windows(d: Derivation) -> Iterator[Diagnostic]:
-    """Prompts and drafts whose tokens cost much more than they do one by one."""
+def _windows(d: Derivation, asked: Collection[str]) -> Iterator[Diagnostic]:
+    """Prompts and drafts whose tokens cost much more than they do one by one, of a module that is
+    to take them."""
+    if VERIFY not in asked and EXTEND not in asked:
+        return
     found = windows.window(d)
     if found is None:
         total = cost(d.form, d.records)
@@ -44,10 +47,10 @@ def _windows(d: Derivation) -> Iterator[Diagnostic]:
         )
         return
     prompt, drafts = pace.prompt(d), pace.drafts(d, found.most)
-    slow = [work for work in drafts if work.steep]
-    if not (prompt.steep or slow):
+    slow = [work for work in drafts if work.steep and VERIFY in asked]
+    each = [("of a prompt", prompt)] if prompt.steep and EXTEND in asked else []
+    if not each and not slow:
         return
-    each = [("of a prompt", prompt)] if prompt.steep else []
     each += [(f"of {pace.together(d.form, work)}", work) for work in slow]
     (which, first), *others = each
     more = "".join(f", {name} {pace.said(work)}" for name, work in others)

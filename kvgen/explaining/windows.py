@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from kvgen.algebra.solving import Solve, obstacles, solve
+from kvgen.codegen import features
 from kvgen.explaining import pace
 from kvgen.explaining.derivation import WINDOW, Derivation
 from kvgen.explaining.layout import equations, indented, wrapped
@@ -69,13 +70,17 @@ def reason(d: Derivation) -> str | None:
     return f"{names} {verb} on {_carried_states(carried)}, updated from what a token reads"
 
 
-def summary(d: Derivation) -> str:
-    """What `kvgen compile` says of it."""
+def summary(d: Derivation, asked: Collection[str] = features.USUAL) -> str:
+    """What `kvgen compile` says of it. asked: the features that the module has."""
     found = window(d)
     if found is None:
         return f"1, decode; no verify and no extend, as {reason(d)}"
     slow = f"{pace.said(pace.prompt(d))} the plain recurrence's operations"
-    return f"verify, 1 to {found.most}, chains and trees; extend, a prompt of any length, at {slow}"
+    calls = {
+        features.VERIFY: f"verify, 1 to {found.most}, chains and trees",
+        features.EXTEND: f"extend, a prompt of any length, at {slow}",
+    }
+    return "; ".join(text for name, text in calls.items() if name in asked) or "1, decode"
 
 
 def section(d: Derivation) -> list[str]:

@@ -238,6 +238,18 @@ class Tree:
 # -- where they do not
 
 
+def test_compile_says_what_a_module_takes_and_no_more() -> None:
+    analysis = analysed("gated_deltanet")
+
+    def said(*asked: str) -> str:
+        return dict(explain.summary(analysis, asked=asked))["tokens at once"]
+
+    assert said("decode") == "1, decode"
+    assert said("decode", "verify") == "verify, 1 to 16, chains and trees"
+    assert said("decode", "extend").startswith("extend, a prompt of any length, at ")
+    assert "; ".join((said("verify"), said("extend"))) == said("decode", "verify", "extend")
+
+
 @pytest.mark.parametrize(
     ("which", "reason"),
     [

@@ -18,6 +18,7 @@ from kvgen import compiler
 from kvgen.checking.twin import Twin
 from kvgen.checking.windows import Extend, Verify
 from kvgen.codegen.cost import buffer_length
+from kvgen.codegen.features import ALL, DECODE, EXTEND, USUAL
 from kvgen.diagnostics import Diagnostic, render
 from kvgen.explaining import foresight
 from kvgen.kernels.capacity import needs, unheld
@@ -51,10 +52,20 @@ def test_as_it_is_printed(
 ) -> None:
     monkeypatch.chdir(FORESEEN)
     analysis = compiler.analyse(Path(f"{name}.yaml"))
-    found = foresight.warnings(analysis, ["short"] if name == "no-short" else [])
+    found = foresight.warnings(analysis, ALL if name == "no-short" else USUAL)
     assert {each.code for each in found} >= {name}
     text = render(found, analysis.spec.path, analysis.spec.original)
     assert golden(f"../foreseen/{name}.txt") == text + "\n"
+
+
+def test_what_a_module_cannot_do_is_no_warning() -> None:
+    """Where single tokens alone are asked for, nothing of drafts and prompts."""
+    analysis = compiler.analyse(FORESEEN / "slow-window.yaml")
+    several = {"slow-window"} & {each.code for each in foresight.warnings(analysis)}
+    assert several and not foresight.warnings(analysis, [DECODE])
+    none = compiler.analyse(FORESEEN / "no-window.yaml")
+    assert not foresight.warnings(none, [DECODE])
+    assert [each.code for each in foresight.warnings(none, [DECODE, EXTEND])] == ["no-window"]
 
 
 @pytest.mark.parametrize("name", NAMES)

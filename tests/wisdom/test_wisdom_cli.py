@@ -67,6 +67,8 @@ def test_show(own: Path) -> None:
     none = run("show", "gla")
     assert none.exit_code == 0 and none.stdout == ""
     assert "no records of gla: kvgen tune gla --gpu" in none.stderr and str(own) in none.stderr
+    other = run("show", SPEC, "--gpu", "A100").stderr
+    assert f"no records of {SPEC} for a GPU with 'A100' in its name" in other
     assert "no records of mamb2: did you mean 'mamba2'?" in run("show", "mamb2").stderr
 
 
