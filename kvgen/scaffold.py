@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import keyword
 import re
 import sys
 from pathlib import Path
 
 from kvgen.language.names import refusal
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 NAME_LINE = re.compile(r"^name:[^\n]*$", re.MULTILINE)
 
 EXAMPLE = """\
@@ -59,16 +57,10 @@ class ScaffoldError(ValueError):
 
 def check_name(name: str) -> None:
     """Refuse a name that a spec cannot have, or by which its module could not be imported."""
-    if not NAME.fullmatch(name):
-        raise ScaffoldError(
-            f"{name!r} cannot name a module: use letters, digits and _, and begin with a letter"
-        )
-    if keyword.iskeyword(name):
-        raise ScaffoldError(f"{name!r} is a keyword of Python")
-    check_free(name)
     if refused := refusal(name):
         _, message, help = refused
         raise ScaffoldError(f"{message}; {help}" if help else message)
+    check_free(name)
 
 
 def check_free(name: str) -> None:

@@ -26,7 +26,7 @@ def turns(*found: Figures) -> str:
             f"{share}Milliseconds a step, median of turns (functions that Python calls in "
             f"it), and tokens a second over {own} with the standard error"
         )
-        if any(run["arm"] != kind(run["arm"]) for run in runs):
+        if any(run["arm"] == f"{about['stock']}#2" for run in runs):
             text += f"; {own} has two engines, and beside it stands its second's over its first"
         parts += [f"{text}:\n", by_batch(each)]
     return "\n".join(parts)
