@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +16,7 @@ from vllm.forward_context import get_forward_context
 from vllm.model_executor.models.utils import extract_layer_index
 
 from kvgen.integrations import modules
-from kvgen.integrations.vllm import page, settings, warming
+from kvgen.integrations.vllm import blocks, page, settings, warming
 from kvgen.integrations.vllm.group import Group, Groups, Rows
 
 # a module is compiled once a process, not once a layer
@@ -117,8 +117,9 @@ class Buffered:
 
     def get_kv_cache_spec(self: Any, vllm_config: Any) -> Any:
         spec = super().get_kv_cache_spec(vllm_config)  # pyright: ignore[reportAttributeAccessIssue]
-        return replace(
+        return blocks.paged(
             spec,
+            vllm_config.model_config.max_model_len,
             shapes=(*spec.shapes, (self.served.page.bytes,)),
             dtypes=(*spec.dtypes, torch.uint8),
             num_speculative_blocks=0,
