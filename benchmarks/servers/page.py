@@ -393,8 +393,9 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     ),
     "vllm-turns": (
         turns_page.turns,
-        "h200-vllm-turns-bfloat16.json",
         "h200-vllm-turns-float32.json",
+        "h200-vllm-turns-float32-longer.json",
+        "h200-vllm-turns-bfloat16.json",
     ),
     "vllm-speed-deep": (on_gpu, "h200-vllm-speed-deep.json"),
     "vllm-equal": (equal, "h200-vllm-equal.json"),
