@@ -19,7 +19,7 @@ def warnings(analysis: Analysis, asked: Collection[str] = USUAL) -> tuple[Diagno
     """In the style of errors, with numbers; without a place, for the whole recurrence is meant.
     asked: the features that the module should have."""
     d = Derivation(analysis)
-    return tidy((*_windows(d, asked), *refused(analysis, asked), *_kernels(analysis)))
+    return tidy((*_windows(d, asked), *refused(analysis, asked), *_kernels(analysis, asked)))
 
 
 def refused(analysis: Analysis, asked: Iterable[str]) -> Iterator[Diagnostic]:
@@ -75,10 +75,10 @@ def _instead(d: Derivation) -> str:
     return "decode is not affected"
 
 
-def _kernels(analysis: Analysis) -> Iterator[Diagnostic]:
-    """Kernels that no GPU holds at the spec's sizes."""
+def _kernels(analysis: Analysis, asked: Collection[str]) -> Iterator[Diagnostic]:
+    """Kernels of such a module that no GPU holds at the spec's sizes."""
     form = analysis.form
-    found = unheld(form, analysis.records)
+    found = unheld(form, analysis.records, asked)
     if not found:
         return
     keys, padded = form.spec.size("K"), power_of_two(form.spec.size("K"))
@@ -86,7 +86,8 @@ def _kernels(analysis: Analysis) -> Iterator[Diagnostic]:
     help = help if keys == padded else f"K = {keys:,} is padded to {padded:,}"
     if form.spec.buffer is not None and form.spec.buffer > held(form):
         help += f"; the keys of {held(form)} places fit, those of buffer: {form.spec.buffer} do not"
-    others = [need.called for need in needs(form, analysis.records) if need not in found]
+    every = needs(form, analysis.records, asked)
+    others = [need.called for need in every if need not in found]
     if others:
         help += f"; {windows.listed(others)} {'is' if len(others) == 1 else 'are'} not affected"
     for need in found:
