@@ -46,8 +46,9 @@ def paged(spec: Any, longest: int, **changed: Any) -> Any:
     otherwise.
     """
     held = {field.name: getattr(spec, field.name) for field in fields(spec)} | changed
-    alone = held["block_size"] >= longest and not held["num_speculative_blocks"]
-    kind = OneBlockSpec if alone and type(spec) is MambaSpec else type(spec)
+    alone = held["mamba_cache_mode"] == "none" and not held["num_speculative_blocks"]
+    single = type(spec) is MambaSpec and alone and held["block_size"] >= longest
+    kind = OneBlockSpec if single else type(spec)
     return kind(**held)
 
 

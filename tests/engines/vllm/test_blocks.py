@@ -130,7 +130,8 @@ def test_pages_of_more_than_one_block_stay_vllms() -> None:
     one, several = ours(), blocks.paged(vllm_spec(BLOCK), LONGEST)
     drafts = blocks.paged(vllm_spec(num_speculative_blocks=3), LONGEST)
     assert known(one) is blocks.OneBlock
-    assert type(several) is type(drafts) is MambaSpec
+    shared = blocks.paged(vllm_spec(mamba_cache_mode="align"), LONGEST)
+    assert {type(several), type(drafts), type(shared)} == {MambaSpec}
     assert known(several) is known(vllm_spec()) is not blocks.OneBlock
     # a group of layers is one by what is in their pages, as before
     assert one.is_uniform_with_collection({"a": one, "b": one})
