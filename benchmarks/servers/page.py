@@ -395,7 +395,11 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
         turns_page.turns,
         "h200-vllm-turns-float32.json",
         "h200-vllm-turns-float32-longer.json",
-        "h200-vllm-turns-bfloat16.json",
+    ),
+    "vllm-turns-before": (
+        turns_page.turns,
+        "h200-vllm-turns-before-float32.json",
+        "h200-vllm-turns-before-bfloat16.json",
     ),
     "vllm-speed-deep": (on_gpu, "h200-vllm-speed-deep.json"),
     "vllm-equal": (equal, "h200-vllm-equal.json"),

@@ -2,7 +2,7 @@
 
 It asks every group of layers, for every request and in every step, which blocks are behind a window
 and how many more there have to be. A state's answer does not change while its request runs, and
-with many rows in a step the host's asking is longer than the GPU's kernels.
+where rows are many and layers few a step waits for the host.
 """
 
 # pyright: reportMissingImports=false

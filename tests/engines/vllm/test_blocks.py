@@ -116,7 +116,6 @@ def test_a_step_asks_less() -> None:
         step(each, rows, 1)
         seen.disable()
         counted.append(sum(entry.callcount for entry in seen.getstats()) / len(rows))
-    print(counted)
     assert counted[1] < 0.6 * counted[0]
 
 
