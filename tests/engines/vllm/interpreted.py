@@ -25,6 +25,7 @@ SWITCHED_OFF = "vllm.model_executor.kernels.linear.cute_dsl.gemm_rs_ar"
 def prepare() -> None:
     """Before vLLM is imported."""
     import numpy
+    import torch
     import triton.backends
     import triton.language as tl
     from triton.runtime import interpreter
@@ -39,6 +40,9 @@ def prepare() -> None:
     Autotuner._bench = first  # pyright: ignore[reportAttributeAccessIssue]
 
     widen(interpreter, tl, numpy)
+    # for such a CPU vLLM packs convolutions' weights as no kernel for a GPU reads them, and keeps
+    # states in float32 whatever is asked for
+    torch.cpu._is_avx512_bf16_supported = lambda: False
     sys.modules[SWITCHED_OFF] = absent = types.ModuleType(SWITCHED_OFF)
     absent.maybe_init_gemm_rs_ar = lambda *arguments, **options: False  # pyright: ignore
 
