@@ -15,7 +15,9 @@ def turns(*found: Figures) -> str:
     """Tokens a second over vLLM's own, by model and batch. found: a file for each set of arms."""
     parts = [f"Measured on {machine(found[0]['about'])}.\n"]
     for each in found:
-        about, runs = each["about"], each["runs"]
+        about = each["about"]
+        # they were taken in another order
+        runs = sorted(each["runs"], key=lambda run: run["batch"])
         counts = {len(run["steps_ms"]) for run in runs}
         own = VLLM.arm(about["stock"])
         share = shares("vLLM's", (run for run in runs if run["arm"] == about["stock"]))
@@ -35,7 +37,8 @@ def turns(*found: Figures) -> str:
 def by_batch(found: Figures) -> str:
     stock = found["about"]["stock"]
     runs = {(run["arm"], run["batch"]): run for run in found["runs"]}
-    engines, batches = (list(dict.fromkeys(key[at] for key in runs)) for at in (0, 1))
+    engines = list(dict.fromkeys(engine for engine, _ in runs))
+    batches = sorted({batch for _, batch in runs})
     arms = list(dict.fromkeys(map(kind, engines)))
     rows = []
     for batch in batches:
