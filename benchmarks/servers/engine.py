@@ -14,6 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.servers import models
 from benchmarks.servers.processes import MARK, preset
 
 # read when vLLM is imported: the engine runs in this process, nothing is asked of a network, the
@@ -29,6 +30,8 @@ ENVIRONMENT = {
 }
 
 BUFFER = 16
+# how much the next token of the cycle stands out in a model whose text repeats
+PEAK = 60.0
 # by what vLLM finds plug-ins, and its own name for ours
 PLUGINS, KVGEN = "vllm.general_plugins", "kvgen"
 
@@ -164,6 +167,26 @@ def prompt(row: int, length: int, vocabulary: int) -> dict[str, list[int]]:
     """A request's tokens, the same in every arm: no two rows begin alike."""
     return {"prompt_token_ids": [1 + (row * 7919 + at * 104729 + row * at * 31) % (vocabulary - 1)
                                  for at in range(length)]}  # fmt: skip
+
+
+def repeating(row: int, length: int, vocabulary: int) -> dict[str, list[int]]:
+    """A prompt that goes round the cycle of its row's block of the vocabulary; what a model drawn
+    with `PEAK` says goes on round it."""
+    start = models.CYCLE * (row % (vocabulary // models.CYCLE))
+    return {"prompt_token_ids": [start + (row + at) % models.CYCLE for at in range(length)]}
+
+
+def looked_up(drafts: int) -> dict[str, Any]:
+    """LLM's options for so many drafts a step, from the text itself; none for 0."""
+    if not drafts:
+        return {}
+    found = {
+        "method": "ngram",
+        "num_speculative_tokens": drafts,
+        "prompt_lookup_min": 2,
+        "prompt_lookup_max": 4,
+    }
+    return {"speculative_config": found}
 
 
 def greedy(tokens: int, **options: Any) -> Any:

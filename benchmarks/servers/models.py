@@ -125,6 +125,7 @@ TINY_ONES = ("Qwen3NextForCausalLM", "Qwen3_5ForCausalLM")
 TINY_EXPERTS: Config = {
     "moe_intermediate_size": 64,
     "num_experts": 4,
+    "num_experts_per_tok": 2,
     "shared_expert_intermediate_size": 64,
 }
 

@@ -279,21 +279,23 @@ def soak(*found: Figures) -> str:
 # drafts ------------------------------------------------------------------------------------------
 
 
-def drafts(found: Figures) -> str:
-    about, parts = found["about"], []
-    if fits := found.get("fit"):
-        parts.append(
-            f"{about['memory_bytes'] / (1 << 30):.0f} GiB for states and keys, requests of up to "
-            f"{fits[0]['tokens']} tokens, on {machine(fits[0])}:\n"
-        )
-        parts.append(fit_table(fits))
-    if runs := found.get("speed"):
-        parts.append(
-            f"Text that repeats, drafts of {about['drafts']} tokens looked up in it; tokens a "
-            "second, over the same arm without drafts, and tokens a step and request:\n"
-        )
-        parts.append(speed_table(runs))
-    return "\n".join(parts)
+def fitting(found: Figures) -> str:
+    about, fits = found["about"], found["fit"]
+    return (
+        f"{about['memory_bytes'] / (1 << 30):.0f} GiB for states and keys, requests of up to "
+        f"{fits[0]['tokens']} tokens, on {machine(fits[0])}:\n\n{fit_table(fits)}"
+    )
+
+
+def drafted(*found: Figures) -> str:
+    """found: a file for each set of arms that took turns."""
+    runs = [run for each in found for run in each["speed"]]
+    laps = len(runs[0]["rows"][0]["rounds"])
+    return (
+        f"Text that repeats, drafts of {found[0]['about']['drafts']} tokens looked up in it, on "
+        f"{machine(runs[0])}; tokens a second, mean of {laps} rounds and its standard error, over "
+        "the same arm without drafts, and tokens a step and request:\n\n" + speed_table(runs)
+    )
 
 
 def fit_table(fits: Sequence[Figures]) -> str:
@@ -333,12 +335,8 @@ def speed_table(runs: Sequence[Figures]) -> str:
         line = [str(batch)]
         for arm in arms:
             both = {run["drafts"]: at(run, batch) for run in runs if run["arm"] == arm}
-            without, drafted = both[0], both[max(both)]
-            gain = middle(drafted, "tokens_s") / middle(without, "tokens_s")
-            line.append(
-                f"{middle(drafted, 'tokens_s'):,.0f} ({gain:.2f}, "
-                f"{middle(drafted, 'tokens_a_step'):.2f})"
-            )
+            kept = middle(both[max(both)], "tokens_a_step")
+            line.append(rate_with_error(both[max(both)], both[0])[:-1] + f", {kept:.2f})")
         rows.append(line)
     return table(["batch", *(VLLM.arm(arm) for arm in arms)], rows)
 
@@ -411,7 +409,23 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     "vllm-ranks-dense": (equal, "h200-vllm-ranks-dense.json"),
     "vllm-ranks-float32": (equal, "h200-vllm-ranks-float32.json"),
     "vllm-soak": (soak, "h200-vllm-soak.json", "h200-vllm-soak-float32.json"),
-    "vllm-drafts": (drafts, "h200-vllm-drafts.json"),
+    "vllm-drafts": (fitting, "h200-vllm-drafts.json"),
+    "vllm-drafts-speed": (
+        drafted,
+        "h200-vllm-drafts-speed-float32.json",
+        "h200-vllm-drafts-speed-bfloat16.json",
+    ),
+    "vllm-turns-drafts": (
+        turns_page.turns,
+        "h200-vllm-turns-drafts-float32.json",
+        "h200-vllm-turns-drafts-bfloat16.json",
+    ),
+    "vllm-turns-wide": (
+        turns_page.turns,
+        "h200-vllm-turns-wide-float32.json",
+        "h200-vllm-turns-wide-one.json",
+        "h200-vllm-turns-wide-bfloat16.json",
+    ),
     "transformers-speed": (generating, "h200-transformers.json"),
     "sglang-speed": (speed, "h200-sglang-speed.json"),
     "sglang-speed-few": (speed, "h200-sglang-speed-few.json"),

@@ -22,8 +22,10 @@ def turns(*found: Figures) -> str:
         own = VLLM.arm(about["stock"])
         share = shares("vLLM's", (run for run in runs if run["arm"] == about["stock"]))
         share += " " if share else ""
+        drafts = f", drafts of {about['drafts']}, all kept" if about.get("drafts") else ""
         text = (
-            f"**Model `{about['model']}`, prompts of {about['prompt']} tokens, beside {own}**, "
+            f"**Model `{about['model']}`, prompts of {about['prompt']} tokens{drafts}, beside "
+            f"{own}**, "
             f"{' or '.join(map(str, sorted(counts)))} turns of {about['buffer']} steps each. "
             f"{share}Milliseconds a step, median of turns (functions that Python calls in "
             f"it), and tokens a second over {own} with the standard error"
@@ -31,6 +33,12 @@ def turns(*found: Figures) -> str:
         if any(run["arm"] == f"{about['stock']}#2" for run in runs):
             text += f"; {own} has two engines, and beside it stands its second's over its first"
         parts += [f"{text}:\n", by_batch(each)]
+        if all("gpu" in run for run in runs if run["arm"] == kind(run["arm"])):
+            parts += [
+                "Linear attention, with convolution and norm, on the GPU, microseconds a step, "
+                f"and over {own}:\n",
+                linear_by_batch(each),
+            ]
     return "\n".join(parts)
 
 
@@ -53,5 +61,23 @@ def by_batch(found: Figures) -> str:
             elif arm == stock and (second := ratio(times, f"{stock}#2", stock)):
                 text += ", {:.3f} ± {:.3f}".format(*second)
             line.append(text)
+        rows.append(line)
+    return table(["batch", *map(VLLM.arm, arms)], rows)
+
+
+def linear_by_batch(found: Figures) -> str:
+    """What linear attention takes of a step on the GPU: of an arm's first engine alone."""
+    stock = found["about"]["stock"]
+    taken = {
+        (run["arm"], run["batch"]): run["gpu"]["linear_us"] for run in found["runs"] if "gpu" in run
+    }
+    arms = list(dict.fromkeys(arm for arm, _ in taken))
+    rows = []
+    for batch in sorted({batch for _, batch in taken}):
+        own = taken[stock, batch]
+        line = [str(batch)]
+        for arm in arms:
+            text = f"{taken[arm, batch]:.0f}"
+            line.append(text if arm == stock else f"{text} ({taken[arm, batch] / own:.2f})")
         rows.append(line)
     return table(["batch", *map(VLLM.arm, arms)], rows)

@@ -33,8 +33,6 @@ BATCHES = (1, 8, 32, 64)
 PROMPT, TOKENS, DROPPED, ROUNDS = 192, 320, 64, 3
 # seconds after which an engine does not start, a batch does not end any more
 START, STUCK = 300.0, 90.0
-# how much the next token of the cycle stands out
-PEAK = 60.0
 TIMED = ("stock-float32", "kvgen-float32", "kvgen-split", "kvgen-bfloat16")
 
 
@@ -83,18 +81,6 @@ def jobs_of(kind: str, arms: Sequence[str]) -> list[str]:
     return [f"{kind} {arm} {drafts}" for arm in arms for drafts in (0, DRAFTS)]
 
 
-def options(drafts: int) -> dict[str, Any]:
-    if not drafts:
-        return {}
-    looked_up = {
-        "method": "ngram",
-        "num_speculative_tokens": drafts,
-        "prompt_lookup_min": 2,
-        "prompt_lookup_max": 4,
-    }
-    return {"speculative_config": looked_up}
-
-
 def fit(args: argparse.Namespace, arm: engine.Arm, drafts: int) -> dict[str, Any]:
     """vLLM's account of its memory; nothing is decoded."""
     import torch
@@ -104,7 +90,7 @@ def fit(args: argparse.Namespace, arm: engine.Arm, drafts: int) -> dict[str, Any
     llm = engine.start(
         arm, models.write(args.folder, args.model, args.tiny), tiny=args.tiny,
         max_model_len=LONGEST if not args.tiny else 256, max_num_seqs=256 if not args.tiny else 8,
-        **options(drafts), **shared,
+        **engine.looked_up(drafts), **shared,
     )  # fmt: skip
     return {"arm": arm.name, "drafts": drafts, **engine.versions(), **engine.memory(llm)}
 
@@ -119,11 +105,12 @@ def speed(args: argparse.Namespace, arm: engine.Arm, drafts: int) -> dict[str, A
     memory = {"kv_cache_memory_bytes": TIMED_MEMORY, "gpu_memory_utilization": 0.05}
     llm = engine.start(
         arm, models.write(args.folder, args.model, args.tiny), batches=sorted(sizes),
-        tiny=args.tiny, peak=PEAK, max_num_seqs=max(batches),
-        max_model_len=prompt + tokens + 1 + DRAFTS, **options(drafts),
+        tiny=args.tiny, peak=engine.PEAK, max_num_seqs=max(batches),
+        max_model_len=prompt + tokens + 1 + DRAFTS, **engine.looked_up(drafts),
         max_num_batched_tokens=max(2048, max(batches) * prompt),
         **({} if args.tiny else memory),
     )  # fmt: skip
+    vocabulary = models.config(args.model, args.tiny)["vocab_size"]
     rows: list[dict[str, Any]] = [{"batch": batch, "rounds": []} for batch in batches]
     engine.settle()
     engine.say("started")
@@ -135,7 +122,11 @@ def speed(args: argparse.Namespace, arm: engine.Arm, drafts: int) -> dict[str, A
         for row in rows:
             batch = row["batch"]
             asked = [
-                (f"{lap}-{batch}-{at}", cycle(at, prompt, args), engine.greedy(tokens))
+                (
+                    f"{lap}-{batch}-{at}",
+                    engine.repeating(at, prompt, vocabulary),
+                    engine.greedy(tokens),
+                )
                 for at in range(batch)
             ]
             with turn(args.folder):
@@ -144,13 +135,6 @@ def speed(args: argparse.Namespace, arm: engine.Arm, drafts: int) -> dict[str, A
                 patient(0.0)
             engine.say(f"batch {batch}: {row['rounds'][-1]}")
     return {"arm": arm.name, "drafts": drafts, **engine.versions(), "rows": rows}
-
-
-def cycle(row: int, length: int, args: argparse.Namespace) -> dict[str, list[int]]:
-    """A prompt that goes round the cycle of its row's block of the vocabulary."""
-    block = row % (models.config(args.model, args.tiny)["vocab_size"] // models.CYCLE)
-    start = models.CYCLE * block
-    return {"prompt_token_ids": [start + (row + at) % models.CYCLE for at in range(length)]}
 
 
 def timed(found: engine.Steps, batch: int, dropped: int) -> dict[str, float]:

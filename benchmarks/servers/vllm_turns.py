@@ -2,6 +2,7 @@
 
     python benchmarks/servers/vllm_turns.py stock-float32 kvgen-float32 kvgen-split --json FILE
     python benchmarks/servers/vllm_turns.py stock-float32 kvgen-split kvgen-split stock-float32
+    python benchmarks/servers/vllm_turns.py stock-float32 kvgen-float32 --drafts 3 --batches 1,8,32
 
 What a step waits for of the host differs by more, from process to process and from second to
 second, than arms do. So the engines share a process and a thread here and decode the same batch
@@ -11,7 +12,8 @@ arm is what the others are compared with, turn by turn. Time is the wall clock b
 at the engine's core, scheduling included. Beside it, of steps of their own: what kernels take, and
 how many functions Python calls, which no other load of the host changes. An arm that is named
 twice has two engines: so nobody is always the first that was started, and the second shows what
-two of a kind differ by.
+two of a kind differ by. With drafts, looked up in the text itself, the text repeats so that all of
+them are kept, in every step and arm.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="batches anew, of each size")
     parser.add_argument("--turns", type=int, default=TURNS, help="in a round, of each arm")
     parser.add_argument("--buffer", type=int, default=engine.BUFFER)
+    parser.add_argument("--drafts", type=int, default=0, help="tokens a step beside the first")
     parser.add_argument("--tiny", action="store_true", help="sizes for a machine without a GPU")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -62,21 +65,26 @@ def main() -> None:
     if args.tiny:
         batches, prompt, args.rounds, args.turns = TINY
     # behind the turns that are compared one in which calls are counted
-    tokens = SETTLING + (args.turns + 2) * (SKIPPED + args.buffer) + 2
+    if args.drafts:
+        # once round the cycle: there is something to look up from the first step on
+        prompt += models.CYCLE
+    width = 1 + args.drafts
+    tokens = width * (SETTLING + (args.turns + 2) * (SKIPPED + args.buffer) + 2)
     args.arms = numbered(args.arms)
     arms = started(args, batches, prompt, tokens)
     found: dict[str, Any] = {
         "about": {
             **engine.versions(), "model": args.model, "prompt": prompt, "tokens": tokens,
-            "buffer": args.buffer, "skipped": SKIPPED, "stock": args.arms[0],
+            "buffer": args.buffer, "drafts": args.drafts, "skipped": SKIPPED, "stock": args.arms[0],
         },
         "runs": [{"arm": arm, "batch": batch, "steps_ms": []} for batch in batches for arm in arms],
     }  # fmt: skip
     vocabulary = models.config(args.model, args.tiny)["vocab_size"]
+    text = engine.repeating if args.drafts else engine.prompt
 
     def requests(turn: str, batch: int, count: int) -> list[tuple[str, Any, Any]]:
         return [
-            (f"{turn}-{batch}-{row}", engine.prompt(row, prompt, vocabulary), engine.greedy(count))
+            (f"{turn}-{batch}-{row}", text(row, prompt, vocabulary), engine.greedy(count))
             for row in range(batch)
         ]
 
@@ -89,14 +97,15 @@ def main() -> None:
             patient(0.0 if args.tiny else STUCK)
             rows = {run["arm"]: run for run in found["runs"] if run["batch"] == batch}
             asked = requests(str(lap), batch, tokens)
-            together(arms, asked, args.turns, args.buffer, rows, last=lap == args.rounds - 1)
+            last = lap == args.rounds - 1
+            together(arms, asked, args.turns, args.buffer, rows, last, batch * width)
             engine.say(said(rows, args.arms[0]))
             keep()
     for run in [] if args.tiny else found["runs"]:
         if run["arm"] != kind(run["arm"]):
             continue
         patient(STUCK)
-        asked = requests("profile", run["batch"], 2 * args.buffer + 8)
+        asked = requests("profile", run["batch"], width * (2 * args.buffer + 8))
         run["gpu"] = profile(arms[run["arm"]], asked, run["batch"], SETTLING, args.buffer)
         engine.say(f"{run['arm']}, {run['batch']}: {run['gpu']['total_us']:.0f} us of kernels")
         keep()
@@ -108,21 +117,25 @@ def started(
 ) -> dict[str, Any]:
     """An engine for each arm, one after the other."""
     largest, folder, arms = max(batches), Path(tempfile.mkdtemp()), {}
+    # a step takes so many tokens a request, for each of which vLLM keeps a state
+    width = 1 + args.drafts
+    peak = engine.PEAK if args.drafts else 0.0
     layers = models.config(args.model)["num_hidden_layers"]
     memory = {
-        "kv_cache_memory_bytes": (largest + SPARE) * layers * PAGE,
+        "kv_cache_memory_bytes": (largest + SPARE) * width * layers * PAGE,
         "gpu_memory_utilization": 0.05,
     }
     for arm in args.arms:
         patient(0.0 if args.tiny else STARTING)
         begun = time.time()
         arms[arm] = engine.start(
-            engine.ARMS[kind(arm)], models.write(folder, args.model, args.tiny), batches=batches,
-            tiny=args.tiny, buffer=args.buffer, max_num_seqs=largest,
+            engine.ARMS[kind(arm)], models.write(folder, args.model, args.tiny),
+            batches=sorted({batch * each for batch in batches for each in {1, width}}),
+            tiny=args.tiny, buffer=args.buffer, peak=peak, max_num_seqs=largest,
             max_model_len=prompt + tokens + 1,
             # all prompts of a batch in one step
             max_num_batched_tokens=max(2048, largest * prompt),
-            **({} if args.tiny else memory),
+            **({} if args.tiny else memory), **engine.looked_up(args.drafts),
         )  # fmt: skip
         # goes when the engine goes
         arms[arm].scratch = scratch()
@@ -147,9 +160,10 @@ def together(
     counted: int,
     rows: Mapping[str, dict[str, Any]],
     last: bool,
+    given: int,
 ) -> None:
     """One batch in every arm, by turns. rows: what each arm's turns took is added to; last: and how
-    many functions Python called in a step."""
+    many functions Python called in a step; given: tokens that each step gives, in every arm."""
     running = {}
     for arm, llm in arms.items():
         running[arm] = decoding(llm, asked)
@@ -158,7 +172,7 @@ def together(
     order = list(arms)
     for _ in range(turns):
         for arm in order:
-            rows[arm]["steps_ms"].append(round(turn(running[arm], counted), 5))
+            rows[arm]["steps_ms"].append(round(turn(running[arm], counted, given), 5))
         # whoever was last is first: none is always behind the same one
         order.reverse()
     for arm, steps in running.items():
@@ -169,31 +183,37 @@ def together(
         engine.yielded()
 
 
-def decoding(llm: Any, asked: Sequence[tuple[str, Any, Any]]) -> Iterator[None]:
-    """A batch's steps, from the first in which all of its requests have got a token."""
+def decoding(llm: Any, asked: Sequence[tuple[str, Any, Any]]) -> Iterator[int]:
+    """The tokens of a batch's steps, from the first in which all of its requests have got one."""
     full = False
     for outputs in engine.steps(llm, len(engine.admit(llm, asked))):
         full = full or len(outputs) == len(asked)
         if full:
-            yield
+            yield sum(len(output.new_token_ids) for output in outputs)
 
 
-def turn(steps: Iterator[None], counted: int) -> float:
-    """Milliseconds a step. Nothing is on the way to the GPU after it."""
+def turn(steps: Iterator[int], counted: int, given: int) -> float:
+    """Milliseconds a step, each of which gives so many tokens. Nothing is on the way to the GPU
+    after it."""
     import torch
 
     for _ in range(SKIPPED):
         next(steps)
-    begun = time.perf_counter()
+    begun, tokens = time.perf_counter(), 0
     for _ in range(counted):
-        next(steps)
+        tokens += next(steps)
     taken = (time.perf_counter() - begun) / counted * 1e3
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    if tokens != counted * given:
+        raise RuntimeError(
+            f"{counted} steps gave {tokens} tokens, expected {counted * given}: "
+            "steps of arms that keep other drafts are not to be compared"
+        )
     return taken
 
 
-def calls(steps: Iterator[None], counted: int) -> float:
+def calls(steps: Iterator[int], counted: int) -> float:
     """Functions that Python calls in a step, built-in ones included."""
     seen = cProfile.Profile()
     for _ in range(SKIPPED):

@@ -25,7 +25,9 @@ class Engine:
         for at in range(100):
             self.clock[0] += self.seconds
             self.seen.append(self.name)
-            yield [SimpleNamespace(finished=False)] * (1 if at == 0 else count)
+            yield [SimpleNamespace(finished=False, new_token_ids=[7, 7])] * (
+                1 if at == 0 else count
+            )
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def taken_turns(arms: dict[str, Any], turns: int, last: bool) -> dict[str, dict[
     """What is kept of each arm after a batch of two requests."""
     asked: list[Any] = ["a", "b"]
     rows: dict[str, dict[str, Any]] = {name: {"batch": 2, "steps_ms": []} for name in arms}
-    vllm_turns.together(arms, asked, turns=turns, counted=COUNTED, rows=rows, last=last)
+    vllm_turns.together(arms, asked, turns=turns, counted=COUNTED, rows=rows, last=last, given=4)
     return rows
 
 
@@ -71,6 +73,16 @@ def test_calls_of_a_step_are_counted_beside_its_time(
     rows = taken_turns(arms, 1, last=True)
     assert rows["own"]["calls"] == rows["ours"]["calls"] > 1
     assert len(rows["own"]["steps_ms"]) == 1
+
+
+def test_arms_that_keep_other_drafts_are_not_compared(
+    seen: tuple[dict[str, Engine], list[str]],
+) -> None:
+    arms, _ = seen
+    steps = vllm_turns.decoding(arms["own"], [("a", None, None), ("b", None, None)])
+    assert vllm_turns.turn(steps, COUNTED, given=4) > 0
+    with pytest.raises(RuntimeError, match="gave 16 tokens, expected 32"):
+        vllm_turns.turn(steps, COUNTED, given=8)
 
 
 def test_what_slows_both_of_a_pair_is_no_error() -> None:
@@ -120,3 +132,25 @@ def test_the_page_has_times_calls_and_the_ratio_with_its_error(tmp_path: Path) -
     assert "| 8 | 2.00 (1,000) | 1.60 (1,000), **1.250** ± 0.000 |" in found
     assert "| 512 | 2.00 | 1.60, **1.250** ± 0.000 |" in found
     assert "30% at 8, 30% at 512." in found
+    assert "drafts" not in found
+    assert "| 512 | 300 | 300 (1.00) |" in found
+
+
+def test_the_page_says_what_linear_attention_takes_and_that_drafts_are_kept(tmp_path: Path) -> None:
+    about = {"gpu": "some GPU", "vllm": "0.33.0", "torch": "2.11.0", "triton": "3.6.0", "drafts": 3,
+             "model": "next", "prompt": 192, "buffer": 16, "stock": "stock-float32"}  # fmt: skip
+    taken = {"stock-float32": 300.0, "kvgen-split": 120.0, "stock-float32#2": None}
+    runs = [
+        {"arm": arm, "batch": 8, "steps_ms": [2.0, 2.0]}
+        | ({"gpu": {"linear_us": us, "total_us": 1000.0}} if us else {})
+        for arm, us in taken.items()
+    ]
+    for name in page.BLOCKS["vllm-turns-drafts"][1:]:
+        (tmp_path / name).write_text(json.dumps({"about": about, "runs": runs}), encoding="utf-8")
+    found = page.filled("<!-- vllm-turns-drafts -->\n<!-- end -->\n", tmp_path)
+    assert "prompts of 192 tokens, drafts of 3, all kept, beside vLLM float32**" in found
+    # of the first engine of an arm alone
+    assert (
+        "| batch | vLLM float32 | kvgen split |\n| ---: | ---: | ---: |\n| 8 | 300 | 120" in found
+    )
+    assert "| 8 | 300 | 120 (0.40) |" in found

@@ -146,13 +146,16 @@ def test_requests_that_fit_stand_beside_the_linear_layers_pages(tmp_path: Path) 
 
 
 def test_drafts_are_compared_with_the_same_arm_without(tmp_path: Path) -> None:
-    def speeds(drafts: int, tokens: float, kept: float) -> dict[str, Any]:
-        turn = {"tokens_s": tokens, "tokens_a_step": kept, "step_ms": 1.0}
-        return {"arm": "kvgen-split", "drafts": drafts, "rows": [{"batch": 8, "rounds": [turn]}]}
+    def speeds(drafts: int, kept: float, *rates: float) -> dict[str, Any]:
+        turns = [{"tokens_s": rate, "tokens_a_step": kept, "step_ms": 1.0} for rate in rates]
+        rows = [{"batch": 8, "rounds": turns}]
+        return {**VERSIONS, "arm": "kvgen-split", "drafts": drafts, "rows": rows}
 
-    figures = {"about": {"drafts": 3}, "speed": [speeds(0, 1000.0, 1.0), speeds(3, 2500.0, 3.9)]}
-    found = written(tmp_path, "vllm-drafts", figures)
-    assert line(found, "8") == ["8", "2,500 (2.50, 3.90)"]
+    runs = [speeds(0, 1.0, 900.0, 1100.0), speeds(3, 3.9, 2500.0, 2500.0)]
+    figures = {"about": {"drafts": 3}, "speed": runs}
+    found = written(tmp_path, "vllm-drafts-speed", figures, figures)
+    assert "drafts of 3 tokens" in found and "mean of 2 rounds" in found
+    assert line(found, "8") == ["8", "2,500 ± 0 (2.50 ± 0.25, 3.90)"]
 
 
 def test_a_decode_between_others_stands_over_what_it_was(tmp_path: Path) -> None:
