@@ -15,7 +15,10 @@ from kvgen.shipped import resolve, shipped
 
 SPECS = ["gated_deltanet", "kimi_delta_attention", "lightning_attention", "mamba2"]
 # with inputs that have a past
-LAYERS = ["kimi_linear_layer", "nemotron_h_layer", "qwen3_next_layer", "gated_deltanet_conv"]
+LAYERS = [
+    "kimi_linear_layer", "nemotron_h_layer", "qwen3_next_layer", "gated_deltanet_conv",
+    "kimi_delta_attention_conv",
+]  # fmt: skip
 OTHERS = [spec.name for spec in shipped() if spec.name not in (*SPECS, *LAYERS)]
 STATES = ("float32", "bfloat16", "float16", "split")
 

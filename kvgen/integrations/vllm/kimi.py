@@ -19,7 +19,8 @@ BOUND = -5.0
 
 
 class BufferedKimiDeltaAttention(DeltaLayer, KimiGatedDeltaNetAttention):
-    """Decodes with `kimi_delta_attention`, or with the one whose gates are bounded."""
+    """Decodes with `kimi_delta_attention`, or with its convolutions, too, or with the one whose
+    gates are bounded."""
 
     @staticmethod
     def unserved(wanted: Settings, *args: Any, **options: Any) -> str | None:
@@ -35,9 +36,12 @@ class BufferedKimiDeltaAttention(DeltaLayer, KimiGatedDeltaNetAttention):
         self.activation = "silu"
         heads, channels = self.num_heads, self.head_dim
         self.sizes = {"H": heads, "HV": heads, "K": channels, "V": channels}
-        bounded = self.gate_lower_bound is not None
-        name = "kimi_delta_attention_bounded" if bounded else "kimi_delta_attention"
-        self.serve(name, layout="vk")
+        if self.gate_lower_bound is not None:
+            self.serve("kimi_delta_attention_bounded", layout="vk")
+            return
+        plain = self.conv1d.bias is None
+        convolved = "kimi_delta_attention_conv" if plain else None
+        self.serve("kimi_delta_attention", layout="vk", convolved=convolved)
 
     @eager_break_during_capture
     def _forward(
@@ -52,8 +56,10 @@ class BufferedKimiDeltaAttention(DeltaLayer, KimiGatedDeltaNetAttention):
         step = self.metadata()
         if step is None:
             return
-        # the gates lie beside q, k and v, which the convolution overwrites
-        self.run(step, mixed_qkv.contiguous(), {"f": g1[0], "b": beta[0]}, core_attn_out[0])
+        if not self.served.convolves:
+            # the gates lie beside q, k and v, which the convolution overwrites
+            mixed_qkv = mixed_qkv.contiguous()
+        self.run(step, mixed_qkv, {"f": g1[0], "b": beta[0]}, core_attn_out[0])
         core_attn_out.copy_(self.o_norm(core_attn_out, g2))
 
     def chunk(

@@ -137,16 +137,19 @@ def test_an_engine_says_the_same_and_every_call_is_exact(played, settings, model
     [
         ({"state": "float32", "buffer": 3}, "olmo", "OlmoHybridGatedDeltaNet", "olmo_hybrid"),
         ({"state": "split", "buffer": 4}, "kimi", "KimiDeltaAttention", "kimi_delta_attention"),
+        ({"state": "float32", "buffer": 3}, "kimi", "KimiDeltaAttention",
+         "kimi_delta_attention_conv"),
         ({"state": "float32", "buffer": 3}, "bounded", "KimiDeltaAttention",
          "kimi_delta_attention_bounded"),
     ],
-    ids=["olmo", "kimi", "bounded"],
+    ids=["olmo", "kimi", "convolving", "bounded"],
 )  # fmt: skip
 def test_layers_with_kernels_for_a_gpu_alone_are_exact_too(played, settings, model, served, name):
     """vLLM's own kernels, and what is kvgen's for CUDA, in Triton's interpreter."""
     ours = played(settings, model)
     assert ours["layers"].count(f"Buffered{served}") == 4
     assert f"{name}: 4 layers (model.layers.0" in ours["log"]
+    assert ours["follows"] == [name.endswith("_conv") or None] * 4
     # without attention there is one group, and vLLM does not part prompts
     attention = model == "olmo"
     assert ours["groups"] == ([2, 2] if attention else [4])
