@@ -40,8 +40,9 @@ BATCHES = (1, 8, 32, 64, 128, 256, 512)
 PROMPT, ROUNDS, TURNS = 128, 3, 12
 # steps after a prompt, and of a turn, that do not count: another engine's were before
 SETTLING, SKIPPED = 8, 2
-# what a layer's pages take of a request, the largest of an arm's; blocks beside those of requests
-PAGE, SPARE = 11 << 18, 4
+# what a layer's pages take of a request, the largest of an arm's, more where decays go by channel;
+# blocks beside those of requests
+PAGE, PAGES, SPARE = 11 << 18, {"kimi": 13 << 18}, 4
 # seconds after which a turn, or a start, does not end any more
 STUCK, STARTING = 60.0, 240.0
 # batches, prompt, rounds and turns on a machine without a GPU
@@ -121,8 +122,9 @@ def started(
     width = 1 + args.drafts
     peak = engine.PEAK if args.drafts else 0.0
     layers = models.config(args.model)["num_hidden_layers"]
+    page = PAGES.get(args.model, PAGE)
     memory = {
-        "kv_cache_memory_bytes": (largest + SPARE) * width * layers * PAGE,
+        "kv_cache_memory_bytes": (largest + SPARE) * width * layers * page,
         "gpu_memory_utilization": 0.05,
     }
     for arm in args.arms:
