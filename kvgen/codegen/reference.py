@@ -21,6 +21,8 @@ ORDER = ("B", "extra", "head", "K", "K'", "V", "V'")
 HEADS = ("H", "HV")
 LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "@": 2, "**": 4}
 ATOM = 5
+# below which a float64 is every whole number
+EXACT = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -247,5 +249,6 @@ def _wide(value: Value) -> bool:
 
 
 def _number(number: Fraction) -> Value:
-    text = str(number.numerator) if number.denominator == 1 else repr(float(number))
-    return Value(text, ATOM, ())
+    # torch takes whole numbers of 64 bits at most
+    whole = number.denominator == 1 and abs(number) < EXACT
+    return Value(str(number) if whole else repr(float(number)), ATOM, ())
