@@ -170,10 +170,8 @@ def prompt(row: int, length: int, vocabulary: int) -> dict[str, list[int]]:
 
 
 def repeating(row: int, length: int, vocabulary: int) -> dict[str, list[int]]:
-    """A prompt that goes round the cycle of its row's block of the vocabulary; what a model drawn
-    with `PEAK` says goes on round it."""
-    start = models.CYCLE * (row % (vocabulary // models.CYCLE))
-    return {"prompt_token_ids": [start + (row + at) % models.CYCLE for at in range(length)]}
+    """A request whose text repeats, in a model that was drawn with `PEAK`."""
+    return {"prompt_token_ids": models.cycle(row, length, vocabulary)}
 
 
 def looked_up(drafts: int) -> dict[str, Any]:

@@ -208,6 +208,13 @@ def write_weights(folder: Path, name: str, tiny: bool = False) -> Path:
     return made
 
 
+def cycle(row: int, length: int, vocabulary: int) -> list[int]:
+    """A prompt that goes round the cycle of its row's block of the vocabulary, as what a model that
+    was drawn with a peak says goes on."""
+    start = CYCLE * (row % (vocabulary // CYCLE))
+    return [start + (row + at) % CYCLE for at in range(length)]
+
+
 # weights -----------------------------------------------------------------------------------------
 
 

@@ -183,7 +183,8 @@ def rate(row: Figures, stock: Figures | None) -> str:
     return f"{own:,.0f} ({own / most(stock['rounds']):.2f})"
 
 
-def rate_with_error(row: Figures, stock: Figures | None) -> str:
+def rate_with_error(row: Figures, stock: Figures | None, more: str = "") -> str:
+    """more: what stands behind the ratio."""
     if len(row["rounds"]) == 1:
         return "–"
     own, error = mean_of(row["rounds"])
@@ -192,7 +193,8 @@ def rate_with_error(row: Figures, stock: Figures | None) -> str:
         return told
     other, of_other = mean_of(stock["rounds"])
     ratio = own / other
-    return f"{told} ({ratio:.2f} ± {ratio * math.hypot(error / own, of_other / other):.2f})"
+    of_ratio = ratio * math.hypot(error / own, of_other / other)
+    return f"{told} ({ratio:.2f} ± {of_ratio:.2f}{more})"
 
 
 def mean_of(rounds: Sequence[Figures]) -> tuple[float, float]:
@@ -336,7 +338,7 @@ def speed_table(runs: Sequence[Figures]) -> str:
         for arm in arms:
             both = {run["drafts"]: at(run, batch) for run in runs if run["arm"] == arm}
             kept = middle(both[max(both)], "tokens_a_step")
-            line.append(rate_with_error(both[max(both)], both[0])[:-1] + f", {kept:.2f})")
+            line.append(rate_with_error(both[max(both)], both[0], f", {kept:.2f}"))
         rows.append(line)
     return table(["batch", *(VLLM.arm(arm) for arm in arms)], rows)
 

@@ -93,7 +93,7 @@ def measured(args: argparse.Namespace) -> None:
     asked = [
         sglang_engine.asked(str(row), row, prompt, tokens, vocabulary)
         if row % 2
-        else sglang_engine.Request(str(row), cycle(row, prompt, vocabulary), tokens)
+        else sglang_engine.Request(str(row), models.cycle(row, prompt, vocabulary), tokens)
         for row in range(rows)
     ]
     book = None
@@ -117,12 +117,6 @@ def measured(args: argparse.Namespace) -> None:
     }  # fmt: skip
     sglang_engine.say(f"{result['tokens_a_step']} tokens a step and request")
     (args.folder / f"{args.one}.json").write_text(json.dumps(result), encoding="utf-8")
-
-
-def cycle(row: int, length: int, vocabulary: int) -> list[int]:
-    """A prompt that goes round the cycle of its row's block of the vocabulary."""
-    start = models.CYCLE * (row % (vocabulary // models.CYCLE))
-    return [start + (row + at) % models.CYCLE for at in range(length)]
 
 
 # what they said ----------------------------------------------------------------------------------

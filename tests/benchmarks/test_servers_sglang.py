@@ -177,6 +177,6 @@ def test_requests_that_fit_are_those_that_their_tensors_leave_room_for() -> None
 
 
 def test_a_cycle_stays_in_its_rows_block() -> None:
-    found = sglang_drafts.cycle(9, 100, 512)
+    found = models.cycle(9, 100, 512)
     assert set(found) == set(range(models.CYCLE, 2 * models.CYCLE))
     assert all(b in (a + 1, models.CYCLE) for a, b in pairwise(found))
