@@ -16,7 +16,8 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 class Sized(Protocol):
-    """What checks need to know of a cache."""
+    """What checks need to know of a cache. tokens: the inputs, which every token has its own of.
+    extents: axes of inputs and parameters as numbers, with which every call is compared."""
 
     table: Table
     slots: int
@@ -28,6 +29,8 @@ class Sized(Protocol):
     device: torch.device
     first_slot: int
     tensors: dict[str, Any]
+    tokens: frozenset[str]
+    extents: dict[tuple[str, ...], tuple[int, ...]]
 
     def named(self) -> dict[str, Tensor]: ...
 
@@ -134,15 +137,12 @@ def check_force(cache: Sized, slots: Tensor, force: Any) -> Tensor | None:
 def check_arguments(cache: Sized, given: Mapping[str, Any], front: tuple[int, ...]) -> None:
     """Inputs and parameters: shape, device, dtype, and a contiguous last axis. front: the axes
     that inputs have before their own."""
-    table = cache.table
-    for each in table.inputs:
-        shape = (*front, *table.extents(each.axes, cache.heads))
-        check_argument(cache, each.name, given[each.name], shape, bool(each.axes))
-    for each in table.params:
-        shape = table.extents(each.axes, cache.heads)
+    for each in (*cache.table.inputs, *cache.table.params):
+        own = cache.extents[each.axes]
+        shape = (*front, *own) if each.name in cache.tokens else own
         check_argument(cache, each.name, given[each.name], shape, bool(each.axes))
     # a rounded copy of inputs that are recorded as they came would change the recurrence
-    for name in table.recorded:
+    for name in cache.table.recorded:
         if (dtype := given[name].dtype) != cache.dtype:
             raise wrong(name, dtype, f"the cache's dtype {cache.dtype}, as it is recorded")
 

@@ -29,10 +29,9 @@ class Launching(Sized, Protocol):
     """What launches need to know of a cache.
 
     processors: multiprocessors of its GPU. overlaps: whether that can launch a kernel before the
-    one in front has ended. step: of the last call, if another may begin before that has ended.
-    tokens: the inputs, which every token has its own of. at: the tensors that hold a layer, and
-    which of theirs it is. books, bounds: which records and which slots there are, as kernels get
-    it.
+    one in front has ended. step: of the last call, if another may begin before that has ended. at:
+    the tensors that hold a layer, and which of theirs it is. books, bounds: which records and which
+    slots there are, as kernels get it.
     """
 
     gpu: str
@@ -41,7 +40,6 @@ class Launching(Sized, Protocol):
     watched: list[Tensor]
     invariant: bool
     step: Step | None
-    tokens: frozenset[str]
 
     def at(self, layer: int) -> tuple[Mapping[str, Tensor], int]: ...
 

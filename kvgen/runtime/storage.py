@@ -78,6 +78,8 @@ class Storage:
         self.slots, self.joined, self.heads = first[plane].shape[:3]
         self.layers = self.joined * len(self.groups)
         self.dtype = first[given.name].dtype if given else torch.bfloat16
+        axes = {each.axes for each in (*self.table.inputs, *self.table.params)}
+        self.extents = {each: self.table.extents(each, self.heads) for each in axes}
 
     def regroup(self) -> None:
         """Find the tensors of layers that lie together."""
