@@ -39,9 +39,7 @@ class BufferedKimiDeltaAttention(DeltaLayer, KimiGatedDeltaNetAttention):
         if self.gate_lower_bound is not None:
             self.serve("kimi_delta_attention_bounded", layout="vk")
             return
-        plain = self.conv1d.bias is None
-        convolved = "kimi_delta_attention_conv" if plain else None
-        self.serve("kimi_delta_attention", layout="vk", convolved=convolved)
+        self.serve("kimi_delta_attention", layout="vk", convolved="kimi_delta_attention_conv")
 
     @eager_break_during_capture
     def _forward(

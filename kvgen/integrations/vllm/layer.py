@@ -15,6 +15,7 @@ from vllm.config import get_current_vllm_config
 from vllm.forward_context import get_forward_context
 from vllm.model_executor.models.utils import extract_layer_index
 
+from kvgen.functions.silu import SILU
 from kvgen.integrations import modules
 from kvgen.integrations.vllm import blocks, page, settings, warming
 from kvgen.integrations.vllm.group import Group, Groups, Rows
@@ -74,8 +75,9 @@ class Buffered:
         those of the whole model, so that ranks share one module.
 
         layout: of its state, as vLLM's prompts have it; None: that of gated delta rules. convolved:
-        the spec of the same behind its convolutions, W tokens long, for single tokens alone: those
-        of drafts are vLLM's own, which takes back what is not accepted.
+        the spec of the same behind its convolutions, W tokens long, where the layer's are as specs
+        have them, and for single tokens alone: those of drafts are vLLM's own, which takes back
+        what is not accepted.
         """
         config, sizes = get_current_vllm_config(), self.sizes
         wanted = asked()
@@ -84,6 +86,9 @@ class Buffered:
         # the spec rounds between them as vLLM does for models in bfloat16; of a state in parts a
         # decode that convolves, too, was timed to be slower from 32 rows on
         if window or config.model_config.dtype != torch.bfloat16 or wanted.format.partial:
+            convolved = None
+        # specs have silu behind a convolution, and no bias in it
+        if self.conv1d.bias is not None or self.activation != SILU.name:
             convolved = None
         if convolved is not None:
             name, sizes = convolved, {**sizes, "W": self.conv1d.weight.shape[-1]}

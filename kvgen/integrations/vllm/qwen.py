@@ -10,7 +10,6 @@ import torch
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 from vllm.platforms import current_platform
 
-from kvgen.functions.silu import SILU
 from kvgen.integrations.vllm.delta import DeltaLayer, Gates, own
 
 
@@ -25,8 +24,7 @@ class BufferedQwenGatedDeltaNet(DeltaLayer, QwenGatedDeltaNetAttention):
             "K": self.head_k_dim,
             "V": self.head_v_dim,
         }
-        plain = self.conv1d.bias is None and self.activation == SILU.name
-        self.serve("gated_deltanet", convolved="gated_deltanet_conv" if plain else None)
+        self.serve("gated_deltanet", convolved="gated_deltanet_conv")
         # it takes the state out of our hands, and the output's norm with it
         self.enable_fused_gdn_spec_decode = False
         if current_platform.is_cpu():
