@@ -17,7 +17,7 @@ SPECS = ["gated_deltanet", "kimi_delta_attention", "lightning_attention", "mamba
 # with inputs that have a past
 LAYERS = [
     "kimi_linear_layer", "nemotron_h_layer", "qwen3_next_layer", "gated_deltanet_conv",
-    "kimi_delta_attention_conv",
+    "kimi_delta_attention_conv", "olmo_hybrid_conv",
 ]  # fmt: skip
 OTHERS = [spec.name for spec in shipped() if spec.name not in (*SPECS, *LAYERS)]
 STATES = ("float32", "bfloat16", "float16", "split")

@@ -17,7 +17,8 @@ from kvgen.integrations.vllm.delta import DeltaLayer, Gates
 
 
 class BufferedOlmoHybridGatedDeltaNet(DeltaLayer, OlmoHybridGatedDeltaNetAttention):
-    """Decodes with `olmo_hybrid`, whose betas go to 2, or with `gated_deltanet`."""
+    """Decodes with `olmo_hybrid`, whose betas go to 2, or with `gated_deltanet`, or with the
+    convolutions of either, too."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -27,7 +28,8 @@ class BufferedOlmoHybridGatedDeltaNet(DeltaLayer, OlmoHybridGatedDeltaNetAttenti
             "K": self.head_k_dim,
             "V": self.head_v_dim,
         }
-        self.serve("olmo_hybrid" if self.allow_neg_eigval else "gated_deltanet", layout="vk")
+        name = "olmo_hybrid" if self.allow_neg_eigval else "gated_deltanet"
+        self.serve(name, layout="vk", convolved=f"{name}_conv")
 
     def _forward_core(
         self, mixed_qkv: torch.Tensor, b: torch.Tensor, a: torch.Tensor, core_attn_out: torch.Tensor

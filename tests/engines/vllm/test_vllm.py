@@ -135,14 +135,15 @@ def test_an_engine_says_the_same_and_every_call_is_exact(played, settings, model
 @pytest.mark.parametrize(
     ("settings", "model", "served", "name"),
     [
-        ({"state": "float32", "buffer": 3}, "olmo", "OlmoHybridGatedDeltaNet", "olmo_hybrid"),
+        ({"state": "split", "buffer": 4}, "olmo", "OlmoHybridGatedDeltaNet", "olmo_hybrid"),
+        ({"state": "float32", "buffer": 3}, "olmo", "OlmoHybridGatedDeltaNet", "olmo_hybrid_conv"),
         ({"state": "split", "buffer": 4}, "kimi", "KimiDeltaAttention", "kimi_delta_attention"),
         ({"state": "float32", "buffer": 3}, "kimi", "KimiDeltaAttention",
          "kimi_delta_attention_conv"),
         ({"state": "float32", "buffer": 3}, "bounded", "KimiDeltaAttention",
          "kimi_delta_attention_bounded"),
     ],
-    ids=["olmo", "kimi", "convolving", "bounded"],
+    ids=["olmo", "olmo convolving", "kimi", "kimi convolving", "bounded"],
 )  # fmt: skip
 def test_layers_with_kernels_for_a_gpu_alone_are_exact_too(played, settings, model, served, name):
     """vLLM's own kernels, and what is kvgen's for CUDA, in Triton's interpreter."""
