@@ -70,8 +70,8 @@ class Contents(Kernels):
     def load(self, layer: int, slots: Tensor, state: Any) -> None:
         """Write one layer's state; moves no cursor.
 
-        state: [n, HV, K, V] float32, or a dict of it and the carried states by name, each
-        [n, *axes].
+        state: [n, HV, K, V] float32; where states are carried a dict of it and of all of these by
+        name, each [n, *axes].
         """
         check_layer(self, layer)
         slots = check_slots(self, "slots", slots)
@@ -79,8 +79,7 @@ class Contents(Kernels):
         check_states(self, slots, states)
         self.load_matrix(layer, slots, states[self.table.state].contiguous())
         for name in self.table.carried:
-            if name in states:
-                self.move_carried(name, states[name].contiguous(), layer, slots, load=True)
+            self.move_carried(name, states[name].contiguous(), layer, slots, load=True)
         self.calls.load(layer, slots)
 
     def matrix_grid(self, slots: Tensor) -> tuple[int]:
@@ -257,8 +256,9 @@ def check_states(cache: Sized, slots: Tensor, states: Mapping[str, Any]) -> None
         if not fits or tensor.dtype != torch.float32 or tensor.device != cache.device:
             expected = f"{list(shapes[name])} torch.float32 on {cache.device}"
             raise wrong("state", f"{name} is {describe(tensor)}", expected)
-    if table.state not in states:
-        raise wrong("state", ", ".join(states) or "nothing", f"{table.state} among them")
+    missing = [name for name in shapes if name not in states]
+    if missing:
+        raise wrong("state", f"{', '.join(missing)} missing", ", ".join(shapes))
 
 
 def check_copied(cache: Sized, src: Any, dst: Any) -> tuple[Tensor, Tensor]:

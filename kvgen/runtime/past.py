@@ -173,7 +173,7 @@ class Remembering(Cache):
     def load(self, layer: int, slots: Tensor, state: Any) -> None:
         """Write one layer's state; moves no cursor.
 
-        state: [n, HV, K, V] float32, or a dict of it and the carried states by name, each
+        state: [n, HV, K, V] float32, or a dict of it and of all carried states by name, each
         [n, *axes], and of `past_<x>`, what inputs were before, [n, count, *axes] in the inputs'
         dtype, the oldest first; zeros where it is not there.
         """

@@ -339,12 +339,30 @@ def test_what_is_in_the_state_cannot_be_refused() -> None:
         (torch.zeros(2, 2, 16, 8, device="meta"), "S is [2, 2, 16, 8] torch.float32 on meta"),
         ({"S": None}, "S is NoneType None"),
         ({"T": torch.zeros(2, 2, 16, 8)}, "no state is called 'T'"),
-        ({}, "nothing"),
+        ({}, "S missing, expected S"),
         (3, "S is int 3"),
     ],
 )
 def test_states(state: Any, came: str, cache) -> None:
     refused(lambda: cache.load(0, ids(0, 1), state), f"state: {came}")
+
+
+@pytest.mark.parametrize("short_context", [0, 16])
+@pytest.mark.parametrize("left_out", [("n", "m"), ("m",), ("S",)])
+def test_states_without_others(
+    left_out: tuple[str, ...], short_context: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row would keep what it held of them."""
+    cache = unlaunched(monkeypatch, "mlstm", short_context=short_context).made
+    whole = {
+        each.name: torch.zeros(2, *cache.table.extents(each.axes, cache.heads))
+        for each in cache.table.states
+    }
+    given = {name: x for name, x in whole.items() if name not in left_out}
+    came = f"state: {', '.join(left_out)} missing, expected S, n, m"
+    refused(lambda: cache.load(0, ids(0, 1), given), came)
+    if len(given) == 1:
+        refused(lambda: cache.load(0, ids(0, 1), whole["S"]), came)
 
 
 # the cache ---------------------------------------------------------------------------------------
