@@ -280,18 +280,16 @@ def check_saved(cache: Sized, saved: Any, shapes: Saved) -> None:
     missing = [name for name in wanted if name not in saved]
     if missing:
         raise wrong("saved", f"{', '.join(missing)} missing", ", ".join(wanted))
+    (rows,) = shapes["cursors"][0]
+    counts = {len(x) for x in unknown(saved).values() if isinstance(x, Tensor) and x.dim()}
+    if len(counts) == 1 and rows not in counts:
+        raise wrong("saved", f"{counts.pop()} rows", f"as many as slots, {rows}")
     for name, (shape, dtype, free) in wanted.items():
         tensor = unknown(saved[name])
-        fits = isinstance(tensor, Tensor) and tensor.dim() == len(shape)
-        fits = (
-            fits
-            and tensor.device.type != "meta"
-            and all(
-                axis == free or size == length
-                for axis, (size, length) in enumerate(zip(tuple(tensor.shape), shape, strict=True))
-            )
-        )
-        if not fits or tensor.dtype != dtype:
+        fits = isinstance(tensor, Tensor) and tensor.dtype == dtype and tensor.dim() == len(shape)
+        sizes = enumerate(zip(tensor.shape, shape, strict=True)) if fits else ()
+        fits = fits and all(size == length or axis == free for axis, (size, length) in sizes)
+        if not fits or tensor.device.type == "meta":
             raise wrong("saved", f"{name} is {describe(tensor)}", f"{list(shape)} {dtype}")
     spec = unknown(saved["spec"])
     if strict(spec) and any(each != cache.table.digest for each in listed(spec)):
