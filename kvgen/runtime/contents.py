@@ -75,7 +75,7 @@ class Contents(Kernels):
         """
         check_layer(self, layer)
         slots = check_slots(self, "slots", slots)
-        states = unknown(state if isinstance(state, dict) else {self.table.state: state})
+        states = unknown(state if isinstance(state, Mapping) else {self.table.state: state})
         check_states(self, slots, states)
         self.load_matrix(layer, slots, states[self.table.state].contiguous())
         for name in self.table.carried:

@@ -177,7 +177,7 @@ class Remembering(Cache):
         [n, *axes], and of `past_<x>`, what inputs were before, [n, count, *axes] in the inputs'
         dtype, the oldest first; zeros where it is not there.
         """
-        given = unknown(state if isinstance(state, dict) else {self.table.state: state})
+        given = unknown(state if isinstance(state, Mapping) else {self.table.state: state})
         pasts = {name: given[name] for name in self.pasts if name in given}
         rest = {name: each for name, each in given.items() if name not in pasts}
         known = [*(each.name for each in self.table.states), *self.pasts]
