@@ -38,7 +38,7 @@ class Contents(Kernels):
     @property
     def bytes_per_slot(self) -> int:
         """Bytes of device memory that one slot takes, all layers together."""
-        return sum(bytes_of(tensor) for name, tensor in self.named().items() if name != "work")
+        return sum(each[0].nbytes for name, each in self.named().items() if name != "work")
 
     def reset(self, slots: Tensor) -> None:
         """Start rows afresh: initial states and an empty buffer, in every layer."""
@@ -239,11 +239,6 @@ class Contents(Kernels):
                 part, at, *bounds, tensor.stride(0), stride, sizes[0], part.stride(0),
                 part.stride(1) if held else 0, sizes[1], layers, min(sizes), SAVE=save, BLOCK=1024,
             )  # fmt: skip
-
-
-def bytes_of(tensor: Tensor) -> int:
-    """Bytes of a tensor's first row."""
-    return tensor[0].numel() * tensor.element_size()
 
 
 def check_states(cache: Sized, slots: Tensor, states: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from twins import SPECS, ids, made
 
 from kvgen import compiler
+from kvgen.runtime.arguments import describe
 
 ROWS = 2
 SLOTS = 4
@@ -324,6 +326,29 @@ def test_what_is_in_the_state_cannot_be_refused() -> None:
     refused(more, "counts: 99 for slot 2", "expected 1", "`recurrent`")
     module.accept(cache, ids(2, 1), counts=ids(1, 1))
     assert not cache.tensors["pending"].any()
+
+
+# what came ----------------------------------------------------------------------------------------
+
+NAMES = [f"name_{number}" for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([1, 2], "list [1, 2]"),
+        (list(range(100)), "list of 100"),
+        ((torch.zeros(2, 3),) * 3, "tuple of 3"),
+        (torch.zeros(4, 40).numpy(), "ndarray of 4"),
+        ({"S": torch.zeros(4, 40), "k": torch.zeros(4, 40)}, "dict of S, k"),
+        (MappingProxyType({"S": torch.zeros(4, 40)}), "mappingproxy of S"),
+        (dict.fromkeys(NAMES), f"dict of {', '.join(NAMES[:9])}, …"),
+        ("-" * 200, "str of 200"),
+        (RuntimeError("word " * 40), f"RuntimeError RuntimeError('{'word ' * 9}word …"),
+    ],
+)
+def test_what_came_is_said_whole_or_counted(value: Any, said: str) -> None:
+    assert describe(value) == said
 
 
 # states ------------------------------------------------------------------------------------------
