@@ -123,9 +123,10 @@ class Override(click.ParamType):
 
 
 class SpecName(click.ParamType):
-    """SPEC where only its name counts: a path, a shipped name, or that of a spec that is gone.
+    """SPEC where only its name counts: a path, a shipped name, or that of a spec that is gone and
+    has left records.
 
-    instead: what to do with what is neither, whose name is {}, as it is typed in a shell.
+    instead: what to do with what can be neither, whose name is {}, as it is typed in a shell.
     """
 
     name = "spec"
@@ -142,7 +143,14 @@ class SpecName(click.ParamType):
                 if self.instead:
                     text += f"; {self.instead.format(shlex.quote(value))}"
                 self.fail(printable(text), param, ctx)
-            return value
+            from kvgen.shipped import UnknownSpec
+            from kvgen.wisdom import account
+            from kvgen.wisdom.store import Store
+
+            try:
+                return account.known(Store.default(), value)
+            except UnknownSpec as error:
+                self.fail(printable(str(error)), param, ctx)
         from kvgen.language import spec as specs
 
         read, _ = specs.read(SpecFile().convert(value, param, ctx))
@@ -1022,7 +1030,6 @@ def wisdom_show(spec: str | None, gpu: str | None, as_json: bool) -> None:
     folders: the first that was not cut short is used.
     """
     from kvgen import compiler, shipped
-    from kvgen.diagnostics import did_you_mean
     from kvgen.wisdom import account
     from kvgen.wisdom.store import Store
 
@@ -1034,10 +1041,8 @@ def wisdom_show(spec: str | None, gpu: str | None, as_json: bool) -> None:
     print_table([each.row() for each in found], account.HEAD)
     if not found:
         whose, name = (f" of {spec}", shipped.argument(spec)) if spec else ("", "SPEC")
-        names = [each.name for each in shipped.shipped()]
-        meant = did_you_mean(spec, names) if spec and spec not in names else None
         where = f" for a GPU with {gpu!r} in its name" if gpu else ""
-        note(f"no records{whose}{where}: {meant or f'kvgen tune {name} --gpu'}")
+        note(f"no records{whose}{where}: kvgen tune {name} --gpu")
     for folder in store.folders:
         note(f"{folder.name}: {folder.root}")
 

@@ -47,7 +47,7 @@ def test_what_is_said_beside_results_keeps_nothing_from_them(where: str, tmp_pat
     found = shell(f"kvgen compile gla -o {out} {where}")
     assert found.returncode == 0 and str(out) in found.stdout and "Traceback" not in found.stderr
     assert out.read_text().startswith("# gla")
-    assert shell(f"kvgen wisdom show nothing {where}").returncode == 0
+    assert shell(f"kvgen wisdom show gla --gpu nothing {where}").returncode == 0
     (tmp_path / "bad.yaml").write_text("kvgen: 1\n")
     assert shell(f"kvgen show {tmp_path}/bad.yaml {where}").returncode == 1
 

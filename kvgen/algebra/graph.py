@@ -65,7 +65,7 @@ class Graph:
         if key not in self.nodes:
             found = self.proofs.combined(op, args)
             if found is not None:
-                terms = iv.both(bounds, found.bounds())
+                terms = iv.both(bounds, self.proofs.bounds(found))
                 # what says more than its terms do is one unknown to what is made of it
                 found = None if iv.both(terms, related) != terms else found
                 related = iv.both(terms, related)
@@ -192,7 +192,8 @@ class Graph:
         for arg in args[1:]:
             axes = ax.join(axes, arg.axes)
         bounds = function.bounds(*(arg.bounds for arg in args)) if function.bounds else ANY
-        return self._node(function.name, args, None, axes, bounds)
+        related = self.proofs.of_two(function, args)
+        return self._node(function.name, args, None, axes, bounds, related=related)
 
     def _over_channel(self, function: Function, x: Node) -> Node:
         axes = x.axes.without(channels=True)

@@ -68,6 +68,18 @@ class Polynomial:
                 terms[monomial] = terms.get(monomial, Fraction(0)) + a * b
         return Polynomial({monomial: factor for monomial, factor in terms.items() if factor})
 
+    def slope(self, atom: Node) -> Polynomial | None:
+        """What it grows by with an unknown, where that is the same whatever the unknown is."""
+        terms: dict[Monomial, Fraction] = {}
+        for monomial, factor in self.terms.items():
+            powers = dict(monomial)
+            power = powers.pop(atom, 0)
+            if power > 1:
+                return None
+            if power:
+                terms[tuple(powers.items())] = factor
+        return Polynomial(terms)
+
     def bounds(self) -> Interval:
         """What is proved of its values, from those of its unknowns."""
         plain = iv.point(0.0)

@@ -1,18 +1,20 @@
 """What is proved of values by how they hang together, beyond the ranges of their parts.
 
-Squares and other polynomials, means (`polynomial.py`), vectors divided by their own length and
-their dots, parts of a sum. All hold in real arithmetic, whatever the inputs.
+Squares and other polynomials, means (`polynomial.py`), functions beside what they are functions of,
+vectors divided by their own length and their dots, parts of a sum. All hold in real arithmetic,
+whatever the inputs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 from kvgen.algebra import polynomial as poly
 from kvgen.algebra.polynomial import Polynomial
+from kvgen.functions.function import Function
 from kvgen.functions.registry import FUNCTIONS, function_of, reduces
 from kvgen.values import interval as iv
 from kvgen.values.interval import ANY, Interval
@@ -69,6 +71,47 @@ class Proofs:
             case _:
                 return None
         return found if found.small else None
+
+    def bounds(self, of: Polynomial, steps: int = 2) -> Interval:
+        """What is proved of its values: by its terms, and with something in a function's place that
+        the function is never below, or never above. steps: how many of those one after another."""
+        found = of.bounds()
+        for atom in of.atoms if steps else ():
+            slope, function = of.slope(atom), function_of(atom)
+            if slope is None or function is None:
+                continue
+            for side, other in self._beside(function, atom.args):
+                instead = of + slope * (other - poly.unknown(atom))
+                grows = slope.bounds() if side > 0 else -slope.bounds()
+                if instead.small and (grows.nonnegative or grows.nonpositive):
+                    ends = self.bounds(instead, steps - 1)
+                    least = ends.lo if grows.nonnegative else -math.inf
+                    most = ends.hi if grows.nonpositive else math.inf
+                    found = iv.both(found, Interval(least, most))
+        return found
+
+    def of_two(self, function: Function, args: tuple[Node, ...]) -> Interval:
+        """What is proved of a function that is never below its two arguments, or never above."""
+        found = ANY
+        for side, other in self._beside(function, args) if len(args) == 2 else ():
+            ends = self.bounds(other)
+            found = iv.both(found, Interval(lo=ends.lo) if side > 0 else Interval(hi=ends.hi))
+        return found
+
+    def _beside(
+        self, function: Function, args: tuple[Node, ...]
+    ) -> Iterator[tuple[int, Polynomial]]:
+        """What a function of these arguments is never below, 1, or never above, -1."""
+        each = [self.polynomial(arg) for arg in args]
+        if len(each) == 2:
+            # it lies beyond what is between them, too
+            each.append((each[0] + each[1]) * Polynomial({(): Fraction(1, 2)}))
+        if function.at_least_each:
+            yield from ((1, other) for other in each)
+        if function.at_most_each:
+            yield from ((-1, other) for other in each)
+        if function.at_least_size:
+            yield 1, -each[0]
 
     def keep(self, node: Node, found: Polynomial | None) -> None:
         """Remember a new node's polynomial: that of its operation, of a number, or a mirrored
@@ -161,7 +204,7 @@ class Proofs:
         whole = self.polynomial(y)
         for least in (whole, self._of_one(whole)):
             rest = least - x
-            if rest.small and rest.bounds().nonnegative:
+            if rest.small and self.bounds(rest).nonnegative:
                 return Interval(0.0, 1.0)
         return ANY
 

@@ -11,6 +11,7 @@ ABS = Function(
     name="abs",
     value=math.fabs,
     bounds=iv.absolute,
+    at_least_each=True,
     at_least_size=True,
     triton="tl.abs({0})",
     slow=False,

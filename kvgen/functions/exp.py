@@ -15,6 +15,7 @@ EXP = Function(
     name="exp",
     value=iv.exp,
     bounds=iv.increasing(iv.exp),
+    at_least_each=True,
     log=_log,
     triton="tl.exp({0})",
     torch="exp",

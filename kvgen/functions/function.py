@@ -69,10 +69,10 @@ class Function:
     Made of others. lower: (graph, *args, eps where it takes one) -> the value in a graph; None
     where it is a node of its own. product: (x, y) -> x * y as this function's value, or None.
 
-    Proofs. power: it is its argument to this power. at_least_each, at_least_size: no argument is
-    larger than its value, and its value no smaller than its argument's size. gate: (node) -> of
-    what the node is this function, in any of the ways to write it, and whether of the negative; of
-    a function whose values at x and -x add up to 1.
+    Proofs. power: it is its argument to this power. at_least_each, at_most_each: no argument is
+    larger than its value, or smaller. at_least_size: its value is no smaller than its argument's
+    size. gate: (node) -> of what the node is this function, in any of the ways to write it, and
+    whether of the negative; of a function whose values at x and -x add up to 1.
 
     Logarithms without cancellation, None where there is no better one. log: (graph, node, log) ->
     the log of its value. log_of_rest: (graph, node) -> the log of 1 - its value. difference:
@@ -105,6 +105,7 @@ class Function:
 
     power: float | None = None
     at_least_each: bool = False
+    at_most_each: bool = False
     at_least_size: bool = False
     gate: Callable[[Node], tuple[Node, bool] | None] | None = None
 

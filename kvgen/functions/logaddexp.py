@@ -40,6 +40,7 @@ LOGADDEXP = Function(
     arity=2,
     value=logaddexp,
     bounds=_bounds,
+    at_least_each=True,
     difference=_difference,
     triton="_logaddexp({0}, {1})",
     triton_helpers=(LOG1P, TRITON),

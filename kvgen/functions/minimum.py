@@ -29,6 +29,7 @@ MINIMUM = Function(
     arity=2,
     value=min,
     bounds=_bounds,
+    at_most_each=True,
     log=_log,
     difference=_difference,
     triton="tl.minimum({0}, {1})",

@@ -14,6 +14,7 @@ RELU = Function(
     name="relu",
     value=relu,
     bounds=iv.increasing(relu),
+    at_least_each=True,
     triton="tl.maximum({0}, 0.0)",
     slow=False,
     keeps_zero=True,

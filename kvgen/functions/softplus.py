@@ -43,6 +43,7 @@ SOFTPLUS = Function(
     elsewhere=(("beta",), "softplus({1} * {0}) / {1}"),
     value=softplus,
     bounds=iv.increasing(softplus),
+    at_least_each=True,
     triton="_softplus({0})",
     triton_helpers=(LOG1P, TRITON),
     torch_helpers=(TORCH,),

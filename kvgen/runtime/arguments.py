@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from kvgen.runtime.numbers import listed
+from kvgen.runtime.numbers import listed, unknown
 from kvgen.runtime.table import Table
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -73,7 +73,13 @@ def wrong(name: str, came: object, expected: str) -> ValueError:
 def describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{list(value.shape)} {value.dtype} on {value.device}"
-    return " ".join(f"{type(value).__name__} {value!r}".split())[:80]
+    kind, held = type(value).__name__, unknown(value)
+    text = " ".join(f"{kind} {held!r}".split())
+    if len(text) > 80 and isinstance(value, Collection):
+        # the beginning of what it holds says less than how much that is
+        names = isinstance(value, Mapping)
+        text = f"{kind} of {', '.join(map(str, held)) if names else len(held)}"
+    return text if len(text) <= 80 else f"{text[:80].rpartition(' ')[0]} …"
 
 
 def check_tensor(

@@ -12,6 +12,7 @@ from kvgen.runtime.arguments import check_memory, describe, wrong
 from kvgen.runtime.contents import Contents
 from kvgen.runtime.device import tuned_places
 from kvgen.runtime.memory import check_apart
+from kvgen.runtime.numbers import unknown
 from kvgen.runtime.storage import BOOKS, Shapes, check_options, check_sizes
 
 
@@ -162,8 +163,8 @@ class Cache(Contents):
         rows hold is read from the tables, and `buffer` is what the cache had, as the tensors do not
         tell. first_slot, invariant, fold: as for `empty`.
         """
-        if not isinstance(tensors, dict):
-            raise wrong("tensors", describe(tensors), "a dict of tensors by name")
+        if not isinstance(unknown(tensors), Mapping):
+            raise wrong("tensors", describe(tensors), "a mapping of tensors by name")
         kind: Any = cls.paged_class(short_context) if short_context != 0 else Cache
         needed, books = kind.needed()
         missing = [name for name in needed if name not in tensors]

@@ -38,7 +38,7 @@ class Contents(Kernels):
     @property
     def bytes_per_slot(self) -> int:
         """Bytes of device memory that one slot takes, all layers together."""
-        return sum(bytes_of(tensor) for name, tensor in self.named().items() if name != "work")
+        return sum(each[0].nbytes for name, each in self.named().items() if name != "work")
 
     def reset(self, slots: Tensor) -> None:
         """Start rows afresh: initial states and an empty buffer, in every layer."""
@@ -70,17 +70,16 @@ class Contents(Kernels):
     def load(self, layer: int, slots: Tensor, state: Any) -> None:
         """Write one layer's state; moves no cursor.
 
-        state: [n, HV, K, V] float32, or a dict of it and the carried states by name, each
-        [n, *axes].
+        state: [n, HV, K, V] float32; where states are carried a dict of it and of all of these by
+        name, each [n, *axes].
         """
         check_layer(self, layer)
         slots = check_slots(self, "slots", slots)
-        states = unknown(state if isinstance(state, dict) else {self.table.state: state})
+        states = unknown(state if isinstance(state, Mapping) else {self.table.state: state})
         check_states(self, slots, states)
         self.load_matrix(layer, slots, states[self.table.state].contiguous())
         for name in self.table.carried:
-            if name in states:
-                self.move_carried(name, states[name].contiguous(), layer, slots, load=True)
+            self.move_carried(name, states[name].contiguous(), layer, slots, load=True)
         self.calls.load(layer, slots)
 
     def matrix_grid(self, slots: Tensor) -> tuple[int]:
@@ -242,11 +241,6 @@ class Contents(Kernels):
             )  # fmt: skip
 
 
-def bytes_of(tensor: Tensor) -> int:
-    """Bytes of a tensor's first row."""
-    return tensor[0].numel() * tensor.element_size()
-
-
 def check_states(cache: Sized, slots: Tensor, states: Mapping[str, Any]) -> None:
     table, rows = cache.table, slots.numel()
     shapes = {each.name: (rows, *table.extents(each.axes, cache.heads)) for each in table.states}
@@ -257,8 +251,9 @@ def check_states(cache: Sized, slots: Tensor, states: Mapping[str, Any]) -> None
         if not fits or tensor.dtype != torch.float32 or tensor.device != cache.device:
             expected = f"{list(shapes[name])} torch.float32 on {cache.device}"
             raise wrong("state", f"{name} is {describe(tensor)}", expected)
-    if table.state not in states:
-        raise wrong("state", ", ".join(states) or "nothing", f"{table.state} among them")
+    missing = [name for name in shapes if name not in states]
+    if missing:
+        raise wrong("state", f"{', '.join(missing)} missing", ", ".join(shapes))
 
 
 def check_copied(cache: Sized, src: Any, dst: Any) -> tuple[Tensor, Tensor]:
@@ -280,18 +275,16 @@ def check_saved(cache: Sized, saved: Any, shapes: Saved) -> None:
     missing = [name for name in wanted if name not in saved]
     if missing:
         raise wrong("saved", f"{', '.join(missing)} missing", ", ".join(wanted))
+    (rows,) = shapes["cursors"][0]
+    counts = {len(x) for x in unknown(saved).values() if isinstance(x, Tensor) and x.dim()}
+    if len(counts) == 1 and rows not in counts:
+        raise wrong("saved", f"{counts.pop()} rows", f"as many as slots, {rows}")
     for name, (shape, dtype, free) in wanted.items():
         tensor = unknown(saved[name])
-        fits = isinstance(tensor, Tensor) and tensor.dim() == len(shape)
-        fits = (
-            fits
-            and tensor.device.type != "meta"
-            and all(
-                axis == free or size == length
-                for axis, (size, length) in enumerate(zip(tuple(tensor.shape), shape, strict=True))
-            )
-        )
-        if not fits or tensor.dtype != dtype:
+        fits = isinstance(tensor, Tensor) and tensor.dtype == dtype and tensor.dim() == len(shape)
+        sizes = enumerate(zip(tensor.shape, shape, strict=True)) if fits else ()
+        fits = fits and all(size == length or axis == free for axis, (size, length) in sizes)
+        if not fits or tensor.device.type == "meta":
             raise wrong("saved", f"{name} is {describe(tensor)}", f"{list(shape)} {dtype}")
     spec = unknown(saved["spec"])
     if strict(spec) and any(each != cache.table.digest for each in listed(spec)):

@@ -39,8 +39,8 @@ class PagedCache(PagedKernels):
         """Write one layer's state; moves no cursor. Other layers' states are initial until then.
 
         Rows need a page for it: tokens reserved that reach beyond `short_context`.
-        state: [n, HV, K, V] float32, or a dict of it and the carried states by name, each
-        [n, *axes].
+        state: [n, HV, K, V] float32; where states are carried a dict of it and of all of these by
+        name, each [n, *axes].
         """
         super().load(layer, slots, state)
 

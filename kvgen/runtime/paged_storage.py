@@ -8,7 +8,6 @@ import torch
 
 from kvgen.runtime.arguments import check_integer, wrong
 from kvgen.runtime.cache import Cache
-from kvgen.runtime.contents import bytes_of
 from kvgen.runtime.device import tuned_places
 from kvgen.runtime.numbers import parts_of
 from kvgen.runtime.storage import Shapes, check_sizes
@@ -91,17 +90,17 @@ class PagedStorage(Cache):
     def bytes_per_slot(self) -> int:
         """Bytes of device memory that one slot takes beside its pages, all layers together."""
         beside = {*self.table.planes, *self.table.records, "work"}
-        return sum(bytes_of(self.tensors[name]) for name in self.tensors if name not in beside)
+        return sum(self.tensors[name][0].nbytes for name in self.tensors if name not in beside)
 
     @property
     def bytes_per_page(self) -> int:
         """Bytes of PAGE records of one row, all layers together."""
-        return sum(bytes_of(self.tensors[name]) for name in self.table.records)
+        return sum(self.tensors[name][0].nbytes for name in self.table.records)
 
     @property
     def bytes_per_state(self) -> int:
         """Bytes of one row's state, all layers together."""
-        return sum(bytes_of(self.tensors[name]) for name in self.table.planes)
+        return sum(self.tensors[name][0].nbytes for name in self.table.planes)
 
 
 def table_width(short_context: int, buffer: int) -> int:

@@ -173,11 +173,11 @@ class Remembering(Cache):
     def load(self, layer: int, slots: Tensor, state: Any) -> None:
         """Write one layer's state; moves no cursor.
 
-        state: [n, HV, K, V] float32, or a dict of it and the carried states by name, each
+        state: [n, HV, K, V] float32, or a dict of it and of all carried states by name, each
         [n, *axes], and of `past_<x>`, what inputs were before, [n, count, *axes] in the inputs'
         dtype, the oldest first; zeros where it is not there.
         """
-        given = unknown(state if isinstance(state, dict) else {self.table.state: state})
+        given = unknown(state if isinstance(state, Mapping) else {self.table.state: state})
         pasts = {name: given[name] for name in self.pasts if name in given}
         rest = {name: each for name, each in given.items() if name not in pasts}
         known = [*(each.name for each in self.table.states), *self.pasts]

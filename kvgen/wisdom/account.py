@@ -6,8 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from kvgen import shipped
 from kvgen.analysis import Analysis
+from kvgen.diagnostics import did_you_mean
 from kvgen.kernels.registry import subjects_of
+from kvgen.shipped import UnknownSpec
 from kvgen.wisdom.folder import Folder
 from kvgen.wisdom.identity import key_of
 from kvgen.wisdom.record import Key, Record
@@ -91,6 +94,17 @@ def held(store: Store, spec: str | None = None, gpu: str | None = None) -> list[
         for record in folder.records()
         if is_chosen(record, spec, gpu)
     ]
+
+
+def known(store: Store, spec: str) -> str:
+    """The name of a spec that ships or has records, as one may that is gone; UnknownSpec of any
+    other."""
+    names = {each.name for each in shipped.shipped()}
+    names |= {each.record.spec for each in held(store)} if spec not in names else set()
+    if spec in names:
+        return spec
+    help = did_you_mean(spec, sorted(names)) or "one of your own is named by its file"
+    raise UnknownSpec(f"'{spec}' is neither a shipped spec nor one that has records: {help}")
 
 
 def described(found: Iterable[Held], analyse: Analyse) -> list[Held]:

@@ -6,11 +6,14 @@ import math
 import random
 from collections.abc import Callable
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvgen.algebra.graph import Graph, Node, reachable
 from kvgen.functions.abs import ABS
+from kvgen.functions.exp import EXP
+from kvgen.functions.function import Function
 from kvgen.functions.logaddexp import LOGADDEXP
 from kvgen.functions.maximum import MAXIMUM
 from kvgen.functions.minimum import MINIMUM
@@ -89,6 +92,14 @@ STEPS: dict[str, Callable[[Graph, Node, Node], Node]] = {
     "l2norm": lambda g, x, y: norm(g, x, 1e-6, False),
     "rmsnorm": lambda g, x, y: norm(g, x, 0.1, True),
     "dot": lambda g, x, y: g.sum_of(g.mul(x, y)),
+    "softplus": lambda g, x, y: g.apply(SOFTPLUS, x),
+    "excess": lambda g, x, y: g.sub(g.apply(SOFTPLUS, x), x),
+    "lack": lambda g, x, y: g.mul(g.sub(x, g.apply(RELU, x)), g.apply(ABS, y)),
+    "twice": lambda g, x, y: g.neg(g.add(x, g.apply(ABS, x))),
+    "larger": lambda g, x, y: g.sub(g.neg(x), g.apply(MAXIMUM, y, g.neg(x))),
+    "size": lambda g, x, y: g.apply(MAXIMUM, x, g.neg(x)),
+    "less": lambda g, x, y: g.sub(x, g.apply(MINIMUM, x, y)),
+    "exp": lambda g, x, y: g.sub(g.exp(x), x),
     "log": lambda g, x, y: g.stable_log(x) if x.bounds.nonnegative else x,
 }
 
@@ -191,6 +202,65 @@ def test_no_value_leaves_its_range(program: list[tuple[str, int, int]], seed: in
             if node.op == "log" and min((values or {})[node.args[0]]) < 1e-6:
                 lo -= math.inf
             assert all(lo <= each <= hi for each in found), (node.op, node.bounds, found)
+
+
+def unary(function: Function) -> Callable[[Graph, Node], Node]:
+    return lambda graph, x: graph.apply(function, x)
+
+
+def size(graph: Graph, x: Node) -> Node:
+    return graph.apply(MAXIMUM, x, graph.neg(x))
+
+
+LARGER = [unary(SOFTPLUS), unary(ABS), unary(RELU), unary(EXP), size]
+
+
+@pytest.mark.parametrize("larger", LARGER)
+def test_what_is_no_smaller_than_its_argument(larger: Callable[[Graph, Node], Node]) -> None:
+    graph = Graph()
+    a, b = (graph.leaf("input", name, ax.of(("HV",)), ANY) for name in "ab")
+    rate = graph.apply(ABS, b)
+    value = larger(graph, a)
+    for x in (
+        graph.neg(graph.sub(value, a)),
+        graph.sub(a, value),
+        # whatever is taken besides, or stands in front of it
+        graph.sub(graph.sub(a, rate), value),
+        graph.neg(graph.mul(rate, graph.sub(value, a))),
+        graph.mul(graph.sub(a, value), graph.const(0.5)),
+        # one after the other
+        graph.sub(graph.add(a, b), graph.add(value, larger(graph, b))),
+    ):
+        assert x.bounds.nonpositive, x.bounds
+        assert graph.exp(x).bounds == Interval(0.0, 1.0)
+    for x in (
+        graph.sub(value, b),
+        graph.sub(value, graph.mul(graph.const(2.0), a)),
+        graph.sub(graph.mul(graph.const(0.5), value), a),
+        graph.mul(b, graph.sub(value, a)),
+        graph.sub(graph.mul(value, value), graph.mul(a, a)),
+        graph.sub(value, graph.add(a, graph.const(2.0))),
+    ):
+        assert not x.bounds.nonnegative and not x.bounds.nonpositive, x.bounds
+
+
+def test_sizes() -> None:
+    graph = Graph()
+    a, b = (graph.leaf("input", name, ax.of(("HV",)), ANY) for name in "ab")
+    for value in (graph.apply(ABS, a), size(graph, a)):
+        assert value.bounds == Interval(0.0)
+        assert graph.mul(value, graph.const(-1.0)).bounds.nonpositive
+        assert graph.neg(graph.add(a, value)).bounds.nonpositive
+        assert graph.neg(graph.sub(value, a)).bounds.nonpositive
+        assert graph.add(value, b).bounds == ANY
+    assert graph.apply(MINIMUM, a, graph.neg(a)).bounds == Interval(hi=0.0)
+    assert graph.neg(graph.sub(a, graph.apply(MINIMUM, a, b))).bounds.nonpositive
+    assert graph.neg(graph.sub(graph.apply(LOGADDEXP, a, b), b)).bounds.nonpositive
+    for function in (SOFTPLUS, RELU):
+        # they are no smaller than their argument, not than its size
+        assert graph.add(graph.apply(function, a), a).bounds == ANY
+    assert graph.apply(MAXIMUM, a, b).bounds == ANY
+    assert graph.apply(MAXIMUM, a, graph.sub(b, a)).bounds == ANY
 
 
 def test_what_rounding_may_take_below_zero_is_cut_off() -> None:

@@ -178,6 +178,9 @@ exp(logsigmoid(b))*unit+(1-sigmoid(b)) 1/(1+exp(-b))*unit+sigmoid(-b)*unit
 sigmoid(b-m)*unit+sigmoid(m-b)*unit sum(unit*sigmoid(f))/8 exp(minimum(silu(b),0))
 unit*k*k/(1+unit*(k@k)) (1/(1+unit*(k@k)))*k*unit*k
 sigmoid(b)*unit exp(-sum(abs(f))) 1/(1+exp(b)) exp(-(k@k)*(k@k)) minimum(unit,sigmoid(b))
+exp(-(softplus(b)-b)) exp(-(abs(b)-b)) exp(-(b+abs(b))) exp(maximum(b,-b)*-1) exp(b-exp(b))
+exp(-exp(A_log)*(softplus(b)-b)) exp(b)*exp(-softplus(b)) exp(minimum(b,-b))
+exp(m-logaddexp(b,m)-unit)
 """.split()  # noqa: SIM905
 NOT_PROVED = """
 b 1-b tanh(b) -0.5 -exp(b) logsigmoid(b) below b**3 b*exp(b) 1-exp(b) 1-2*unit m sum(f) q@k
@@ -186,7 +189,8 @@ unit*sigmoid(m)+(1-sigmoid(b))*unit-0.01 unit*b+(1-unit)*m 1-l2norm(k,eps=0)@(2*
 silu(b)+0.278 1-k/(1+abs(b)) 1-exp(k)/(1+exp(q)) 7.9-sum(unit*sigmoid(f)) 2*unit-1-unit**2-0.001
 1-1.01*k*k/(k@k+1e-6) 1-exp(b)*k*k/(k@k+1) 1-k*k/(1+k@q) 1-unit*k*k/(1+0.9*unit*(k@k))
 0.99-(softplus(b)/(1+softplus(b)*(k@k)))*k*k 1-k*k/(1+q@q) 1-k*k/(k*k-k@k+1)
-silu(b) log(unit) exp(b)-1 minimum(b,1) exp(b)*b
+silu(b) log(unit) exp(b)-1 minimum(b,1) exp(b)*b softplus(b)-m softplus(b)-2*b abs(b)-1.01*b
+0.99*abs(b)+b relu(b)+b m*(softplus(b)-b) maximum(b,-m) b-softplus(b)
 """.split()  # noqa: SIM905
 
 

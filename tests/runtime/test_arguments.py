@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from twins import SPECS, ids, made
 
 from kvgen import compiler
+from kvgen.runtime.arguments import describe
 
 ROWS = 2
 SLOTS = 4
@@ -326,6 +328,29 @@ def test_what_is_in_the_state_cannot_be_refused() -> None:
     assert not cache.tensors["pending"].any()
 
 
+# what came ----------------------------------------------------------------------------------------
+
+NAMES = [f"name_{number}" for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([1, 2], "list [1, 2]"),
+        (list(range(100)), "list of 100"),
+        ((torch.zeros(2, 3),) * 3, "tuple of 3"),
+        (torch.zeros(4, 40).numpy(), "ndarray of 4"),
+        ({"S": torch.zeros(4, 40), "k": torch.zeros(4, 40)}, "dict of S, k"),
+        (MappingProxyType({"S": torch.zeros(4, 40)}), "mappingproxy of S"),
+        (dict.fromkeys(NAMES), f"dict of {', '.join(NAMES[:9])}, …"),
+        ("-" * 200, "str of 200"),
+        (RuntimeError("word " * 40), f"RuntimeError RuntimeError('{'word ' * 9}word …"),
+    ],
+)
+def test_what_came_is_said_whole_or_counted(value: Any, said: str) -> None:
+    assert describe(value) == said
+
+
 # states ------------------------------------------------------------------------------------------
 
 
@@ -339,12 +364,30 @@ def test_what_is_in_the_state_cannot_be_refused() -> None:
         (torch.zeros(2, 2, 16, 8, device="meta"), "S is [2, 2, 16, 8] torch.float32 on meta"),
         ({"S": None}, "S is NoneType None"),
         ({"T": torch.zeros(2, 2, 16, 8)}, "no state is called 'T'"),
-        ({}, "nothing"),
+        ({}, "S missing, expected S"),
         (3, "S is int 3"),
     ],
 )
 def test_states(state: Any, came: str, cache) -> None:
     refused(lambda: cache.load(0, ids(0, 1), state), f"state: {came}")
+
+
+@pytest.mark.parametrize("short_context", [0, 16])
+@pytest.mark.parametrize("left_out", [("n", "m"), ("m",), ("S",)])
+def test_states_without_others(
+    left_out: tuple[str, ...], short_context: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row would keep what it held of them."""
+    cache = unlaunched(monkeypatch, "mlstm", short_context=short_context).made
+    whole = {
+        each.name: torch.zeros(2, *cache.table.extents(each.axes, cache.heads))
+        for each in cache.table.states
+    }
+    given = {name: x for name, x in whole.items() if name not in left_out}
+    came = f"state: {', '.join(left_out)} missing, expected S, n, m"
+    refused(lambda: cache.load(0, ids(0, 1), given), came)
+    if len(given) == 1:
+        refused(lambda: cache.load(0, ids(0, 1), whole["S"]), came)
 
 
 # the cache ---------------------------------------------------------------------------------------

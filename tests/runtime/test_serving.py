@@ -286,6 +286,17 @@ def test_what_is_restored_is_checked(name: str, value: Any, message: str | None)
         cache.restore(ids(2, 0), given)
 
 
+@pytest.mark.parametrize("short", [0, 16])
+@pytest.mark.parametrize("slots", [[1], [1, 2, 3], []])
+def test_as_many_rows_are_restored_as_there_are_slots(slots: list[int], short: int) -> None:
+    module = made("mlstm").module
+    options = {"dtype": torch.float32, "buffer": 6, "short_context": short}
+    cache = module.Cache.empty(4, device="cpu", **options)
+    saved = cache.save(ids(2, 0))
+    with pytest.raises(ValueError, match=f"saved: 2 rows, expected as many as slots, {len(slots)}"):
+        cache.restore(torch.tensor(slots, dtype=torch.int32), saved)
+
+
 @pytest.mark.parametrize("name", ["gated_deltanet", "mlstm"])
 def test_a_row_without_room_folds_where_it_comes_back(name: str) -> None:
     server = Server(name)

@@ -4,12 +4,14 @@ address are refused, and so are tables that would give a page to two rows."""
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
 from twins import made
 
+from kvgen.checking.samples import Sampler
 from kvgen.runtime.memory import Span, check_apart, overlap, overlaps_itself
 from tests.runtime.test_arguments import refused
 
@@ -52,6 +54,45 @@ def test_pages_of_a_server(gap: int) -> None:
     given = pages(tensors(), NAMES, gap)
     cache = module().Cache.wrap(given)
     assert cache.tensors["S"].data_ptr() == given["S"].data_ptr()
+
+
+class Named(Mapping[str, Any]):
+    """A mapping that is no dict, as a server may keep its tensors in."""
+
+    def __init__(self, held: Mapping[str, Any]) -> None:
+        self.held = held
+
+    def __getitem__(self, name: str) -> Any:
+        return self.held[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.held)
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+
+@pytest.mark.parametrize(
+    ("name", "short_context"), [("mlstm", 0), ("mlstm", 16), ("gated_deltanet_conv", 0)]
+)
+def test_any_mapping_is_taken(name: str, short_context: int) -> None:
+    plain = tensors(name, short_context=short_context)
+    cache = module(name).Cache.wrap(Named(plain), short_context=short_context, buffer=4)
+    if short_context:
+        cache.reserve([1, 3], 2 * short_context)
+    slots, others = torch.tensor([1]), torch.tensor([3])
+    drawn = {key: torch.randn_like(x) for key, x in cache.read(1, slots).items()}
+    cache.load(1, slots, Named(drawn))
+    cache.restore(others, Named(cache.save(slots)))
+    assert all(drawn[key].equal(x) for key, x in cache.read(1, others).items())
+    sampler = Sampler(made(name).analysis.spec, "cpu", 1)
+    given = {**sampler.inputs(1, torch.float32), **sampler.params()}
+    for got, expected in zip(
+        module(name).reference(Named(drawn), **given),
+        module(name).reference(drawn, **given),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected)
 
 
 def test_pages_of_two_dtypes() -> None:

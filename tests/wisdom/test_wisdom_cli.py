@@ -69,7 +69,6 @@ def test_show(own: Path) -> None:
     assert "no records of gla: kvgen tune gla --gpu" in none.stderr and str(own) in none.stderr
     other = run("show", SPEC, "--gpu", "A100").stderr
     assert f"no records of {SPEC} for a GPU with 'A100' in its name" in other
-    assert "no records of mamb2: did you mean 'mamba2'?" in run("show", "mamb2").stderr
 
 
 def test_show_says_how_the_state_is_kept() -> None:
@@ -224,8 +223,35 @@ def test_what_cannot_be_a_spec_s_name(command: str) -> None:
         assert found.exit_code == 2 and f"'{name}' is neither the file of a spec" in found.stderr
         assert ("kvgen wisdom export > " in found.stderr) == (command == "export")
     assert "export > 'mine records.json'" in run("export", "mine records.json").stderr
-    # a spec that is gone may have left records
-    assert run("show", "gone").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["export", "show", "forget"])
+def test_a_name_that_nothing_has(command: str) -> None:
+    Store.default().add([record(spec="mine")])
+    for name, help in (
+        ("mamb2", "did you mean 'mamba2'?"),
+        ("mine2", "did you mean 'mine'?"),
+        ("zzz", "one of your own is named by its file"),
+    ):
+        found = run(command, name)
+        assert found.exit_code == 2 and found.stdout == ""
+        text = f"'{name}' is neither a shipped spec nor one that has records: {help}"
+        assert text in " ".join(found.stderr.split())
+
+
+def test_a_record_outlives_its_spec(own: Path) -> None:
+    Store.default().add([record(spec="gone")])
+    assert len(run("show", "gone").stdout.splitlines()) == 2
+    # that of another GPU is one, too
+    other = run("show", "gone", "--gpu", "A100")
+    assert other.exit_code == 0 and "no records of gone for a GPU with 'A100'" in other.stderr
+    assert run("export", "gone").stdout == text_of([record(spec="gone")])
+    assert run("forget", "gone", "--yes").exit_code == 0
+    assert run("show", "gone").exit_code == 2
+    # a spec without records is there by its file
+    (own.parent / "gone.yaml").write_text(resolve(SPEC).read_text().replace(SPEC, "gone"))
+    none = run("show", "gone.yaml")
+    assert none.exit_code == 0 and "no records of gone: kvgen tune gone.yaml" in none.stderr
 
 
 def test_export_and_import(own: Path) -> None:
