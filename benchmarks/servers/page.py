@@ -408,6 +408,7 @@ BLOCKS: dict[str, tuple[Any, ...]] = {
     "vllm-equal-olmo": (equal, "h200-vllm-equal-olmo.json"),
     "vllm-equal-kimi": (equal, "h200-vllm-equal-kimi.json"),
     "vllm-speed-kimi": (on_gpu, "h200-vllm-speed-kimi.json"),
+    "vllm-speed-olmo": (on_gpu, "h200-vllm-speed-olmo.json"),
     "vllm-ranks-dense": (equal, "h200-vllm-ranks-dense.json"),
     "vllm-ranks-float32": (equal, "h200-vllm-ranks-float32.json"),
     "vllm-soak": (soak, "h200-vllm-soak.json", "h200-vllm-soak-float32.json"),
