@@ -10,6 +10,7 @@ import torch
 
 from kvgen import compiler
 from kvgen.checking.checker import bounds
+from kvgen.checking.roundings import APART
 from kvgen.checking.twin import Made, Twin, bits
 from kvgen.shipped import resolve, shipped
 
@@ -57,21 +58,23 @@ def twin(name: str, *storage: str, **options: Any) -> Twin:
     return Twin(made(name, *storage), "cpu", **options)
 
 
-def within(pair: Twin, *outputs: float) -> None:
+def within(pair: Twin, *outputs: float, apart: bool = False) -> None:
     """Every error that was found is within its bound, and nothing strays. outputs: bounds of
-    outputs, where they are larger than that of the storage."""
+    outputs, where they are larger than that of the storage. apart: whether what the recurrence
+    itself rounds may have been rounded to the other side, as it is now and then of many tokens."""
     output, state = bounds(pair.form.spec.storage, pair.dtype)
     output = max([output, *outputs])
     for quantity, error in pair.found.items():
         strays = quantity in ("padding", "other slots")
         bound = 0 if strays else output if quantity == "output" else state
+        bound = max(bound, APART * pair.apart.get(quantity, 0.0) if apart else 0.0)
         assert error <= bound, f"{quantity}: off by {error:.1e}, more than {bound:.1e}"
 
 
-def within_rounding(pair: Twin, *outputs: float) -> None:
+def within_rounding(pair: Twin, *outputs: float, apart: bool = False) -> None:
     """The same where an output is a small difference, which shows the rounding of the state at more
     than its size."""
-    within(pair, 3 * pair.rounding, *outputs)
+    within(pair, 3 * pair.rounding, *outputs, apart=apart)
 
 
 def snapshot(pair: Twin, slots: Sequence[int] | slice = slice(None)) -> dict[str, torch.Tensor]:
