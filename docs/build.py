@@ -1,5 +1,6 @@
 """Write the pages that are kvgen's own output: docs/walkthrough.md, one spec through every stage,
-docs/gallery.md, every shipped spec, and docs/errors.md, every diagnostic.
+docs/gallery.md, every shipped spec, docs/errors.md, every diagnostic, and docs/tuned.md, what ships
+tuned.
 
 python docs/build.py            write the pages
 python docs/build.py --check    say whether they are current; exit status 1 if not
@@ -265,11 +266,13 @@ def main(arguments: list[str]) -> int:
     walkthrough = page()
     import errors
     import gallery
+    import ships
 
     pages = {
         "walkthrough.md": walkthrough,
         "gallery.md": gallery.page(),
         "errors.md": errors.page(),
+        "tuned.md": ships.page(),
     }
     stale = False
     for name, text in pages.items():
