@@ -696,7 +696,9 @@ def bench(
     Whole model steps are replayed as CUDA graphs, folds included, with distinct states and moving
     cursors: `decode` is the buffered kernel, `recurrent` the plain one. Times are microseconds for
     one layer. Next to each stand the worst step, in which every row folds; its floor, the time of
-    the fewest bytes; its share of the floor; and its error against float64.
+    the fewest bytes; its share of the floor; and its error against float64. `between_us` is what
+    it adds to a step in which a product with weights that fill the cache stands in front of every
+    layer, as in a server: there no decode begins while the one before it runs.
 
     Kernels of other libraries take turns with them in the same process, on the same inputs and with
     states of the same precision. What cannot run here is named with the reason.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,13 +15,15 @@ from kvgen.codegen import cost
 from kvgen.compiler import Analysis
 from kvgen.kernels.registry import named
 from kvgen.timing.cycles import Cycle, Times, time_cycles
-from kvgen.timing.steps import Step
+from kvgen.timing.producer import Producer
+from kvgen.timing.steps import Before, Step
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A kernel to be timed. moved: the fewest bytes of a row, layer and step. check: raises where
-    an output is not a number."""
+    """A kernel to be timed. moved: the fewest bytes of a row, layer and step. run: a step, with
+    something in front of each layer's call; cycle: the same without. check: raises where an output
+    is not a number."""
 
     kernel: str
     library: str
@@ -29,14 +31,15 @@ class Contestant:
     buffer: int
     moved: float
     error: float
+    run: Callable[[Before], object]
     cycle: Cycle
     check: Callable[[], None]
 
-    def row(self, batch: int, bandwidth: float, times: Times, worst: float) -> Row:
+    def row(self, batch: int, bandwidth: float, times: Times, worst: float, between: float) -> Row:
         floor = self.moved * batch / bandwidth * 1e6
         return Row(
             self.kernel, batch, self.cycle.layers, times.us, times.spread, worst, floor,
-            floor / times.us, self.error, self.library, self.state, self.buffer,
+            floor / times.us, self.error, self.library, self.state, self.buffer, between,
         )  # fmt: skip
 
 
@@ -60,13 +63,28 @@ def contest(
             reason = f"at batch {batch}: {type(error).__name__}: {first_line(error)}"
             absent.append(Absent(entrant.peer.name, reason))
     measured = time_cycles([each.cycle for each in found])
+    behind = between(found, Producer(batch))
     for each in found:
         each.check()
     rows = [
-        each.row(batch, bandwidth, times, worst)
-        for each, (times, worst) in zip(found, measured, strict=True)
+        each.row(batch, bandwidth, times, worst, us)
+        for each, (times, worst), us in zip(found, measured, behind, strict=True)
     ]
     return rows, absent
+
+
+def between(found: Sequence[Contestant], producer: Producer) -> list[float]:
+    """Microseconds that a layer of each adds to a step in which a producer stands in front of every
+    layer: what a decode takes in a server, where none begins while the one before it runs."""
+    layers = found[0].cycle.layers if found else 0
+
+    def alone() -> None:
+        for layer in range(layers):
+            producer(layer)
+
+    cycles = [replace(each.cycle, run=partial(each.run, producer)) for each in found]
+    *behind, (least, _) = time_cycles([*cycles, Cycle(alone, max(layers, 1))])
+    return [times.us - least.us for times, _ in behind]
 
 
 def ours(analysis: Analysis, step: Step, kernel: str, error: float) -> Contestant:
@@ -80,7 +98,7 @@ def ours(analysis: Analysis, step: Step, kernel: str, error: float) -> Contestan
     least = of.floor(moved, analysis.form, buffer)
     check = partial(step.check, f"{kernel} at batch {step.slots.numel()}")
     state = analysis.spec.storage.state.name
-    return Contestant(kernel, OURS, state, buffer, least, error, cycle, check)
+    return Contestant(kernel, OURS, state, buffer, least, error, run, cycle, check)
 
 
 def theirs(analysis: Analysis, problem: Problem, entrant: Entrant) -> Contestant:
@@ -89,8 +107,10 @@ def theirs(analysis: Analysis, problem: Problem, entrant: Entrant) -> Contestant
     started = peer.start(problem)
     outputs: list[torch.Tensor] = [torch.empty(0)] * layers
 
-    def run() -> None:
+    def run(before: Before | None = None) -> None:
         for layer in range(layers):
+            if before is not None:
+                before(layer)
             outputs[layer] = started.call(layer)
         started.end()
 
@@ -105,7 +125,7 @@ def theirs(analysis: Analysis, problem: Problem, entrant: Entrant) -> Contestant
     io = cost.cost(analysis.form, analysis.records).io
     moved = peer.floor_bytes(problem.sizes, problem.state, io)
     return Contestant(
-        peer.name, peer.library, problem.state, peer.buffer, moved, entrant.error, cycle, check
+        peer.name, peer.library, problem.state, peer.buffer, moved, entrant.error, run, cycle, check
     )
 
 

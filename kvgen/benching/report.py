@@ -16,7 +16,8 @@ OURS = "kvgen"
 class Row:
     """One kernel at one batch; times are microseconds for one layer of one step.
 
-    state: how that kernel keeps the state. buffer: tokens between two writes of it.
+    state: how that kernel keeps the state. buffer: tokens between two writes of it. between_us:
+    what it adds to a step with another kernel in front of every layer, as a server has them.
     """
 
     kernel: str
@@ -31,6 +32,7 @@ class Row:
     library: str = OURS
     state: str = ""
     buffer: int = 0
+    between_us: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,8 @@ from kvgen.codegen import cost
 from kvgen.compiler import Analysis
 
 Tensors = dict[str, torch.Tensor]
+# what is launched in front of a layer's call
+Before = Callable[[int], object]
 
 DEVICE = "cuda"
 
@@ -30,13 +33,16 @@ class Step:
     params: list[Tensors]
     out: list[torch.Tensor]
 
-    def layers(self, kernel: str) -> None:
+    def layers(self, kernel: str, before: Before | None = None) -> None:
+        """One call of each layer. before: what is launched in front of each."""
         call = getattr(self.module, kernel)
         for layer, (inputs, params) in enumerate(zip(self.inputs, self.params, strict=True)):
+            if before is not None:
+                before(layer)
             call(self.cache, layer, self.slots, **inputs, **params, out=self.out[layer])
 
-    def run(self, kernel: str) -> None:
-        self.layers(kernel)
+    def run(self, kernel: str, before: Before | None = None) -> None:
+        self.layers(kernel, before)
         self.module.advance(self.cache, self.slots)
 
     def staggered(self, phases: int, stride: int = 1) -> torch.Tensor:

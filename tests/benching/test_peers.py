@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from kvgen.benching.peers.peer import Problem
 from kvgen.checking.samples import draw
 from kvgen.shipped import resolve
 from kvgen.timing import clock, cycles, errors, steps
+from kvgen.timing.producer import Producer
 
 # the least that each kernel takes
 SIZES = {
@@ -254,8 +256,9 @@ def test_peers_take_turns_with_ours(no_gpu: None, monkeypatch: pytest.MonkeyPatc
 
     def standing(self: cycles.Cycle, at: Any) -> None:
         stand(self, at)
-        assert self.cursors is not None
-        seen.append(self.cursors.tolist())
+        # what stands between two decodes has none
+        if self.cursors is not None:
+            seen.append(self.cursors.tolist())
 
     monkeypatch.setattr(cycles.Cycle, "stand", standing)
 
@@ -284,6 +287,49 @@ def test_peers_take_turns_with_ours(no_gpu: None, monkeypatch: pytest.MonkeyPatc
     ours = [staggered, [report.buffer - 1] * 6, [0] * 6, [0] * 6]
     turn = [*ours, [0, 1, 2, 0, 1, 2], [2] * 6]
     assert seen[-12:] == turn * 2
+
+
+def test_what_a_layer_adds_behind_another_kernel(
+    no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours and a peer's: a producer in front of every layer, whose own time is taken off."""
+    launched: list[str] = []
+    monkeypatch.setattr(contest, "Producer", lambda rows: lambda layer: launched.append("producer"))
+
+    def start(problem: peer.Problem) -> peer.Started:
+        def call(layer: int) -> torch.Tensor:
+            launched.append(f"fla {layer}")
+            return problem.inputs[layer]["v"]
+
+        return peer.Started(call)
+
+    def timed(found: Sequence[cycles.Cycle]) -> list[tuple[cycles.Times, float]]:
+        launched.clear()
+        for each in found:
+            each.run()
+        runs.append(list(launched))
+        return [(cycles.Times(10.0 * (3 - at), 0.1), 40.0) for at in range(len(found))]
+
+    runs: list[list[str]] = []
+    monkeypatch.setattr(contest, "time_cycles", timed)
+    analysis = analysed("gated_deltanet")
+    step = steps.make_step(analysis, made("gated_deltanet").module, 2, 2)
+    entrant = lineup.Entrant(stand_in(start), 0.0)
+    rows, _ = contest.contest(analysis, step, {"decode": 0.0}, [entrant], 1e12)
+    behind = ["producer", "fla 0", "producer", "fla 1"]
+    assert runs == [["fla 0", "fla 1"], ["producer"] * 2 + behind + ["producer"] * 2]
+    # decode, the peer, producers alone
+    assert [row.us for row in rows] == [30.0, 20.0]
+    assert [row.between_us for row in rows] == [20.0, 10.0]
+
+
+def test_a_producer_goes_through_its_weights(no_gpu: None) -> None:
+    producer = Producer(3, hidden=32, wide=16)
+    found = [producer(layer) for layer in range(2 * len(producer.weights))]
+    assert found[0].shape == (3, 16) and found[0].dtype == torch.bfloat16
+    # 32 * 0.5 * 0.01, behind silu
+    assert found[-1].float().mean().item() == pytest.approx(0.0864, rel=0.02)
+    assert len({weights.data_ptr() for weights in producer.weights}) == len(producer.weights) > 1
 
 
 def test_a_peer_that_fails_at_a_batch_is_left_out_there(

@@ -22,7 +22,9 @@ def rows(state: str = "split", batches: tuple[int, ...] = BATCHES) -> tuple[Row,
             if batch in batches:
                 floor = (1.4 if buffer == 1 else 0.5) * batch
                 kept = state if library == "kvgen" else "float32"
-                row = Row(kernel, batch, 36, us, 0.02, 1.3 * us, floor, floor / us)
+                row = Row(
+                    kernel, batch, 36, us, 0.02, 1.3 * us, floor, floor / us, between_us=1.5 * us
+                )
                 found.append(
                     Row(**{**vars(row), "error": 1.7e-3, "library": library, "state": kept,
                            "buffer": buffer})

@@ -123,9 +123,9 @@ def test_cursors_stay_in_a_window_s_reach(no_gpu: None, monkeypatch: pytest.Monk
     seen: list[tuple[str, list[int]]] = []
     plain = steps.Step.layers
 
-    def layers(self: steps.Step, kernel: str) -> None:
+    def layers(self: steps.Step, kernel: str, before: steps.Before | None = None) -> None:
         seen.append((kernel, self.cache.cursors.tolist()))
-        plain(self, kernel)
+        plain(self, kernel, before)
 
     monkeypatch.setattr(steps.Step, "layers", layers)
     sizes = {"sizes.H": "1", "sizes.HV": "2", "sizes.K": "16", "sizes.V": "8", "buffer": "8"}
