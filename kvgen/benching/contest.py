@@ -76,14 +76,14 @@ def contest(
 def between(found: Sequence[Contestant], producer: Producer) -> list[float]:
     """Microseconds that a layer of each adds to a step in which a producer stands in front of every
     layer: what a decode takes in a server, where none begins while the one before it runs."""
-    layers = found[0].cycle.layers if found else 0
+    layers = found[0].cycle.layers
 
     def alone() -> None:
         for layer in range(layers):
             producer(layer)
 
     cycles = [replace(each.cycle, run=partial(each.run, producer)) for each in found]
-    *behind, (least, _) = time_cycles([*cycles, Cycle(alone, max(layers, 1))])
+    *behind, (least, _) = time_cycles([*cycles, Cycle(alone, layers)])
     return [times.us - least.us for times, _ in behind]
 
 

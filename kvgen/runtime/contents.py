@@ -276,7 +276,8 @@ def check_saved(cache: Sized, saved: Any, shapes: Saved) -> None:
     if missing:
         raise wrong("saved", f"{', '.join(missing)} missing", ", ".join(wanted))
     (rows,) = shapes["cursors"][0]
-    counts = {len(x) for x in unknown(saved).values() if isinstance(x, Tensor) and x.dim()}
+    found = [unknown(saved[name]) for name in wanted]
+    counts = {len(x) for x in found if isinstance(x, Tensor) and x.dim()}
     if len(counts) == 1 and rows not in counts:
         raise wrong("saved", f"{counts.pop()} rows", f"as many as slots, {rows}")
     for name, (shape, dtype, free) in wanted.items():

@@ -100,7 +100,8 @@ def known(store: Store, spec: str) -> str:
     """The name of a spec that ships or has records, as one may that is gone; UnknownSpec of any
     other."""
     names = {each.name for each in shipped.shipped()}
-    names |= {each.record.spec for each in held(store)} if spec not in names else set()
+    if spec not in names:
+        names |= {each.record.spec for each in held(store)}
     if spec in names:
         return spec
     help = did_you_mean(spec, sorted(names)) or "one of your own is named by its file"

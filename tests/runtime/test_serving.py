@@ -293,8 +293,12 @@ def test_as_many_rows_are_restored_as_there_are_slots(slots: list[int], short: i
     options = {"dtype": torch.float32, "buffer": 6, "short_context": short}
     cache = module.Cache.empty(4, device="cpu", **options)
     saved = cache.save(ids(2, 0))
-    with pytest.raises(ValueError, match=f"saved: 2 rows, expected as many as slots, {len(slots)}"):
-        cache.restore(torch.tensor(slots, dtype=torch.int32), saved)
+    # beside what else a server keeps of them
+    for given in (saved, {**saved, "tokens": torch.zeros(9)}):
+        with pytest.raises(
+            ValueError, match=f"saved: 2 rows, expected as many as slots, {len(slots)}"
+        ):
+            cache.restore(torch.tensor(slots, dtype=torch.int32), given)
 
 
 @pytest.mark.parametrize("name", ["gated_deltanet", "mlstm"])
