@@ -30,6 +30,7 @@ MEANINGS = {
     "PDL": "a launch begins before the kernel in front of it has ended",
     "programs": "persistent fold programs for each multiprocessor",
     "num_warps": "warps of a program",
+    "maxnreg": "registers of a thread, at most; 0: as many as the compiler finds",
     "us": "microseconds, where they were measured",
 }
 

@@ -13,7 +13,7 @@ from kvgen.kernels.choice import Choice, Tile, Tiling, when
 from kvgen.kernels.kernel import Kernel, Rows
 from kvgen.kernels.knobs import Config
 from kvgen.kernels.load import Load, warps_for
-from kvgen.kernels.rules import at_once, fills_threads, wide
+from kvgen.kernels.rules import at_once, crowded, fills_threads, wide
 
 TILING = Choice(
     when(Tiling(Tile(4096), 128, stages=4), turned=True),
@@ -23,9 +23,9 @@ TILING = Choice(
 
 class Fold(Kernel):
     name = "fold"
-    knobs = ("TILE", "num_warps", "STAGES", "programs", "DOT")
-    newer: ClassVar[Config] = {"DOT": 0}
-    rules = (wide, fills_threads, at_once)
+    knobs = ("TILE", "num_warps", "STAGES", "programs", "DOT", "maxnreg")
+    newer: ClassVar[Config] = {"DOT": 0, "maxnreg": 0}
+    rules = (wide, fills_threads, at_once, crowded)
     # what is folded was left by decodes
     function = "decode"
     in_steps = folds = True
@@ -59,6 +59,7 @@ class Fold(Kernel):
             "STAGES": tiling.stages,
             "programs": 8,
             "DOT": 0,
+            "maxnreg": 0,
         }
 
 

@@ -79,6 +79,8 @@ class Subject(ABC):
         upper = {
             "TILE": v, "TOKENS": most, "DOT": int(self.dots(form)), "KEYS": keys, "buffer": most,
         }  # fmt: skip
+        if not self.dots(form):
+            upper["maxnreg"] = 0
         lower = {"TILE": v if form.whole_v else 1}
         return set(config) == set(self.knobs) and all(
             LIMITS[knob].admits(value)
@@ -170,7 +172,7 @@ class Kernel(Subject):
 
     def constants(self, form: Form, config: Mapping[str, T]) -> dict[str, T]:
         """Those of a configuration that the form's kernel has."""
-        known = choices(form) | {"DOT": self.dots(form)}
+        known = choices(form) | dict.fromkeys(("DOT", "maxnreg"), self.dots(form))
         return {name: x for name, x in config.items() if known.get(name, True)}
 
     def asked(self, config: Config) -> dict[str, float]:

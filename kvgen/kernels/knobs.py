@@ -49,6 +49,7 @@ LIMITS = {
     "PDL": SWITCH,
     "programs": Limit(1, 1024),
     "num_warps": Limit(1, 32, power=True),
+    "maxnreg": Limit(0, 255),
     "buffer": Limit(1, MAX_BUFFER),
 }
 
@@ -64,6 +65,7 @@ VALUES: dict[str, tuple[int, ...]] = {
     "PDL": (0, 1),
     "num_warps": (1, 2, 4, 8),
     "programs": (2, 4, 8, 16),
+    "maxnreg": (0, 128),
 }
 # what decides how many programs are launched, beside what each of them does
 GRID = ("TILE", "TILES", "programs")

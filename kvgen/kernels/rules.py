@@ -73,6 +73,12 @@ def at_once(config: Config, sizes: Sizes) -> bool:
     return config["STAGES"] == 1 or not config["DOT"]
 
 
+def crowded(config: Config, sizes: Sizes) -> bool:
+    """Fewer registers, for more programs at once, hold what is multiplied at once; records that are
+    gone through one by one spill."""
+    return not config["maxnreg"] or bool(config["DOT"])
+
+
 def shallow(config: Config, sizes: Sizes) -> bool:
     """Of a state's tiles a few fill what an SM has of shared memory."""
     return config["STAGES"] <= 3

@@ -170,6 +170,7 @@ class Kernels(Storage):
         config, programs = self.fold_grid(slots)
         span = max(16, power_of_two(self.buffer))
         dots = {"SPAN": span, "DOT": config["DOT"]} if self.table.multiplies else {}
+        dots |= {"maxnreg": config["maxnreg"]} if config.get("maxnreg") else {}
         for tensors in self.groups:
             used = [tensors[name] for name in self.table.kernels["fold"].tensors]
             launch(

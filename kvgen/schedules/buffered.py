@@ -56,8 +56,7 @@ class Buffered:
         """The keys that are recorded, and what has decayed since."""
         for decay in self.decays:
             self.sum_up(decay)
-        pairs = zip(self.writes, self.strays, strict=True)
-        self.keys = [self._key(key, stray) for (key, _), stray in pairs]
+        self.keys = self.keys_to_add()
 
     def sum_up(self, decay: Decay, oldest_last: bool = False) -> None:
         """What has decayed since each place, and what is left of the state. oldest_last: whether
@@ -79,6 +78,14 @@ class Buffered:
     def keys_now(self) -> list[Value]:
         """Every write's key at all places, with what has decayed since along K."""
         return [self.key_now(index) for index in range(len(self.strays))]
+
+    def keys_to_add(self) -> list[tuple[Value, Value | None]]:
+        """Every write's key at all places, with what has decayed since along K, and what its values
+        are still to be times: as it lies in memory where it does, in 16 bits if it has no more."""
+        if "K" in self.since:
+            return [(key, None) for key in self.keys_now()]
+        pairs = zip(self.writes, self.strays, strict=True)
+        return [self._key(key, stray) for (key, _), stray in pairs]
 
     def values_now(self) -> list[Value]:
         """Every write's values at all places, for a tile, with what has decayed since along V."""
@@ -105,6 +112,16 @@ class Buffered:
         for index, ((key, _), stray) in enumerate(zip(self.writes, self.strays, strict=True)):
             given = self.key_given(key, stray) if wanted(key) else None
             found.append(given or (self.key_now(index), None))
+        return found
+
+    def keys_apart(self) -> list[tuple[Value, Value | None]]:
+        """Every write's key as numbers in 32 bits, and what its scores are still to be times: of an
+        input that is recorded, and a number for each place, the one without the other."""
+        found: list[tuple[Value, Value | None]] = []
+        for index, ((key, _), stray) in enumerate(zip(self.writes, self.strays, strict=True)):
+            raw, number = (None if self.keys_whole else self._apart(key, stray)) or (key, None)
+            value = self.buffered.clean(raw) if number else self.key_now(index)
+            found.append((value, number))
         return found
 
     def key_now(self, index: int) -> Value:
@@ -183,15 +200,23 @@ class Buffered:
     def key_given(self, node: Node, stray: bool) -> tuple[Value, Value | None] | None:
         """A write's key as the input that is recorded, if one is, and what its scores are still to
         be times."""
-        build, lanes = self.build, self.lanes
-        loads, found = self._records(lanes.place, lanes.held), times_input(self.form, node)
-        if found is None or found[0] not in loads.by_node:
+        found = self._apart(node, stray)
+        if found is None:
+            return None
+        (raw, number), loads = found, self._records(self.lanes.place, self.lanes.held)
+        return loads.stored(loads.by_node[raw], f"{self._name(raw, component(raw))}s"), number
+
+    def _apart(self, node: Node, stray: bool) -> tuple[Node, Value | None] | None:
+        """The input that is recorded of a key, if one is, and the number for each place that it is
+        times."""
+        found = times_input(self.form, node)
+        if found is None or not self._recorded(found[0]):
             return None
         raw, scale = found
         number = None if scale.is_number(1.0) else self.buffered.value(scale)
         if stray:
-            number = build.where(lanes.held, number or build.number(1.0), 0.0)
-        return loads.stored(loads.by_node[raw], f"{self._name(raw, component(raw))}s"), number
+            number = self.build.where(self.lanes.held, number or self.build.number(1.0), 0.0)
+        return raw, number
 
     def _name(self, node: Node, otherwise: str) -> str:
         return self.token.names.get(node, otherwise)

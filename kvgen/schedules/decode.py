@@ -57,7 +57,7 @@ class _Decode(OnePass):
         for node in past:
             if node in self.unit:
                 self.token.value(node)
-        self.keys = self.buffer.keys_now()
+        self.keys = self.buffer.keys_apart()
         self._records_ahead([node for node in past if node not in self.unit])
 
     def vectors(self, nodes: Iterable[Node]) -> None:
@@ -143,9 +143,9 @@ class _Decode(OnePass):
             # heads of a group have scores in common, but no weights
             weight = read.weight = None if at_unit and not self.single else buffer.weight
             name = f"{called}_score"
-            for side in self.keys if near == "K" else self.values:
-                score = build.sum(build.mul(side, asked), near, None if weight else name)
-                read.scores.append(build.times(weight, score, name=name))
+            for side, number in self.keys if near == "K" else [(x, None) for x in self.values]:
+                score = build.sum(build.mul(side, asked), near, None if weight or number else name)
+                read.scores.append(build.times(weight, score, number, name=name))
 
     # -- reads
 
@@ -218,7 +218,7 @@ class _Decode(OnePass):
         """With what the buffer adds."""
         build, buffer = self.build, self.buffer
         name = self.form.graph.names.get(read.node, f"{read.called}_read")
-        sides = self.values if read.near == "K" else self.keys
+        sides = self.values if read.near == "K" else [key for key, _ in self.keys]
         for number, (side, score) in enumerate(zip(sides, read.scores, strict=True), 1):
             if read.far == "K" and self.form.factored:
                 # what comes back over K is a sum of keys that are recorded before their decay

@@ -124,12 +124,13 @@ class _Tile:
         buffer = Buffered(token, form, self.records, lanes)
         for decay in form.summed_decays:
             buffer.sum_up(decay)
-        keys, values = buffer.keys_now(), buffer.values_now()
+        keys, values = buffer.keys_to_add(), buffer.values_now()
         for left in buffer.kept.values():
             self._times(left)
-        for key, value in zip(keys, values, strict=True):
-            key = build.turned(build.times(key, buffer.weight))
-            product = build.helper(OUTER, key, value, self.state, axes="KV")
+        for (key, number), value in zip(keys, values, strict=True):
+            numbers = [each for each in (buffer.weight, number) if each]
+            value = build.mul(value, build.times(*numbers)) if numbers else value
+            product = build.helper(OUTER, build.turned(key), value, self.state, axes="KV")
             build.move(self.state, product)
         self._raised()
 
