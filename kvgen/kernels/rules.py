@@ -74,9 +74,11 @@ def at_once(config: Config, sizes: Sizes) -> bool:
 
 
 def crowded(config: Config, sizes: Sizes) -> bool:
-    """Fewer registers, for more programs at once, hold what is multiplied at once; records that are
-    gone through one by one spill."""
-    return not config["maxnreg"] or bool(config["DOT"])
+    """Fewer registers, for more programs at once, hold a tile and what is multiplied at once where
+    that is half of them; records that are gone through one by one spill."""
+    return not config["maxnreg"] or (
+        bool(config["DOT"]) and 2 * _each(config, sizes) == config["maxnreg"]
+    )
 
 
 def shallow(config: Config, sizes: Sizes) -> bool:

@@ -14,8 +14,10 @@ from kvgen.formats.state import StateFormat
 from kvgen.language.schema import Reader
 
 LAYOUTS = ("kv", "vk")
+# records as they go with the state
+AUTO = "auto"
 # what a spec may say, of which the first is meant where it says nothing
-CHOICES = {"state": tuple(STATES), "records": tuple(RECORDS), "layout": LAYOUTS}
+CHOICES = {"state": tuple(STATES), "records": (*RECORDS, AUTO), "layout": LAYOUTS}
 # what formats of one dtype are called elsewhere
 OTHERS = {other: dtype.name for dtype in FLOATS for other in dtype.others}
 
@@ -36,6 +38,14 @@ class Storage:
         return {"state": self.state.name, "records": self.records.name, "layout": self.layout}
 
 
+def fitting(state: StateFormat) -> RecordFormat:
+    """The records that go with a state: inputs as they came where it is read in 16 bits, as records
+    in 32 would be a quarter of what a decode reads."""
+    if not state.narrow:
+        return RECORD
+    return next(each for each in RECORDS.values() if each.derives and not each.replays)
+
+
 def read(reader: Reader) -> Storage:
     """What stands under `storage`; what is wrong with it is collected by the reader."""
     if not reader.table(("storage",), "state, records and layout"):
@@ -44,5 +54,7 @@ def read(reader: Reader) -> Storage:
     chosen: dict[str, Any] = {}
     for key in reader.keys(("storage",), (), CHOICES):
         if value := reader.choice(("storage", key), CHOICES[key], OTHERS):
-            chosen[key] = formats[key][value] if key in formats else value
+            chosen[key] = formats[key].get(value) if key in formats else value
+    if chosen.get("records", RECORD) is None:
+        chosen["records"] = fitting(chosen.get("state", STATE))
     return Storage(**chosen, span=reader.span(("storage", "records"), key=False))

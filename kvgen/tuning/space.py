@@ -80,11 +80,14 @@ def text(config: Mapping[str, int]) -> str:
 
 
 def _offered(knob: str, target: str, untuned: Sequence[Config]) -> tuple[int, ...]:
-    """The values of a knob on a GPU: launches overlap from Hopper on, and blocks of tokens are as
-    long as they may be. Of one that has no list, those around what untuned modules take."""
+    """The values of a knob on a GPU: launches overlap from Hopper on, registers are limited on
+    NVIDIA's, and blocks of tokens are as long as they may be. Of one that has no list, those around
+    what untuned modules take."""
     if knob == "TOKENS":
         return tuple(sorted({config[knob] for config in untuned}))
     if knob == "PDL" and not (target.startswith("sm_") and int(target[3:]) >= 90):
+        return (0,)
+    if knob == "maxnreg" and not target.startswith("sm_"):
         return (0,)
     if knob in VALUES:
         return VALUES[knob]

@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 
+from kvgen import compiler
 from kvgen.algebra.rounded import warnings
 from kvgen.checking.checker import bounds
 from kvgen.diagnostics import Span
@@ -16,6 +17,7 @@ from kvgen.formats.record import RecordFormat
 from kvgen.formats.registry import RECORD, RECORDS, STATE, STATES
 from kvgen.formats.state import Tile
 from kvgen.language.storage import Storage
+from kvgen.shipped import resolve
 
 TILE = Tile(("a", "b"), "at", "real")
 
@@ -86,3 +88,12 @@ def test_what_records_that_round_cost() -> None:
     assert said.span == storage.span and said.severity == "warning"
     assert bounds(storage, torch.float32) == (0.1, 0.1) and rounding.narrow
     assert not list(warnings(Storage())) and storage == Storage(records=rounding)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_records_that_go_with_a_state(state: str) -> None:
+    """What a module says of itself is which those are."""
+    overrides = {"storage.state": state, "storage.records": "auto"}
+    spec = compiler.analyse(resolve("gated_deltanet"), overrides).spec
+    expected = "float32" if state == "float32" else "input"
+    assert spec.storage.records.name == spec.storage.said["records"] == expected

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from twins import Twin, analysed, made, twin, within_rounding
 
+from kvgen import compiler
 from kvgen.checking.windows import Server
 from kvgen.kernels.fold import FOLD
+from kvgen.tuning import space
 from kvgen.wisdom.reading import from_data
 from kvgen.wisdom.store import Store
 from tests.codegen.test_windows import serve
@@ -76,5 +79,46 @@ def test_records_from_before_it_are_what_they_were() -> None:
     shipped = [each for folder in Store.default().folders for each in folder.records()]
     record = next(each for each in shipped if each.key.kernel == FOLD.name)
     data = record.data()
-    assert data["config"].pop("DOT") == 0
+    assert [data["config"].pop(knob) for knob in FOLD.newer] == [0, 0]
     assert from_data(data, record.spec) == record
+
+
+def test_registers_are_limited_where_a_configuration_says_so() -> None:
+    """And where half of them hold a tile, whose records are added as one product."""
+    analysis = analysed("gated_deltanet", "state=bfloat16", K=128, V=128)
+    limited = [each for each in space.legal(analysis, "fold", "sm_90") if each["maxnreg"]]
+    assert limited and all(each["DOT"] for each in limited)
+    assert {128 * each["TILE"] // (32 * each["num_warps"]) for each in limited} == {64}
+    # a target that has no such limit
+    assert not any(each["maxnreg"] for each in space.legal(analysis, "fold", "gfx942"))
+
+
+@pytest.mark.parametrize("registers", [0, 128])
+def test_a_launch_has_the_limit_of_its_configuration(
+    registers: int, at_once: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = made("gated_deltanet", "state=bfloat16").module
+    launch, options = module.launch, {}
+
+    def noted(cache: Any, name: str, *args: Any, **more: Any) -> None:
+        options[name] = more
+        launch(cache, name, *args, **more)
+
+    for config in module.CONFIGS["default"]["fold"].values():
+        monkeypatch.setitem(config, "maxnreg", registers)
+    monkeypatch.setattr(module, "launch", noted)
+    pair = at_once("gated_deltanet", "state=bfloat16", slots=2, buffer=4)
+    pair.admit([0])
+    for _ in range(5):
+        pair.step([0])
+    pair.compare()
+    assert options["fold"].get("maxnreg", 0) == registers
+
+
+def test_records_in_few_bits_are_multiplied_as_they_lie_there() -> None:
+    """What they are still to be times goes to the values, of which there are fewer."""
+    text = compiler.emit(analysed("gated_deltanet", "state=bfloat16", "records=input"), {})
+    fold = text[text.index("def _fold_kernel") : text.index("def _read_kernel")]
+    assert "_outer(tl.trans(raw_ks), ds * (weight * inverse_norms)[:, None], state)" in fold
+    many = fold[: fold.index("for j in")]
+    assert re.search(r"raw_ks = tl\.load\([^=]*=[^=]*=0\.0\)\n", many)
