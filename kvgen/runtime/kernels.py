@@ -163,14 +163,13 @@ class Kernels(Storage):
         launch(
             self, "advance", (1,), slots, *self.books(), self.tensors["pending"],
             *marks_of(slots, force, kept), self.tensors["work"], slots.numel(), *self.rows,
-            max(1, self.window), PLACES=self.buffer, **ending(force, keep, kept, late),
-            SPAN=power_of_two(self.buffer), EVEN=even, PDL=self.overlaps, BLOCK=block,
-            num_warps=warps,
+            max(1, self.window), PLACES=self.buffer, **ending(force, keep, kept, late), EVEN=even,
+            SPAN=power_of_two(self.buffer), PDL=self.overlaps, BLOCK=block, num_warps=warps,
         )  # fmt: skip
         config, programs = self.fold_grid(slots)
         span = max(16, power_of_two(self.buffer))
         dots = {"SPAN": span, "DOT": config["DOT"]} if self.table.multiplies else {}
-        dots |= {"maxnreg": config["maxnreg"]} if config.get("maxnreg") else {}
+        early |= {"maxnreg": config["maxnreg"]} if config.get("maxnreg") else {}
         for tensors in self.groups:
             used = [tensors[name] for name in self.table.kernels["fold"].tensors]
             launch(

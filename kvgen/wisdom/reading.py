@@ -123,8 +123,10 @@ def _config(data: Any, kernel: str, what: str) -> dict[str, int]:
         if limit is not None and not limit.admits(value):
             raise RecordError(f"{what} {name} is {value}, expected {limit}")
     of = subject(kernel)
-    older = set(table) == {*of.knobs} - {*of.newer}
-    return {**table, **of.newer} if older else dict(table)
+    lacking = {*of.knobs} - {*table}
+    if not (lacking <= {*of.newer} and {*table} <= {*of.knobs}):
+        return dict(table)
+    return {**table, **{knob: value for knob, value in of.newer.items() if knob in lacking}}
 
 
 def _table(data: Any, what: str, known: Collection[str] | None = None) -> Mapping[str, Any]:

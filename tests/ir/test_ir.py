@@ -448,7 +448,7 @@ def test_a_decode_names_its_values_after_the_graph() -> None:
     kernel = passed(decode(analysis.form, analysis.records, Shapes(64, 64)))
     text = lines(kernel)
     names = {line.strip().split(" = ")[0] for line in text if " = " in line}
-    assert {"k", "q", "ks", "log_decay", "d", "ds", "o", "state", "since", "k_read"} <= names
+    assert {"k", "q", "raw_ks", "log_decay", "d", "ds", "o", "state", "since", "k_read"} <= names
     # of this token nothing is looked at before all kernels in front have ended
     waits = next(place for place, line in enumerate(text) if "gdc_wait" in line)
     assert not any("q_ptr" in line or "out_ptr" in line for line in text[:waits])
