@@ -157,7 +157,7 @@ class Kernels(Storage):
     ) -> None:  # fmt: skip
         """End a step of which rows keep what `keep` and `kept` say, and fold those without room."""
         # a fold begins while rows are listed, and waits; few rows take one warp, and no barriers
-        early: dict[str, Any] = {"launch_pdl": True} if self.overlaps else {}
+        more: dict[str, Any] = {"launch_pdl": True} if self.overlaps else {}
         block, warps = (32, 1) if slots.numel() <= 32 else (256, 4)
         even = keep == "one" and self.fold == "parts" and slots.numel() >= EVEN_ROWS
         launch(
@@ -169,13 +169,13 @@ class Kernels(Storage):
         config, programs = self.fold_grid(slots)
         span = max(16, power_of_two(self.buffer))
         dots = {"SPAN": span, "DOT": config["DOT"]} if self.table.multiplies else {}
-        early |= {"maxnreg": config["maxnreg"]} if config.get("maxnreg") else {}
+        more |= {"maxnreg": config["maxnreg"]} if config.get("maxnreg") else {}
         for tensors in self.groups:
             used = [tensors[name] for name in self.table.kernels["fold"].tensors]
             launch(
                 self, "fold", (programs,), self.tensors["work"], *used, self.joined, self.heads,
                 *strides_of(used, 1), PLACES=self.buffer, TILE=config["TILE"], **dots,
-                STAGES=config["STAGES"], PDL=self.overlaps, num_warps=config["num_warps"], **early,
+                STAGES=config["STAGES"], PDL=self.overlaps, num_warps=config["num_warps"], **more,
             )  # fmt: skip
 
     def fold_grid(self, slots: Tensor) -> tuple[dict[str, Any], int]:
