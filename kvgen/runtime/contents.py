@@ -58,8 +58,7 @@ class Contents(Kernels):
                 )  # fmt: skip
 
     def clear(self, slots: Tensor, books: tuple[str, ...]) -> None:
-        for name in books:
-            tensor = self.tensors[name]
+        for tensor in map(self.tensors.__getitem__, books):
             size = tensor[0].numel()
             launch(
                 self, "fill", (slots.numel(), 1, 1), tensor, slots, *self.rows, tensor.stride(0),
@@ -159,13 +158,11 @@ class Contents(Kernels):
             for slot, cursor in zip(listed(slots), listed(cursors), strict=True):
                 if is_row(self, slot):
                     self.check_sought(slot, cursor)
-        most = max(self.buffer, self.short_context)
         skipped = self.tensors["skipped"]
-        words = skipped[0].numel()
         launch(
             self, "seek", (parts_of(slots.numel(), 128),), slots, cursors, *self.books(),
-            self.tensors["pending"], slots.numel(), *self.rows, most, WORDS=words,
-            BITS=64 if skipped.dtype == torch.int64 else 16, BLOCK=128,
+            self.tensors["pending"], len(slots), *self.rows, max(self.buffer, self.short_context),
+            WORDS=skipped[0].numel(), BITS=64 if skipped.dtype == torch.int64 else 16, BLOCK=128,
         )  # fmt: skip
         self.calls.reset(slots)
 
@@ -205,9 +202,12 @@ class Contents(Kernels):
     def check_restored(self, slots: Tensor, saved: Mapping[str, Tensor]) -> None:
         """Whether saved rows fit into these slots."""
         if strict(slots) and strict(saved["cursors"]):
+            held = [(saved[x.name].shape, x.places, x.part == "carried") for x in self.table.held]
+            places = [shape[axis] - carried for shape, axis, carried in held if axis]
             for slot, cursor in zip(listed(slots), listed(saved["cursors"]), strict=True):
                 if is_row(self, slot):
                     check_cursor_saved(cursor, "buffer", self.buffer)
+                    check_cursor_saved(cursor, "places that are saved", min([cursor, *places]))
 
     def saved_shapes(self, rows: int) -> Saved:
         """The tensors that hold something of a row, for so many rows."""

@@ -159,6 +159,7 @@ class PagedCache(PagedKernels):
         if not strict(slots) or not strict(saved["cursors"]):
             return
         cursors, stateful_rows = listed(saved["cursors"]), listed(saved["stateful"])
+        places = [PAGE * saved[name].shape[1] for name in self.table.records]
         for row, slot in enumerate(listed(slots)):
             cursor, stateful = cursors[row], stateful_rows[row]
             if not is_row(self, slot):
@@ -167,6 +168,7 @@ class PagedCache(PagedKernels):
                 check_cursor_saved(cursor, "buffer", self.buffer)
             else:
                 check_cursor_saved(cursor, "short_context", self.short_context)
+            check_cursor_saved(cursor, "places that are saved", min([cursor, *places]))
             folds = stateful or self.short_context - cursor < max(1, self.window)
             pages, needed = len(unknown(self.pages_of[slot])), parts_of(cursor, PAGE)
             if pages < needed or (folds and self.state_of[slot] < 0):

@@ -329,6 +329,34 @@ def decoded(server: Server, request: str, slot: int, tokens: int) -> None:
         server.states(request, slot)
 
 
+@pytest.mark.parametrize("short", [0, 40])
+@pytest.mark.parametrize("name", ["gated_deltanet", "mlstm"])
+def test_rows_with_fewer_records_than_their_cursors_say_are_refused(name: str, short: int) -> None:
+    """And such as have as many come back."""
+    tokens = 18 if short else 3
+    server = Server(name, short=short)
+    if short:
+        server.cache.reserve([5, 2], 40)
+    server.begin("a")
+    decoded(server, "a", 5, tokens)
+    saved = server.cache.save(ids(5))
+    for held in server.module.Cache.table.held:
+        # of pages there is an axis in front of layers
+        paged = short and held.part == "record"
+        axis = 1 if paged else None if short else held.places
+        if axis is None:
+            continue
+        whole = saved[held.name]
+        enough = 2 if paged else tokens + (held.part == "carried")
+        message = f"saved: a cursor of {tokens}, expected 0 to places that are saved = "
+        with pytest.raises(ValueError, match=message):
+            cut = whole.narrow(axis, 0, enough - 1)
+            server.cache.restore(ids(2), saved | {held.name: cut})
+        saved[held.name] = whole.narrow(axis, 0, enough)
+    server.cache.restore(ids(2), saved)
+    server.states("a", 2)
+
+
 @pytest.mark.parametrize("tokens", [5, 14, 19])
 @pytest.mark.parametrize("name", NAMES)
 def test_pages_come_back_into_other_pages(name: str, tokens: int) -> None:
